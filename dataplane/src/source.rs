@@ -1,0 +1,89 @@
+//! The one interface of the data plane: where names, attributes and bytes come from. The origin, a peer
+//! over the network, the cache in front of either, and the route between them all implement it, so a node
+//! and a site daemon are the same stack at different heights.
+//!
+//! *Invariant:* the bytes of a [`Chunk`] have its hash; whoever makes a `Chunk` from bytes that it did not
+//! compute the hash of itself has verified them.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use globalfs_proto::{
+    Attr, ChunkHash, ChunkIndex, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version,
+};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// When an operation has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// `budget` from now, at most the protocol's longest.
+    pub fn after(budget: Duration) -> Self {
+        Self(Instant::now() + budget.min(globalfs_proto::limits::MAX_DEADLINE))
+    }
+
+    /// What is left; zero once it has passed.
+    pub fn remaining(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    /// Runs `work` until it ends or the deadline passes.
+    pub async fn bound<T>(self, work: impl Future<Output = FsResult<T>>) -> FsResult<T> {
+        tokio::time::timeout_at(self.0.into(), work).await.unwrap_or(Err(FsError::Deadline))
+    }
+}
+
+/// Verified bytes of one chunk of one version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Which chunk of the file.
+    pub index: ChunkIndex,
+    /// BLAKE3 of `data`.
+    pub hash: ChunkHash,
+    /// The chunk's bytes: `CHUNK_SIZE`, less for a file's last chunk.
+    pub data: Bytes,
+}
+
+/// Chunks as they arrive, in the order that was asked for. Ends after the last one or after an error.
+pub type ChunkStream = mpsc::Receiver<FsResult<Chunk>>;
+
+/// A whole directory, in no particular order, without `.` and `..`.
+pub type Listing = Arc<[DirEntry]>;
+
+/// Where names, attributes and bytes come from. No method follows a symbolic link in any component.
+#[async_trait]
+pub trait Source: Send + Sync + 'static {
+    /// Attributes of `path`.
+    async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr>;
+
+    /// The whole directory `path`.
+    async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing>;
+
+    /// The target of the symbolic link `path`.
+    async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes>;
+
+    /// The value of one extended attribute; `ENODATA` when there is none of that name.
+    async fn get_xattr(&self, path: &GlobalPath, name: &[u8], deadline: Deadline) -> FsResult<Bytes>;
+
+    /// The names of the extended attributes, each with a final NUL, as `listxattr(2)`.
+    async fn list_xattr(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes>;
+
+    /// Totals of the file system that holds `path`.
+    async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat>;
+
+    /// Starts reading the chunks `span` of content `version` of the regular file `path`.
+    ///
+    /// Chunks come in order. [`FsError::Stale`] when the file no longer has that version. A span may be of
+    /// any length within the file; an implementation splits it as its protocol needs and keeps a bounded
+    /// number of chunks in memory.
+    async fn read(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<ChunkStream>;
+}

@@ -1,0 +1,42 @@
+//! What a mount shows: the trait that the kernel adapter calls and that knows nothing of sites.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use globalfs_proto::{Attr, DirEntry, FsResult, FsStat, GlobalPath, Version};
+use std::sync::Arc;
+
+/// A read-only tree of files. Every method ends before the volume's own deadline, in data or an error.
+#[async_trait]
+pub trait Volume: Send + Sync + 'static {
+    /// Attributes of `path`, not following a final symbolic link.
+    async fn stat(&self, path: &GlobalPath) -> FsResult<Attr>;
+
+    /// Attributes of `path` as fresh as an `open(2)` promises (close-to-open within a site).
+    async fn stat_for_open(&self, path: &GlobalPath) -> FsResult<Attr>;
+
+    /// The whole directory `path`, without `.` and `..`.
+    async fn list(&self, path: &GlobalPath) -> FsResult<Arc<[DirEntry]>>;
+
+    /// The target of the symbolic link `path`.
+    async fn read_link(&self, path: &GlobalPath) -> FsResult<Bytes>;
+
+    /// The value of one extended attribute.
+    async fn get_xattr(&self, path: &GlobalPath, name: &[u8]) -> FsResult<Bytes>;
+
+    /// The names of the extended attributes, each with a final NUL.
+    async fn list_xattr(&self, path: &GlobalPath) -> FsResult<Bytes>;
+
+    /// Totals of the file system that holds `path`.
+    async fn fs_stat(&self, path: &GlobalPath) -> FsResult<FsStat>;
+
+    /// `length` bytes at `offset` of content `version`; fewer only at the end of the file.
+    ///
+    /// Pieces are in order and are to be handed to the kernel as they are, without joining them.
+    async fn read(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        offset: u64,
+        length: u32,
+    ) -> FsResult<Vec<Bytes>>;
+}

@@ -1,0 +1,76 @@
+//! The errors of file operations, sorted by what the caller does next. They cross the network.
+
+use crate::attr::Attr;
+
+/// The result of a file operation.
+pub type FsResult<T> = Result<T, FsError>;
+
+/// Why a file operation failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FsError {
+    /// The origin said no with this errno (`ENOENT`, `EACCES`, ...): hand it to the application as it is.
+    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
+    Os(i32),
+    /// The file no longer has the version that was asked for: look it up again. Carries what it is now,
+    /// where the master knows.
+    #[error("the file has changed")]
+    Stale(Option<Box<Attr>>),
+    /// Nobody who could answer can be reached: try again later; cached data may still serve.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+    /// The deadline passed first: try again, or tell the application.
+    #[error("no answer before the deadline")]
+    Deadline,
+    /// The peer does not let us do this: an administrator has to act.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// Bytes failed their hash and fetching again did not mend it: never return them.
+    #[error("damaged data: {0}")]
+    Damaged(String),
+    /// The peer broke the protocol or speaks another one: report it.
+    #[error("protocol error: {0}")]
+    Protocol(String),
+    /// A limit was reached: try again with less, or later.
+    #[error("limit reached: {0}")]
+    Limit(String),
+}
+
+impl FsError {
+    /// The error for a missing name.
+    pub const NOT_FOUND: Self = Self::Os(2);
+    /// The error for reading a directory that is none.
+    pub const NOT_A_DIRECTORY: Self = Self::Os(20);
+
+    /// Whether the same request may succeed elsewhere or later, unchanged.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Deadline | Self::Limit(_))
+    }
+
+    /// The errno that an application sees for this error.
+    pub fn errno(&self) -> i32 {
+        const EIO: i32 = 5;
+        const EAGAIN: i32 = 11;
+        const EACCES: i32 = 13;
+        const EPROTO: i32 = 71;
+        const ETIMEDOUT: i32 = 110;
+        const EHOSTUNREACH: i32 = 113;
+        const ESTALE: i32 = 116;
+        match self {
+            Self::Os(errno) => *errno,
+            Self::Stale(_) => ESTALE,
+            Self::Unreachable(_) => EHOSTUNREACH,
+            Self::Deadline => ETIMEDOUT,
+            Self::Refused(_) => EACCES,
+            Self::Damaged(_) => EIO,
+            Self::Protocol(_) => EPROTO,
+            Self::Limit(_) => EAGAIN,
+        }
+    }
+}
+
+impl From<std::io::Error> for FsError {
+    fn from(error: std::io::Error) -> Self {
+        const EIO: i32 = 5;
+        Self::Os(error.raw_os_error().unwrap_or(EIO))
+    }
+}

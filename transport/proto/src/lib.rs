@@ -1,0 +1,22 @@
+//! The vocabulary that every part of GlobalFS shares: names, paths, ranges, versions, attributes,
+//! messages and their frozen binary form, limits. No IO, no clock, no async.
+//!
+//! *Invariant:* nothing here touches a file, a socket or the time; what is decoded from the network is
+//! validated before it becomes one of these types.
+
+pub mod attr;
+pub mod chunk;
+pub mod codec;
+pub mod error;
+pub mod ids;
+pub mod limits;
+pub mod message;
+pub mod path;
+
+pub use attr::{Attr, DirEntry, FileId, FileKind, FsStat, Version};
+pub use chunk::{ByteRange, ChunkHash, ChunkIndex, ChunkSpan};
+pub use codec::{DecodeError, Reader, Writer};
+pub use error::{FsError, FsResult};
+pub use ids::{NameError, NodeName, PeerIdentity, SiteName};
+pub use message::{ChunkEncoding, ChunkHeader, Request, RequestHeader, Response};
+pub use path::{GlobalPath, PathError};

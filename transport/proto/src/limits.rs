@@ -1,0 +1,41 @@
+//! Every limit of the protocol, with the reason for its value.
+
+use std::time::Duration;
+
+/// Bytes in a chunk, the unit of transfer, verification and caching. At 1 Gbit/s a chunk takes 1 ms, a
+/// fortieth of a 40 ms round trip, so a cold random read pays little for what it does not need.
+pub const CHUNK_SIZE: u64 = 128 * 1024;
+
+/// Chunks in one read request: 4 MiB, what one QUIC stream may have in flight.
+pub const MAX_CHUNKS_PER_READ: u32 = 32;
+
+/// Bytes of a path with its slashes; one less than `PATH_MAX`, which counts the final NUL.
+pub const MAX_PATH: usize = 4095;
+
+/// Bytes of one component of a path (`NAME_MAX`).
+pub const MAX_NAME: usize = 255;
+
+/// Bytes of one message frame, header included; a listing is split into frames below this.
+pub const MAX_FRAME: usize = 1024 * 1024;
+
+/// A listing frame is sent when its entries pass this many bytes.
+pub const LIST_FRAME_TARGET: usize = 256 * 1024;
+
+/// Entries of one directory; above this the answer is an error, never a part of the listing.
+pub const MAX_DIR_ENTRIES: usize = 4_000_000;
+
+/// Bytes of an extended attribute's value (`XATTR_SIZE_MAX`), which also bounds a list of names.
+pub const MAX_XATTR: usize = 64 * 1024;
+
+/// Bytes of the explanation inside an error that crosses the network.
+pub const MAX_ERROR_TEXT: usize = 512;
+
+/// The longest time that any single operation may be given.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
+
+/// What an operation is given when nobody said otherwise.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+const _: () = assert!(CHUNK_SIZE.is_power_of_two());
+const _: () = assert!(LIST_FRAME_TARGET * 2 <= MAX_FRAME);
+const _: () = assert!(MAX_PATH + MAX_XATTR < MAX_FRAME);

@@ -1,0 +1,358 @@
+//! The messages of the data plane, `globalfs/1`: one request per stream, then frames of answer.
+//!
+//! A frame on the wire is a 32-bit little-endian length and that many bytes of one message; a
+//! [`Response::Chunk`] is followed by the chunk's encoded bytes outside the frame.
+
+use crate::attr::{Attr, DirEntry, FsStat, Version};
+use crate::chunk::{ChunkHash, ChunkIndex};
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::error::FsError;
+use crate::limits::{CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_ERROR_TEXT};
+use crate::path::GlobalPath;
+use bytes::Bytes;
+
+/// What precedes each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestHeader {
+    /// Milliseconds that the caller will still wait.
+    pub deadline_ms: u32,
+}
+
+/// What a peer can be asked. Paths are of the namespace; no request follows a symbolic link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Attributes of a path. Answer: [`Response::Attr`].
+    Stat(GlobalPath),
+    /// A whole directory with attributes. Answer: [`Response::Entries`] until one that is last.
+    List(GlobalPath),
+    /// The target of a symbolic link. Answer: [`Response::Bytes`].
+    ReadLink(GlobalPath),
+    /// One extended attribute. Answer: [`Response::Bytes`].
+    GetXattr(GlobalPath, Bytes),
+    /// The names of extended attributes, each with a final NUL. Answer: [`Response::Bytes`].
+    ListXattr(GlobalPath),
+    /// Totals of the file system that holds a path. Answer: [`Response::FsStat`].
+    FsStat(GlobalPath),
+    /// Chunks of one version. Answer: a [`Response::Chunk`] for each, in order, or an error in between.
+    Read {
+        /// The file.
+        path: GlobalPath,
+        /// The content that is wanted; if it is no longer there the answer is [`FsError::Stale`].
+        version: Version,
+        /// The first chunk.
+        first: ChunkIndex,
+        /// How many, 1 to [`MAX_CHUNKS_PER_READ`].
+        count: u32,
+    },
+    /// Does nothing, measures the round trip. Answer: [`Response::Bytes`], empty.
+    Ping,
+}
+
+/// How the bytes of a chunk travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ChunkEncoding {
+    /// As they are.
+    Raw = 0,
+    /// One zstd frame.
+    Zstd = 1,
+    /// No bytes: the chunk is all zeros.
+    Zero = 2,
+}
+
+/// What precedes the bytes of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkHeader {
+    /// Which chunk of the file.
+    pub index: ChunkIndex,
+    /// How its bytes travel.
+    pub encoding: ChunkEncoding,
+    /// Bytes that follow on the wire, at most [`CHUNK_SIZE`].
+    pub wire_length: u32,
+    /// Bytes after decoding, 1 to [`CHUNK_SIZE`].
+    pub length: u32,
+    /// BLAKE3 of the decoded bytes.
+    pub hash: ChunkHash,
+}
+
+/// A frame of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    /// Attributes.
+    Attr(Attr),
+    /// A part of a listing.
+    Entries {
+        /// Names with attributes.
+        entries: Vec<DirEntry>,
+        /// Whether the listing is complete with this frame.
+        last: bool,
+    },
+    /// A link's target, an attribute's value, a list of names, or nothing.
+    Bytes(Bytes),
+    /// Totals of a file system.
+    FsStat(FsStat),
+    /// The chunk whose bytes follow this frame.
+    Chunk(ChunkHeader),
+    /// The request failed; nothing follows.
+    Error(FsError),
+}
+
+impl Request {
+    /// The frame of this request behind its header.
+    pub fn encode(&self, header: RequestHeader) -> Bytes {
+        let mut w = Writer::new();
+        w.u32(header.deadline_ms);
+        match self {
+            Self::Stat(path) => w.u8(1).path(path),
+            Self::List(path) => w.u8(2).path(path),
+            Self::ReadLink(path) => w.u8(3).path(path),
+            Self::GetXattr(path, name) => w.u8(4).path(path).bytes(name),
+            Self::ListXattr(path) => w.u8(5).path(path),
+            Self::FsStat(path) => w.u8(6).path(path),
+            Self::Read { path, version, first, count } => {
+                w.u8(7).path(path).version(version).u64(first.0).u32(*count)
+            }
+            Self::Ping => w.u8(8),
+        };
+        w.finish()
+    }
+
+    /// The request in `frame`.
+    pub fn decode(frame: Bytes) -> Result<(RequestHeader, Self), DecodeError> {
+        let mut r = Reader::new(frame);
+        let header = RequestHeader { deadline_ms: r.u32()? };
+        let request = match r.u8()? {
+            1 => Self::Stat(r.path()?),
+            2 => Self::List(r.path()?),
+            3 => Self::ReadLink(r.path()?),
+            4 => Self::GetXattr(r.path()?, r.bytes()?),
+            5 => Self::ListXattr(r.path()?),
+            6 => Self::FsStat(r.path()?),
+            7 => Self::decode_read(&mut r)?,
+            8 => Self::Ping,
+            other => return Err(DecodeError::Unknown("request", other)),
+        };
+        r.finish().map(|()| (header, request))
+    }
+
+    fn decode_read(r: &mut Reader) -> Result<Self, DecodeError> {
+        let (path, version, first, count) = (r.path()?, r.version()?, ChunkIndex(r.u64()?), r.u32()?);
+        if count == 0 || count > MAX_CHUNKS_PER_READ || first.0.checked_add(count.into()).is_none() {
+            return Err(DecodeError::OutOfRange("the number of chunks"));
+        }
+        Ok(Self::Read { path, version, first, count })
+    }
+}
+
+impl Response {
+    /// The frame of this answer.
+    pub fn encode(&self) -> Bytes {
+        let mut w = Writer::new();
+        match self {
+            Self::Attr(attr) => w.u8(1).attr(attr),
+            Self::Entries { entries, last } => {
+                w.u8(2).u8(u8::from(*last)).u32(u32::try_from(entries.len()).expect("entries fit a frame"));
+                entries.iter().fold(&mut w, |w, e| w.entry(e))
+            }
+            Self::Bytes(bytes) => w.u8(3).bytes(bytes),
+            Self::FsStat(stat) => w.u8(4).fs_stat(stat),
+            Self::Chunk(h) => {
+                w.u8(5).u64(h.index.0).u8(h.encoding as u8).u32(h.wire_length).u32(h.length).hash(&h.hash)
+            }
+            Self::Error(error) => encode_error(w.u8(6), error),
+        };
+        w.finish()
+    }
+
+    /// The answer in `frame`.
+    pub fn decode(frame: Bytes) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(frame);
+        let response = match r.u8()? {
+            1 => Self::Attr(r.attr()?),
+            2 => decode_entries(&mut r)?,
+            3 => Self::Bytes(r.bytes()?),
+            4 => Self::FsStat(r.fs_stat()?),
+            5 => Self::Chunk(decode_chunk(&mut r)?),
+            6 => Self::Error(decode_error(&mut r)?),
+            other => return Err(DecodeError::Unknown("response", other)),
+        };
+        r.finish().map(|()| response)
+    }
+}
+
+fn decode_entries(r: &mut Reader) -> Result<Response, DecodeError> {
+    /// The smallest encoded entry: a length, a name of one byte, the attributes.
+    const MIN_ENTRY: usize = 4 + 1 + 81;
+    let (last, count) = (r.u8()? != 0, r.u32()? as usize);
+    if count > r.remaining() / MIN_ENTRY {
+        return Err(DecodeError::OutOfRange("the number of entries"));
+    }
+    let entries = (0..count).map(|_| r.entry()).collect::<Result<_, _>>()?;
+    Ok(Response::Entries { entries, last })
+}
+
+fn decode_chunk(r: &mut Reader) -> Result<ChunkHeader, DecodeError> {
+    let index = ChunkIndex(r.u64()?);
+    let encoding = match r.u8()? {
+        0 => ChunkEncoding::Raw,
+        1 => ChunkEncoding::Zstd,
+        2 => ChunkEncoding::Zero,
+        other => return Err(DecodeError::Unknown("chunk encoding", other)),
+    };
+    let (wire_length, length, hash) = (r.u32()?, r.u32()?, r.hash()?);
+    if u64::from(wire_length) > CHUNK_SIZE || length == 0 || u64::from(length) > CHUNK_SIZE {
+        return Err(DecodeError::OutOfRange("the length of a chunk"));
+    }
+    Ok(ChunkHeader { index, encoding, wire_length, length, hash })
+}
+
+fn encode_error<'w>(w: &'w mut Writer, error: &FsError) -> &'w mut Writer {
+    match error {
+        FsError::Os(errno) => w.u8(1).i64((*errno).into()),
+        FsError::Stale(None) => w.u8(2),
+        FsError::Stale(Some(attr)) => w.u8(3).attr(attr),
+        FsError::Unreachable(why) => w.u8(4).bytes(cut(why)),
+        FsError::Deadline => w.u8(5),
+        FsError::Refused(why) => w.u8(6).bytes(cut(why)),
+        FsError::Damaged(what) => w.u8(7).bytes(cut(what)),
+        FsError::Protocol(what) => w.u8(8).bytes(cut(what)),
+        FsError::Limit(what) => w.u8(9).bytes(cut(what)),
+    }
+}
+
+fn cut(text: &str) -> &[u8] {
+    &text.as_bytes()[..text.floor_char_boundary(MAX_ERROR_TEXT)]
+}
+
+fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
+    Ok(match r.u8()? {
+        1 => {
+            let errno = i32::try_from(r.i64()?).ok().filter(|n| (1..4096).contains(n));
+            FsError::Os(errno.ok_or(DecodeError::OutOfRange("the errno"))?)
+        }
+        2 => FsError::Stale(None),
+        3 => FsError::Stale(Some(Box::new(r.attr()?))),
+        4 => FsError::Unreachable(r.text()?),
+        5 => FsError::Deadline,
+        6 => FsError::Refused(r.text()?),
+        7 => FsError::Damaged(r.text()?),
+        8 => FsError::Protocol(r.text()?),
+        9 => FsError::Limit(r.text()?),
+        other => return Err(DecodeError::Unknown("error", other)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attr::{FileId, FileKind};
+
+    fn attr() -> Attr {
+        Attr {
+            file: FileId { origin: 1, inode: 2 },
+            kind: FileKind::Regular,
+            mode: 0o644,
+            nlink: 1,
+            uid: 1000,
+            gid: 100,
+            rdev: 0,
+            size: 3,
+            blocks: 8,
+            atime_ns: 4,
+            mtime_ns: 5,
+            ctime_ns: -6,
+        }
+    }
+
+    fn path() -> GlobalPath {
+        GlobalPath::new(b"/a/\xff").unwrap()
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// The bytes below are the protocol. A change here breaks every running cluster: raise the ALPN instead.
+    #[test]
+    fn requests_have_their_frozen_form() {
+        let check = |request: Request, golden: &str| {
+            let frame = request.encode(RequestHeader { deadline_ms: 30_000 });
+            assert_eq!(hex(&frame), format!("30750000{golden}"));
+            assert_eq!(Request::decode(frame).unwrap(), (RequestHeader { deadline_ms: 30_000 }, request));
+        };
+        check(Request::Stat(path()), "01040000002f612fff");
+        check(Request::List(GlobalPath::root()), "02010000002f");
+        check(Request::ReadLink(path()), "03040000002f612fff");
+        check(
+            Request::GetXattr(path(), Bytes::from_static(b"user.x")),
+            "04040000002f612fff06000000757365722e78",
+        );
+        check(Request::ListXattr(path()), "05040000002f612fff");
+        check(Request::FsStat(GlobalPath::root()), "06010000002f");
+        check(
+            Request::Read { path: path(), version: attr().version(), first: ChunkIndex(7), count: 2 },
+            "07040000002f612fff010000000000000002000000000000000300000000000000\
+             0500000000000000faffffffffffffff070000000000000002000000",
+        );
+        check(Request::Ping, "08");
+    }
+
+    #[test]
+    fn responses_have_their_frozen_form() {
+        let check = |response: Response, golden: &str| {
+            assert_eq!(hex(&response.encode()), golden);
+            assert_eq!(Response::decode(response.encode()).unwrap(), response);
+        };
+        let attr_hex = "01000000000000000200000000000000030000000000000005000000000000\
+                        00faffffffffffffff01a401000001000000e80300006400000000000000000\
+                        0000008000000000000000400000000000000";
+        check(Response::Attr(attr()), &format!("01{attr_hex}"));
+        let entries = vec![DirEntry { name: Bytes::from_static(b"f\n"), attr: attr() }];
+        check(Response::Entries { entries, last: true }, &format!("02010100000002000000660a{attr_hex}"));
+        check(Response::Bytes(Bytes::from_static(b"xy")), "03020000007879");
+        let hash = ChunkHash([0xab; 32]);
+        let header = ChunkHeader {
+            index: ChunkIndex(1),
+            encoding: ChunkEncoding::Zstd,
+            wire_length: 10,
+            length: 20,
+            hash,
+        };
+        check(Response::Chunk(header), &format!("050100000000000000010a00000014000000{}", "ab".repeat(32)));
+        check(Response::Error(FsError::NOT_FOUND), "06010200000000000000");
+        check(Response::Error(FsError::Stale(None)), "0602");
+        check(Response::Error(FsError::Stale(Some(Box::new(attr())))), &format!("0603{attr_hex}"));
+        check(Response::Error(FsError::Deadline), "0605");
+        check(Response::Error(FsError::Unreachable("x".into())), "06040100000078");
+    }
+
+    #[test]
+    fn refuses_what_no_peer_may_send() {
+        let read = |count| {
+            let version = attr().version();
+            Request::Read { path: path(), version, first: ChunkIndex(0), count }
+                .encode(RequestHeader { deadline_ms: 1 })
+        };
+        assert!(Request::decode(read(MAX_CHUNKS_PER_READ)).is_ok());
+        assert!(Request::decode(read(0)).is_err());
+        assert!(Request::decode(read(MAX_CHUNKS_PER_READ + 1)).is_err());
+        assert_eq!(
+            Request::decode(Bytes::from_static(b"\0\0\0\0\x09")),
+            Err(DecodeError::Unknown("request", 9))
+        );
+        let mut dots = Writer::new();
+        dots.u32(1).u8(1).bytes(b"/a/../b");
+        assert!(matches!(Request::decode(dots.finish()), Err(DecodeError::Path(_))));
+        let mut huge = Writer::new();
+        huge.u8(2).u8(1).u32(u32::MAX);
+        assert_eq!(Response::decode(huge.finish()), Err(DecodeError::OutOfRange("the number of entries")));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics_on_noise(noise in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            let _ = Request::decode(noise.clone().into());
+            let _ = Response::decode(noise.into());
+        }
+    }
+}
