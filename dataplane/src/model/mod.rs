@@ -1,0 +1,1 @@
+//! Decisions of the data plane without IO, clock or async: events in, actions out.
