@@ -12,6 +12,9 @@ pub trait Volume: Send + Sync + 'static {
     async fn stat(&self, path: &GlobalPath) -> FsResult<Attr>;
 
     /// Attributes of `path` as fresh as an `open(2)` promises (close-to-open within a site).
+    ///
+    /// [`Volume::stat`] must not answer anything older afterwards: a refused open is looked up again, and
+    /// has to find the version that it was refused for.
     async fn stat_for_open(&self, path: &GlobalPath) -> FsResult<Attr>;
 
     /// The whole directory `path`, without `.` and `..`.
@@ -31,7 +34,7 @@ pub trait Volume: Send + Sync + 'static {
 
     /// `length` bytes at `offset` of content `version`; fewer only at the end of the file.
     ///
-    /// Pieces are in order and are to be handed to the kernel as they are, without joining them.
+    /// Pieces are in order. One piece reaches the kernel as it is; several are joined first.
     async fn read(
         &self,
         path: &GlobalPath,

@@ -1,0 +1,188 @@
+//! The storage that holds a site's own files, used in place: `file://DIR` as a [`Source`].
+//!
+//! *Invariants:* no access leaves the origin's directory (see `tree`); a chunk is delivered only if the file
+//! had the wanted version before and after it was read (see `read`); no call blocks an async thread; at most
+//! [`MAX_CALLS`] threads are in the file system at a time, so storage that hangs cannot take them all.
+
+mod read;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use crate::disk::Disk;
+use crate::source::{ChunkStream, Deadline, Listing, Source};
+use async_trait::async_trait;
+use bytes::Bytes;
+use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, SiteName, Version};
+use read::Reading;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Semaphore;
+use tree::Tree;
+
+/// System calls on names and attributes at a time; who asks for more waits, up to its deadline.
+pub const MAX_CALLS: usize = 64;
+
+/// How an origin works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Chunks that one stream reads at a time. It holds about twice as many in memory.
+    pub read_window: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { read_window: 4 }
+    }
+}
+
+/// Why an origin cannot be used. An administrator has to act.
+#[derive(Debug, thiserror::Error)]
+pub enum OriginError {
+    /// Create it, mount it, or correct the configuration.
+    #[error("the origin {0:?} does not exist")]
+    Missing(PathBuf),
+    /// Correct the configuration.
+    #[error("the origin {0:?} is not a directory")]
+    NotADirectory(PathBuf),
+    /// Run the daemon as another user, or grant it access.
+    #[error("no permission to read and enter the origin {0:?}")]
+    PermissionDenied(PathBuf),
+    /// Use a newer kernel, or permit the call in the container's seccomp profile.
+    #[error(
+        "an origin needs the system call openat2, which this kernel or container refuses: {0}. \
+             It needs Linux 5.6 or later, and in a container a seccomp profile that allows openat2"
+    )]
+    NoOpenat2(io::Error),
+    /// Mount `/proc`.
+    #[error("an origin needs /proc to be mounted: {0}")]
+    NoProc(io::Error),
+    /// Anything else that the kernel said.
+    #[error("cannot open the origin {path:?}: {error}")]
+    Other {
+        /// The origin's directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+}
+
+/// What an origin has done since it was opened.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Bytes of chunks that were delivered to a stream.
+    pub bytes_read: AtomicU64,
+    /// Chunks that were read.
+    pub reads: AtomicU64,
+    /// Operations that ended in an error other than a missing name, a missing attribute or a changed file.
+    pub errors: AtomicU64,
+}
+
+/// The files of one site, below one directory.
+#[derive(Clone)]
+pub struct Origin(Arc<Inner>);
+
+struct Inner {
+    tree: Tree,
+    disk: Arc<dyn Disk>,
+    options: Options,
+    counters: Counters,
+    calls: Arc<Semaphore>,
+}
+
+impl Origin {
+    /// Opens `dir` as the origin of `site`, whose name becomes part of every file's identity.
+    pub fn open(
+        dir: &Path,
+        site: &SiteName,
+        disk: Arc<dyn Disk>,
+        options: Options,
+    ) -> Result<Self, OriginError> {
+        let tree = Tree::open(dir, site)?;
+        let calls = Arc::new(Semaphore::new(MAX_CALLS));
+        Ok(Self(Arc::new(Inner { tree, disk, options, counters: Counters::default(), calls })))
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    /// Runs `work` on a thread that may block, within the deadline. A call that outlives its deadline
+    /// keeps its place among [`MAX_CALLS`] until the kernel lets it go.
+    async fn call<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        work: impl FnOnce(&Inner) -> FsResult<T> + Send + 'static,
+    ) -> FsResult<T> {
+        let inner = self.0.clone();
+        let run = async move {
+            let permit = inner.calls.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let call = move || {
+                let _permit = permit;
+                work(&inner)
+            };
+            tokio::task::spawn_blocking(call).await.map_err(io::Error::other)?
+        };
+        let outcome = deadline.bound(run).await;
+        if let Err(error) = &outcome {
+            self.0.counters.failed(error);
+        }
+        outcome
+    }
+}
+
+impl Counters {
+    fn failed(&self, error: &FsError) {
+        const ENODATA: i32 = 61;
+        if !matches!(error, &FsError::NOT_FOUND | FsError::Os(ENODATA) | FsError::Stale(_)) {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[async_trait]
+impl Source for Origin {
+    async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
+        let path = path.clone();
+        self.call(deadline, move |inner| inner.tree.stat(&path)).await
+    }
+
+    async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
+        let path = path.clone();
+        self.call(deadline, move |inner| inner.tree.list(&path, deadline)).await
+    }
+
+    async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        let path = path.clone();
+        self.call(deadline, move |inner| inner.tree.read_link(&path)).await
+    }
+
+    async fn get_xattr(&self, path: &GlobalPath, name: &[u8], deadline: Deadline) -> FsResult<Bytes> {
+        let (path, name) = (path.clone(), name.to_vec());
+        self.call(deadline, move |inner| inner.tree.get_xattr(&path, &name)).await
+    }
+
+    async fn list_xattr(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        let path = path.clone();
+        self.call(deadline, move |inner| inner.tree.list_xattr(&path)).await
+    }
+
+    async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
+        let path = path.clone();
+        self.call(deadline, move |inner| inner.tree.fs_stat(&path)).await
+    }
+
+    async fn read(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<ChunkStream> {
+        Ok(Reading::open(self.clone(), path, version, span, deadline).await?.start())
+    }
+}

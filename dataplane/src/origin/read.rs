@@ -1,0 +1,172 @@
+//! Reading the chunks of one version of one file.
+//!
+//! *Invariant:* a chunk leaves only if its bytes are those of the wanted version, by this argument. Every
+//! change of a file sets its ctime to the kernel's coarse clock, before the new bytes can be read. Reading
+//! begins only when the wanted ctime is older than a tick of that clock ([`SETTLE`]), so a change from then
+//! on sets another ctime, and the look at the attributes after the read, before the chunk is let out, finds
+//! it. A file that loses its name to another gets a new ctime too, so its readers are told to look again.
+//!
+//! What this cannot see: stores into a page that is mapped and already dirty, which move no time stamp until
+//! the page is written back, and another host's changes on a network file system that caches attributes.
+
+use super::Origin;
+use crate::source::{Chunk, ChunkStream, Deadline};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use globalfs_proto::{ChunkHash, ChunkIndex, ChunkSpan, FsError, FsResult, GlobalPath, Version};
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+
+/// How old a ctime must be before content is read under it. The coarse clock ticks every 1 to 10 ms; file
+/// systems with finer stamps (some, from Linux 6.13) do not need it, but do not tell.
+const SETTLE: Duration = Duration::from_millis(20);
+
+const EINVAL: FsError = FsError::Os(22);
+
+/// An open file and what is wanted of it.
+pub(super) struct Reading {
+    origin: Origin,
+    file: Arc<File>,
+    version: Version,
+    span: ChunkSpan,
+    deadline: Deadline,
+}
+
+impl Reading {
+    /// Opens `path` and waits until `version`, which it must have, has settled.
+    pub(super) async fn open(
+        origin: Origin,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<Self> {
+        let path = path.clone();
+        let open = move |inner: &super::Inner| inner.tree.open_regular(&path);
+        let (file, attr) = origin.call(deadline, open).await?;
+        if attr.version() != version {
+            return Err(FsError::Stale(Some(Box::new(attr))));
+        }
+        check_span(span, version.size)?;
+        let reading = Self { origin, file: Arc::new(file), version, span, deadline };
+        reading.settle().await?;
+        Ok(reading)
+    }
+
+    /// Waits at most [`SETTLE`], also for a ctime in the future: by then the clock that stamped the version
+    /// has moved on, whatever it shows.
+    async fn settle(&self) -> FsResult<()> {
+        let wait = time_to_settle(self.version.ctime_ns, SystemTime::now());
+        if wait.is_zero() {
+            return Ok(());
+        }
+        if wait > self.deadline.remaining() {
+            return Err(FsError::Deadline);
+        }
+        tokio::time::sleep(wait).await;
+        self.check(Bytes::new()).await.map(drop)
+    }
+
+    /// Reads on until the span is done, an error, the deadline, or until nobody listens any more.
+    pub(super) fn start(self) -> ChunkStream {
+        let (sender, chunks) = mpsc::channel(self.origin.0.options.read_window.max(1) + 1);
+        // The last place is kept for an error, so that a stream never ends early without one.
+        let last = sender.clone().try_reserve_owned();
+        tokio::spawn(async move {
+            let outcome = self.deadline.bound(self.send_all(sender)).await;
+            if let (Err(error), Ok(last)) = (outcome, last) {
+                last.send(Err(error));
+            }
+        });
+        chunks
+    }
+
+    async fn send_all(&self, sender: mpsc::Sender<FsResult<Chunk>>) -> FsResult<()> {
+        let window = self.origin.0.options.read_window.max(1);
+        let mut chunks = stream::iter(self.span.iter()).map(|index| self.chunk(index)).buffered(window);
+        while let Some(chunk) = chunks.next().await {
+            if sender.send(Ok(chunk?)).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn chunk(&self, index: ChunkIndex) -> FsResult<Chunk> {
+        let range = index.bytes(self.version.size).ok_or(EINVAL)?;
+        let counters = &self.origin.0.counters;
+        let read = self.origin.0.disk.read_at(&self.file, range.start(), range.length() as usize);
+        let data = read.await.map_err(FsError::from).inspect_err(|error| counters.failed(error))?;
+        let (hash, data) = self.check(data).await?;
+        if data.len() as u64 != range.length() {
+            return Err(FsError::Stale(None));
+        }
+        counters.reads.fetch_add(1, Ordering::Relaxed);
+        counters.bytes_read.fetch_add(range.length(), Ordering::Relaxed);
+        Ok(Chunk { index, hash, data })
+    }
+
+    /// Hashes `data`, and lets it through if the file still has the wanted version.
+    async fn check(&self, data: Bytes) -> FsResult<(ChunkHash, Bytes)> {
+        let (file, version) = (self.file.clone(), self.version);
+        let check = move |inner: &super::Inner| {
+            let hash = ChunkHash(*blake3::hash(&data).as_bytes());
+            let attr = inner.tree.attr(&*file)?;
+            if attr.version() == version {
+                Ok((hash, data))
+            } else {
+                Err(FsError::Stale(Some(Box::new(attr))))
+            }
+        };
+        self.origin.call(self.deadline, check).await
+    }
+}
+
+fn check_span(span: ChunkSpan, size: u64) -> FsResult<()> {
+    let last = span.count.checked_sub(1).and_then(|rest| span.first.0.checked_add(rest));
+    let within = last.is_some_and(|last| ChunkIndex(last).bytes(size).is_some());
+    if within { Ok(()) } else { Err(EINVAL) }
+}
+
+fn time_to_settle(ctime_ns: i64, now: SystemTime) -> Duration {
+    let changed = UNIX_EPOCH + Duration::from_nanos(u64::try_from(ctime_ns).unwrap_or(0));
+    now.duration_since(changed).map_or(SETTLE, |age| SETTLE.saturating_sub(age))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use globalfs_proto::limits::CHUNK_SIZE;
+
+    #[test]
+    fn only_young_versions_wait() {
+        let now = UNIX_EPOCH + Duration::from_secs(1000);
+        let check = |ctime_ms: i64, want_ms| {
+            assert_eq!(time_to_settle(ctime_ms * 1_000_000, now), Duration::from_millis(want_ms));
+        };
+        check(0, 0);
+        check(-5, 0);
+        check(999_980, 0);
+        check(999_990, 10);
+        check(1_000_000, 20);
+        check(5_000_000, 20);
+    }
+
+    #[test]
+    fn spans_lie_within_the_file() {
+        let check = |first, count, size, fine: bool| {
+            let span = ChunkSpan { first: ChunkIndex(first), count };
+            assert_eq!(check_span(span, size).is_ok(), fine, "{first} {count} {size}");
+        };
+        check(0, 1, 1, true);
+        check(0, 1, 0, false);
+        check(0, 0, 1, false);
+        check(0, 2, CHUNK_SIZE, false);
+        check(1, 1, CHUNK_SIZE + 1, true);
+        check(u64::MAX, 1, u64::MAX, false);
+        check(1, u64::MAX, u64::MAX, false);
+    }
+}

@@ -1,0 +1,269 @@
+//! The system calls of an origin on names, attributes and directories. They block.
+//!
+//! *Invariants:* every name is resolved by `openat2` beneath the origin's directory, with symbolic and magic
+//! links refused, so neither a link nor a rename race leads outside; mount points inside are crossed. A file
+//! is found by an `O_PATH` handle first, and opened for data through that handle only when it is regular:
+//! devices and pipes, whose opening alone can have effects, are never opened.
+//!
+//! A client's kernel follows links itself. So a link in the middle of a path that arrives here was a
+//! directory when the client looked, and is answered like any other component that is no directory: ENOTDIR.
+
+use super::OriginError;
+use crate::source::{Deadline, Listing};
+use bytes::Bytes;
+use globalfs_proto::limits::{MAX_DIR_ENTRIES, MAX_NAME, MAX_XATTR};
+use globalfs_proto::{Attr, DirEntry, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, SiteName};
+use rustix::buffer::spare_capacity;
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// How often a resolution is repeated that the kernel gave up because of a rename meanwhile.
+const MAX_RESOLVE_REPEATS: u32 = 32;
+
+/// Bytes of directory entries taken from the kernel at a time: some 2,000 names.
+const LIST_BUFFER: usize = 64 * 1024;
+
+/// Entries between two looks at the deadline.
+const LIST_BATCH: usize = 1024;
+
+const EINVAL: FsError = FsError::Os(22);
+const EIO: FsError = FsError::Os(5);
+const EISDIR: FsError = FsError::Os(21);
+
+/// One origin's directory.
+#[derive(Debug)]
+pub(super) struct Tree {
+    root: OwnedFd,
+    device: (u32, u32),
+    site: SiteName,
+    identity: u64,
+}
+
+impl Tree {
+    /// Opens `dir`, and proves that the kernel can do what an origin needs.
+    pub(super) fn open(dir: &Path, site: &SiteName) -> Result<Self, OriginError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| open_error(dir, e))?;
+        let mut tree = Self { root, device: (0, 0), site: site.clone(), identity: identity(site, None) };
+        let found = tree.find(&GlobalPath::root()).map_err(|e| confine_error(dir, e))?;
+        let stat = statx(&found).map_err(|e| open_error(dir, e))?;
+        tree.device = device(&stat);
+        reopen(&found, OFlags::DIRECTORY).map_err(|e| OriginError::NoProc(e.into()))?;
+        Ok(tree)
+    }
+
+    pub(super) fn stat(&self, path: &GlobalPath) -> FsResult<Attr> {
+        self.attr(&self.find(path).map_err(os)?)
+    }
+
+    /// The attributes of what `handle` refers to.
+    pub(super) fn attr(&self, handle: impl AsFd) -> FsResult<Attr> {
+        self.attr_of(&statx(handle).map_err(os)?)
+    }
+
+    /// Opens the regular file `path` for reading.
+    pub(super) fn open_regular(&self, path: &GlobalPath) -> FsResult<(File, Attr)> {
+        let found = self.find(path).map_err(os)?;
+        let attr = self.attr(&found)?;
+        match attr.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(EISDIR),
+            _ => return Err(EINVAL),
+        }
+        // Only a file's owner may spare its access time.
+        let file = match reopen(&found, OFlags::NOATIME) {
+            Err(Errno::PERM) => reopen(&found, OFlags::empty()),
+            other => other,
+        };
+        Ok((file.map_err(os)?.into(), attr))
+    }
+
+    pub(super) fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
+        // O_DIRECTORY makes the kernel refuse anything else before it is opened.
+        let directory = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW);
+        let directory = directory.map_err(os)?;
+        let mut buffer = Vec::with_capacity(LIST_BUFFER);
+        let mut names = RawDir::new(&directory, buffer.spare_capacity_mut());
+        let mut entries = Vec::new();
+        while let Some(name) = names.next() {
+            if entries.len() % LIST_BATCH == 0 && deadline.remaining().is_zero() {
+                return Err(FsError::Deadline);
+            }
+            if entries.len() == MAX_DIR_ENTRIES {
+                return Err(FsError::Limit(format!("{path} has more than {MAX_DIR_ENTRIES} entries")));
+            }
+            entries.extend(self.entry(&directory, name.map_err(os)?.file_name())?);
+        }
+        Ok(entries.into())
+    }
+
+    /// The entry of one name; `None` for the two dots, and for a name that has vanished meanwhile.
+    fn entry(&self, directory: &OwnedFd, name: &std::ffi::CStr) -> FsResult<Option<DirEntry>> {
+        let bytes = name.to_bytes();
+        if matches!(bytes, b"." | b"..") || bytes.len() > MAX_NAME {
+            return Ok(None);
+        }
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        match rustix::fs::statx(directory, name, flags, StatxFlags::BASIC_STATS) {
+            Ok(stat) => {
+                Ok(Some(DirEntry { name: Bytes::copy_from_slice(bytes), attr: self.attr_of(&stat)? }))
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(os(error)),
+        }
+    }
+
+    pub(super) fn read_link(&self, path: &GlobalPath) -> FsResult<Bytes> {
+        let found = self.find(path).map_err(os)?;
+        if self.attr(&found)?.kind != FileKind::Symlink {
+            return Err(EINVAL);
+        }
+        let target = rustix::fs::readlinkat(&found, c"", Vec::new()).map_err(os)?;
+        Ok(target.into_bytes().into())
+    }
+
+    /// What the kernel gives to this process: `trusted.*` only to root, `security.*` as its policy says.
+    pub(super) fn get_xattr(&self, path: &GlobalPath, name: &[u8]) -> FsResult<Bytes> {
+        let found = self.find(path).map_err(os)?;
+        let mut value = Vec::with_capacity(MAX_XATTR);
+        rustix::fs::getxattr(proc_path(&found), name, spare_capacity(&mut value)).map_err(os)?;
+        Ok(Bytes::copy_from_slice(&value))
+    }
+
+    pub(super) fn list_xattr(&self, path: &GlobalPath) -> FsResult<Bytes> {
+        let found = self.find(path).map_err(os)?;
+        let mut names = Vec::with_capacity(MAX_XATTR);
+        rustix::fs::listxattr(proc_path(&found), spare_capacity(&mut names)).map_err(os)?;
+        Ok(Bytes::copy_from_slice(&names))
+    }
+
+    pub(super) fn fs_stat(&self, path: &GlobalPath) -> FsResult<FsStat> {
+        let totals = rustix::fs::fstatvfs(self.find(path).map_err(os)?).map_err(os)?;
+        Ok(FsStat {
+            block_size: totals.f_frsize,
+            blocks: totals.f_blocks,
+            blocks_free: totals.f_bfree,
+            blocks_available: totals.f_bavail,
+            files: totals.f_files,
+            files_free: totals.f_ffree,
+        })
+    }
+
+    /// A handle that names what is at `path`, of any kind, without opening it.
+    fn find(&self, path: &GlobalPath) -> rustix::io::Result<OwnedFd> {
+        self.resolve(path, OFlags::PATH | OFlags::NOFOLLOW)
+    }
+
+    fn resolve(&self, path: &GlobalPath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let relative = if path.is_root() { b"." } else { path.relative() };
+        let confined = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        for _ in 0..MAX_RESOLVE_REPEATS {
+            match rustix::fs::openat2(&self.root, relative, flags | OFlags::CLOEXEC, Mode::empty(), confined)
+            {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(Errno::LOOP) => return Err(Errno::NOTDIR),
+                other => return other,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
+    fn attr_of(&self, stat: &Statx) -> FsResult<Attr> {
+        let mode = u32::from(stat.stx_mode);
+        Ok(Attr {
+            file: FileId { origin: self.identity_on(device(stat)), inode: stat.stx_ino },
+            kind: FileKind::from_mode(mode).ok_or(EIO)?,
+            mode: mode & 0o7777,
+            nlink: stat.stx_nlink,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            rdev: rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor),
+            size: stat.stx_size,
+            blocks: stat.stx_blocks,
+            atime_ns: nanoseconds(&stat.stx_atime),
+            mtime_ns: nanoseconds(&stat.stx_mtime),
+            ctime_ns: nanoseconds(&stat.stx_ctime),
+        })
+    }
+
+    /// Inode numbers are unique per device only. Device numbers may change at a reboot, so the origin's own
+    /// is left out: a restart then does not empty every cache.
+    fn identity_on(&self, device: (u32, u32)) -> u64 {
+        if device == self.device { self.identity } else { identity(&self.site, Some(device)) }
+    }
+}
+
+fn identity(site: &SiteName, device: Option<(u32, u32)>) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(site.as_str().as_bytes());
+    if let Some((major, minor)) = device {
+        // A NUL keeps the name and the numbers apart.
+        hasher.update(&[0]).update(&major.to_le_bytes()).update(&minor.to_le_bytes());
+    }
+    u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("a hash has 32 bytes"))
+}
+
+/// Opens for reading exactly the file that `found` refers to, whatever its name means by now.
+fn reopen(found: &OwnedFd, extra: OFlags) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(CWD, proc_path(found), OFlags::RDONLY | OFlags::CLOEXEC | extra, Mode::empty())
+}
+
+/// The name of an open handle. `fgetxattr` refuses `O_PATH` handles; by this name it works for any kind.
+fn proc_path(found: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", found.as_raw_fd())
+}
+
+fn statx(handle: impl AsFd) -> rustix::io::Result<Statx> {
+    rustix::fs::statx(handle, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+}
+
+fn device(stat: &Statx) -> (u32, u32) {
+    (stat.stx_dev_major, stat.stx_dev_minor)
+}
+
+fn nanoseconds(time: &StatxTimestamp) -> i64 {
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
+}
+
+fn os(error: Errno) -> FsError {
+    FsError::Os(error.raw_os_error())
+}
+
+fn open_error(dir: &Path, error: Errno) -> OriginError {
+    let path = dir.to_owned();
+    match error {
+        Errno::NOENT => OriginError::Missing(path),
+        Errno::NOTDIR => OriginError::NotADirectory(path),
+        Errno::ACCESS => OriginError::PermissionDenied(path),
+        other => OriginError::Other { path, error: io::Error::from(other) },
+    }
+}
+
+/// What the first `openat2` says: old kernels do not know it, and old seccomp profiles forbid it.
+fn confine_error(dir: &Path, error: Errno) -> OriginError {
+    match error {
+        Errno::NOSYS | Errno::PERM => OriginError::NoOpenat2(error.into()),
+        other => open_error(dir, other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_openat2_is_told() {
+        for error in [Errno::NOSYS, Errno::PERM] {
+            let text = confine_error(Path::new("/data"), error).to_string();
+            assert!(text.contains("openat2") && text.contains("Linux 5.6"), "{text}");
+        }
+        let refused = confine_error(Path::new("/data"), Errno::ACCESS);
+        assert!(matches!(refused, OriginError::PermissionDenied(_)));
+        let text = open_error(Path::new("/data"), Errno::IO).to_string();
+        assert!(text.contains("/data") && text.contains("os error 5"), "{text}");
+    }
+}

@@ -1,0 +1,466 @@
+//! The kernel's requests and replies in `fuser`'s terms, carried to [`Operations`].
+//!
+//! Each callback moves its reply into a task and returns, so one thread keeps reading requests. A reply
+//! that is dropped unsent answers `EIO`: no request is left waiting when a task ends early.
+//!
+//! *Invariant:* whatever would change the volume answers `EROFS`, however it is mounted.
+
+use crate::errno::{ErrorLog, errno};
+use crate::kernel_attr::{NO_FILE, file_attr, file_type};
+use crate::model::NodeId;
+use crate::operations::{Filled, Line, Node, Operations};
+use crate::options::Options;
+use crate::volume::Volume;
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use globalfs_proto::FsError;
+use globalfs_proto::limits::MAX_NAME;
+use std::ffi::OsStr;
+use std::future::Future;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+/// Requests being worked on; further ones wait in the kernel. Each may hold a megabyte of data.
+const MAX_REQUESTS_IN_FLIGHT: usize = 256;
+
+/// Read-ahead requests that the kernel may have waiting here: the window of a fast, distant site
+/// (10 Gbit/s x 80 ms) is 100 requests of a megabyte.
+const MAX_BACKGROUND_REQUESTS: u16 = 128;
+
+/// From this many on the kernel begins no new read-ahead.
+const CONGESTION_THRESHOLD: u16 = 96;
+
+/// Node numbers are never given to another file while the kernel may remember them.
+const GENERATION: Generation = Generation(0);
+
+/// How long the kernel may answer by itself.
+#[derive(Debug, Clone, Copy)]
+struct Lifetimes {
+    attr: Duration,
+    entry: Duration,
+    negative: Duration,
+}
+
+/// A mounted volume as `fuser` calls it.
+pub(crate) struct Adapter {
+    shared: Arc<Shared>,
+    lifetimes: Lifetimes,
+    permits: Arc<Semaphore>,
+    runtime: Handle,
+}
+
+struct Shared {
+    operations: Arc<Operations<dyn Volume>>,
+    errors: ErrorLog,
+}
+
+impl Shared {
+    /// Notes `error` and gives its number.
+    fn fail(&self, operation: &'static str, node: u64, error: &FsError) -> Errno {
+        self.errors.record(operation, node, error);
+        errno(error)
+    }
+}
+
+impl Adapter {
+    pub(crate) fn new(operations: Arc<Operations<dyn Volume>>, options: &Options, runtime: Handle) -> Self {
+        let lifetimes =
+            Lifetimes { attr: options.attr_ttl, entry: options.entry_ttl, negative: options.negative_ttl };
+        let shared = Arc::new(Shared { operations, errors: ErrorLog::default() });
+        Self { shared, lifetimes, permits: Arc::new(Semaphore::new(MAX_REQUESTS_IN_FLIGHT)), runtime }
+    }
+
+    /// Runs `work` as a task, as soon as fewer than [`MAX_REQUESTS_IN_FLIGHT`] are running.
+    fn spawn<F>(&self, work: impl FnOnce(Arc<Shared>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let permit = self.runtime.block_on(self.permits.clone().acquire_owned());
+        let work = work(self.shared.clone());
+        self.runtime.spawn(async move {
+            work.await;
+            drop(permit);
+        });
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_ASYNC_READ,
+            // Not the kernel's own choice (`READDIRPLUS_AUTO`): our listings have the attributes at hand,
+            // and with it `find` over 100,000 entries looked up each of them by name.
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            // Safe: a link with another target is another node.
+            InitFlags::FUSE_CACHE_SYMLINKS,
+        ];
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                debug!(?flag, "the kernel lacks a capability");
+            }
+        }
+        let refused = |_| std::io::Error::from(std::io::ErrorKind::Unsupported);
+        config.set_max_background(MAX_BACKGROUND_REQUESTS).map_err(refused)?;
+        config.set_congestion_threshold(CONGESTION_THRESHOLD).map_err(refused)?;
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (lifetimes, name) = (self.lifetimes, name.to_owned());
+        self.spawn(|shared| async move {
+            match shared.operations.look_up(NodeId(parent.0), name.as_bytes()).await {
+                Ok(node) => {
+                    let attr = file_attr(&node);
+                    reply.entry_with_ttls(&lifetimes.attr, &lifetimes.entry, &attr, GENERATION);
+                }
+                Err(FsError::NOT_FOUND) if !lifetimes.negative.is_zero() => {
+                    reply.entry(&lifetimes.negative, &NO_FILE, GENERATION);
+                }
+                Err(error) => reply.error(shared.fail("lookup", parent.0, &error)),
+            }
+        });
+    }
+
+    /// Batches come here one by one.
+    fn forget(&self, _: &Request, node: INodeNo, count: u64) {
+        self.shared.operations.forget(NodeId(node.0), count);
+    }
+
+    fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let lifetime = self.lifetimes.attr;
+        self.spawn(|shared| async move {
+            match shared.operations.get_attr(NodeId(node.0)).await {
+                Ok(attr) => reply.attr(&lifetime, &file_attr(&Node { id: NodeId(node.0), attr })),
+                Err(error) => reply.error(shared.fail("getattr", node.0, &error)),
+            }
+        });
+    }
+
+    fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
+        self.spawn(|shared| async move {
+            match shared.operations.read_link(NodeId(node.0)).await {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(shared.fail("readlink", node.0, &error)),
+            }
+        });
+    }
+
+    fn open(&self, _: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return reply.error(Errno::EROFS);
+        }
+        self.spawn(|shared| async move {
+            match shared.operations.open(NodeId(node.0)).await {
+                // Keeping the page cache is safe: a node has one version.
+                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+                Err(error) => reply.error(shared.fail("open", node.0, &error)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.spawn(|shared| async move {
+            match shared.operations.read(handle.0, offset, length).await {
+                Ok(pieces) => reply_pieces(reply, &pieces),
+                Err(error) => reply.error(shared.fail("read", node.0, &error)),
+            }
+        });
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.release_handle(handle, reply);
+    }
+
+    fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        match self.shared.operations.open_dir(NodeId(node.0)) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        self.spawn(|shared| async move {
+            let take = |line: Line<'_>| {
+                let Line { node, offset_after, name } = line;
+                let kind = file_type(node.attr.kind);
+                filled(reply.add(INodeNo(node.id.0), offset_after, kind, OsStr::from_bytes(name)))
+            };
+            match shared.operations.read_dir(handle.0, offset, take).await {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(shared.fail("readdir", node.0, &error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let lifetime = self.lifetimes.entry.min(self.lifetimes.attr);
+        self.spawn(|shared| async move {
+            let take = |line: Line<'_>| {
+                let (attr, name) = (file_attr(&line.node), OsStr::from_bytes(line.name));
+                filled(reply.add(attr.ino, line.offset_after, name, &lifetime, &attr, GENERATION))
+            };
+            match shared.operations.read_dir_plus(handle.0, offset, take).await {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(shared.fail("readdirplus", node.0, &error)),
+            }
+        });
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.release_handle(handle, reply);
+    }
+
+    fn statfs(&self, _: &Request, node: INodeNo, reply: ReplyStatfs) {
+        self.spawn(|shared| async move {
+            match shared.operations.fs_stat(NodeId(node.0)).await {
+                Ok(s) => {
+                    let block_size = u32::try_from(s.block_size).unwrap_or(u32::MAX);
+                    let (free, available) = (s.blocks_free, s.blocks_available);
+                    let name_length = MAX_NAME as u32;
+                    reply.statfs(
+                        s.blocks,
+                        free,
+                        available,
+                        s.files,
+                        s.files_free,
+                        block_size,
+                        name_length,
+                        block_size,
+                    );
+                }
+                Err(error) => reply.error(shared.fail("statfs", node.0, &error)),
+            }
+        });
+    }
+
+    fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let name = name.to_owned();
+        self.spawn(|shared| async move {
+            match shared.operations.get_xattr(NodeId(node.0), name.as_bytes()).await {
+                Ok(value) => reply_xattr(reply, &value, size),
+                Err(error) => reply.error(shared.fail("getxattr", node.0, &error)),
+            }
+        });
+    }
+
+    fn listxattr(&self, _: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        self.spawn(|shared| async move {
+            match shared.operations.list_xattr(NodeId(node.0)).await {
+                Ok(names) => reply_xattr(reply, &names, size),
+                Err(error) => reply.error(shared.fail("listxattr", node.0, &error)),
+            }
+        });
+    }
+
+    // What the kernel does better alone. `ENOSYS` tells it so once, and it does not ask again.
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    // Changes.
+
+    fn setattr(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: &OsStr,
+        _: INodeNo,
+        _: &OsStr,
+        _: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+}
+
+impl Adapter {
+    fn release_handle(&self, handle: FileHandle, reply: ReplyEmpty) {
+        match self.shared.operations.release(handle.0) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+}
+
+fn reply_pieces(reply: ReplyData, pieces: &[Bytes]) {
+    match pieces {
+        [whole] => reply.data(whole),
+        pieces => reply.data(&pieces.concat()),
+    }
+}
+
+/// `size` is the caller's buffer; 0 asks how large it has to be.
+fn reply_xattr(reply: ReplyXattr, value: &[u8], size: u32) {
+    match u32::try_from(value.len()) {
+        Ok(length) if size == 0 => reply.size(length),
+        Ok(length) if length <= size => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
+
+fn filled(full: bool) -> Filled {
+    if full { Filled::Full } else { Filled::Taken }
+}

@@ -1,0 +1,301 @@
+//! The nodes that the kernel knows: what each stands for, where it was last seen, how often it is held.
+//!
+//! *Invariants:* a node lives as long as the kernel holds a lookup of it, a handle is open on it, or a
+//! living node lies in it. While it lives, its number stands for nothing else. Walking up from any node
+//! ends at the root.
+
+use globalfs_proto::limits::MAX_PATH;
+use globalfs_proto::{Attr, FileId, FileKind, FsError, FsResult, GlobalPath};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// The number of a node, which is also the `st_ino` that applications see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The root of the mount; its number is fixed by the protocol.
+    pub const ROOT: Self = Self(1);
+    /// Numbers below this are not given to hashes: 0 means "no node", 1 is the root.
+    const FIRST: u64 = 2;
+}
+
+/// What a node stands for. Content that can change is named with its version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity {
+    file: FileId,
+    kind: FileKind,
+    /// Size, mtime and ctime of regular files and symbolic links, which the kernel caches the content of.
+    content: Option<(u64, i64, i64)>,
+}
+
+impl Identity {
+    /// The identity of the file that `attr` describes.
+    pub fn of(attr: &Attr) -> Self {
+        let cached = matches!(attr.kind, FileKind::Regular | FileKind::Symlink);
+        let content = cached.then_some((attr.size, attr.mtime_ns, attr.ctime_ns));
+        Self { file: attr.file, kind: attr.kind, content }
+    }
+
+    /// The number that this identity has at every mount unless another identity holds it already.
+    pub fn preferred_id(&self) -> NodeId {
+        let (size, mtime, ctime) = self.content.unwrap_or_default();
+        let parts = [self.file.origin, self.file.inode, self.kind as u64, size, mtime as u64, ctime as u64];
+        NodeId(parts.into_iter().fold(0x9e37_79b9_7f4a_7c15, mix).max(NodeId::FIRST))
+    }
+}
+
+/// One round of a multiply-and-fold hash: the 128-bit product of both inputs, folded to 64 bits.
+fn mix(state: u64, part: u64) -> u64 {
+    let product = u128::from(state ^ 0xa076_1d64_78bd_642f) * u128::from(part ^ 0xe703_7ed1_a0b4_28db);
+    (product as u64 ^ (product >> 64) as u64).wrapping_add(state.rotate_left(23))
+}
+
+/// Where a node was last seen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// The directory.
+    pub(crate) parent: NodeId,
+    /// The name in it.
+    pub(crate) name: &'a [u8],
+}
+
+#[derive(Debug)]
+struct Node {
+    attr: Attr,
+    parent: NodeId,
+    name: Box<[u8]>,
+    lookups: u64,
+    open_handles: u32,
+    children: u32,
+}
+
+impl Node {
+    fn is_held(&self) -> bool {
+        self.lookups > 0 || self.open_handles > 0 || self.children > 0
+    }
+}
+
+/// Node numbers are hashes already.
+#[derive(Debug, Default)]
+struct PassThrough(u64);
+
+impl Hasher for PassThrough {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.0 = mix(self.0, b.into()));
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n;
+    }
+}
+
+/// All nodes that the kernel holds.
+#[derive(Debug)]
+pub(crate) struct InodeTable {
+    /// Boxed, so that the empty half of the map costs a pointer a slot.
+    nodes: HashMap<NodeId, Box<Node>, BuildHasherDefault<PassThrough>>,
+}
+
+impl Default for InodeTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl InodeTable {
+    /// A table with the root alone, which the kernel holds from the start to the end.
+    pub(crate) fn new() -> Self {
+        let file = FileId { origin: 0, inode: 0 };
+        let attr = Attr {
+            file,
+            kind: FileKind::Directory,
+            mode: 0o755,
+            nlink: 2,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 0,
+            blocks: 0,
+            atime_ns: 0,
+            mtime_ns: 0,
+            ctime_ns: 0,
+        };
+        let parent = NodeId::ROOT;
+        let root = Node { attr, parent, name: Box::default(), lookups: 1, open_handles: 0, children: 0 };
+        Self { nodes: HashMap::from_iter([(NodeId::ROOT, Box::new(root))]) }
+    }
+
+    /// Number of living nodes, the root included.
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The number that `attr`'s identity has, or would have if it were looked up now.
+    pub(crate) fn id_of(&self, attr: &Attr) -> NodeId {
+        let identity = Identity::of(attr);
+        let mut id = identity.preferred_id();
+        while self.nodes.get(&id).is_some_and(|n| Identity::of(&n.attr) != identity) {
+            id = NodeId(id.0.wrapping_add(1).max(NodeId::FIRST));
+        }
+        id
+    }
+
+    /// The kernel is about to be told of `attr` at `place`: counts one lookup and remembers the place.
+    ///
+    /// `Stale` when the parent is not known, or when the place lies inside the node itself, which only a
+    /// view mixed from before and after a rename can show.
+    pub(crate) fn look_up(&mut self, place: Place<'_>, attr: &Attr) -> FsResult<NodeId> {
+        let id = self.id_of(attr);
+        if !self.nodes.contains_key(&place.parent) || self.is_inside(place.parent, id) {
+            return Err(FsError::Stale(None));
+        }
+        let Place { parent, name } = place;
+        let old_parent = match self.nodes.entry(id) {
+            Entry::Occupied(slot) => slot.into_mut().see_again(place, attr),
+            Entry::Vacant(slot) => {
+                let name = name.into();
+                let node = Node { attr: *attr, parent, name, lookups: 1, open_handles: 0, children: 0 };
+                slot.insert(Box::new(node));
+                None
+            }
+        };
+        if old_parent != Some(parent) {
+            self.node_mut(parent)?.children += 1;
+            old_parent.into_iter().for_each(|old| self.leave(old));
+        }
+        Ok(id)
+    }
+
+    /// The kernel drops `count` lookups of `id`.
+    pub(crate) fn forget(&mut self, id: NodeId, count: u64) {
+        if id == NodeId::ROOT {
+            return;
+        }
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.lookups = node.lookups.saturating_sub(count);
+            self.drop_unheld(id);
+        }
+    }
+
+    /// A handle was opened on `id`.
+    pub(crate) fn pin(&mut self, id: NodeId) -> FsResult<()> {
+        self.node_mut(id).map(|n| n.open_handles += 1)
+    }
+
+    /// A handle on `id` was closed.
+    pub(crate) fn unpin(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).expect("a node lives while a handle is open on it");
+        node.open_handles -= 1;
+        self.drop_unheld(id);
+    }
+
+    /// Whether handles are open on `id`.
+    pub(crate) fn is_open(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|n| n.open_handles > 0)
+    }
+
+    /// The attributes last seen of `id`.
+    pub(crate) fn attr(&self, id: NodeId) -> FsResult<Attr> {
+        self.node(id).map(|n| n.attr)
+    }
+
+    /// The directory in which `id` was last seen; the root's is the root.
+    pub(crate) fn parent(&self, id: NodeId) -> FsResult<NodeId> {
+        self.node(id).map(|n| n.parent)
+    }
+
+    /// Takes over fresh attributes of `id`; `Stale` when they describe something else.
+    pub(crate) fn refresh(&mut self, id: NodeId, attr: &Attr) -> FsResult<()> {
+        let node = self.node_mut(id)?;
+        if id != NodeId::ROOT && Identity::of(&node.attr) != Identity::of(attr) {
+            return Err(FsError::Stale(Some(Box::new(*attr))));
+        }
+        node.attr = *attr;
+        Ok(())
+    }
+
+    /// The path of `id` by the places where it and its parents were last seen; `ENAMETOOLONG` when it
+    /// passes `PATH_MAX`.
+    pub(crate) fn path(&self, id: NodeId) -> FsResult<GlobalPath> {
+        const ENAMETOOLONG: i32 = 36;
+        let (mut names, mut length, mut at) = (Vec::new(), 0, id);
+        while at != NodeId::ROOT {
+            let node = self.node(at)?;
+            length += 1 + node.name.len();
+            if length > MAX_PATH {
+                return Err(FsError::Os(ENAMETOOLONG));
+            }
+            names.push(&node.name);
+            at = node.parent;
+        }
+        let mut bytes = Vec::with_capacity(length + 1);
+        names.iter().rev().for_each(|name| {
+            bytes.push(b'/');
+            bytes.extend_from_slice(name);
+        });
+        if bytes.is_empty() {
+            return Ok(GlobalPath::root());
+        }
+        GlobalPath::new(&bytes).map_err(|e| FsError::Protocol(e.to_string()))
+    }
+
+    fn node(&self, id: NodeId) -> FsResult<&Node> {
+        self.nodes.get(&id).map(|n| &**n).ok_or(FsError::Stale(None))
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> FsResult<&mut Node> {
+        self.nodes.get_mut(&id).map(|n| &mut **n).ok_or(FsError::Stale(None))
+    }
+
+    /// Whether `at` is `node` or lies below it. A node without children holds nothing, which spares the
+    /// walk for files.
+    fn is_inside(&self, mut at: NodeId, node: NodeId) -> bool {
+        if at != node && self.nodes.get(&node).is_none_or(|n| n.children == 0) {
+            return false;
+        }
+        while at != node {
+            match self.nodes.get(&at) {
+                Some(n) if at != NodeId::ROOT => at = n.parent,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// One child of `parent` is gone.
+    fn leave(&mut self, parent: NodeId) {
+        let node = self.nodes.get_mut(&parent).expect("a parent lives while a child refers to it");
+        node.children -= 1;
+        self.drop_unheld(parent);
+    }
+
+    /// Drops `id` when nothing holds it, then its parents for which that was the last hold.
+    fn drop_unheld(&mut self, mut id: NodeId) {
+        while id != NodeId::ROOT && self.nodes.get(&id).is_some_and(|n| !n.is_held()) {
+            let gone = self.nodes.remove(&id).expect("it was found above");
+            id = gone.parent;
+            let parent = self.nodes.get_mut(&id).expect("a parent lives while a child refers to it");
+            parent.children -= 1;
+        }
+    }
+}
+
+impl Node {
+    /// Returns the parent that it had.
+    fn see_again(&mut self, place: Place<'_>, attr: &Attr) -> Option<NodeId> {
+        self.lookups += 1;
+        self.attr = *attr;
+        if *self.name != *place.name {
+            self.name = place.name.into();
+        }
+        Some(std::mem::replace(&mut self.parent, place.parent))
+    }
+}
+
+#[cfg(test)]
+#[path = "inode_tests.rs"]
+mod tests;

@@ -1,0 +1,250 @@
+//! What each request of the kernel means, in terms of a [`Volume`] and the tables of nodes and handles.
+//!
+//! *Invariants:* a read returns bytes of the version that its handle was opened with, all that were asked
+//! for up to the end of the file, or an error; no lock is held while the volume works.
+
+use crate::model::{
+    DirPosition, Handle, HandleTable, InodeTable, NodeId, OpenFile, Place, dir_position, offset_after,
+};
+use crate::volume::Volume;
+use bytes::Bytes;
+use globalfs_proto::{Attr, ByteRange, DirEntry, FileKind, FsError, FsResult, FsStat, GlobalPath, PathError};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// A file as the kernel is told of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Node {
+    /// Its number.
+    pub id: NodeId,
+    /// Its attributes.
+    pub attr: Attr,
+}
+
+/// One line of a listing as the kernel is told of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Line<'a> {
+    /// The file.
+    pub node: Node,
+    /// Where to go on behind this line.
+    pub offset_after: u64,
+    /// The name; `.` and `..` come first.
+    pub name: &'a [u8],
+}
+
+/// Whether a buffer took a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filled {
+    /// It did.
+    Taken,
+    /// It did not, for want of room.
+    Full,
+}
+
+/// A mounted volume: every request comes through here.
+pub struct Operations<V: ?Sized> {
+    inodes: Mutex<InodeTable>,
+    handles: Mutex<HandleTable>,
+    volume: Arc<V>,
+}
+
+impl<V: Volume + ?Sized> Operations<V> {
+    /// Nothing looked up, nothing open.
+    pub fn new(volume: Arc<V>) -> Self {
+        Self { inodes: Mutex::default(), handles: Mutex::default(), volume }
+    }
+
+    /// The file `name` in `parent`; counts one lookup of it.
+    pub async fn look_up(&self, parent: NodeId, name: &[u8]) -> FsResult<Node> {
+        let path = self.path(parent)?.join(name).map_err(name_error)?;
+        let attr = self.volume.stat(&path).await?;
+        let id = self.inodes.lock().look_up(Place { parent, name }, &attr)?;
+        Ok(Node { id, attr })
+    }
+
+    /// The kernel drops `count` lookups of `id`.
+    pub fn forget(&self, id: NodeId, count: u64) {
+        self.inodes.lock().forget(id, count);
+    }
+
+    /// Attributes of `id`: of an open regular file those of its version, else the present ones.
+    ///
+    /// `Stale` when its place now holds something else or nothing: the kernel then looks the path up again.
+    pub async fn get_attr(&self, id: NodeId) -> FsResult<Attr> {
+        if let Some(attr) = self.pinned_attr(id)? {
+            return Ok(attr);
+        }
+        let attr = self.volume.stat(&self.path(id)?).await.map_err(gone_is_stale)?;
+        self.inodes.lock().refresh(id, &attr).map(|()| attr)
+    }
+
+    fn pinned_attr(&self, id: NodeId) -> FsResult<Option<Attr>> {
+        let inodes = self.inodes.lock();
+        let attr = inodes.attr(id)?;
+        Ok((attr.kind == FileKind::Regular && inodes.is_open(id)).then_some(attr))
+    }
+
+    /// Where the symbolic link `id` points.
+    pub async fn read_link(&self, id: NodeId) -> FsResult<Bytes> {
+        self.volume.read_link(&self.path(id)?).await.map_err(gone_is_stale)
+    }
+
+    /// The value of extended attribute `name` of `id`.
+    pub async fn get_xattr(&self, id: NodeId, name: &[u8]) -> FsResult<Bytes> {
+        self.volume.get_xattr(&self.path(id)?, name).await
+    }
+
+    /// The names of the extended attributes of `id`, each with a final NUL.
+    pub async fn list_xattr(&self, id: NodeId) -> FsResult<Bytes> {
+        self.volume.list_xattr(&self.path(id)?).await
+    }
+
+    /// Totals of the file system that holds `id`.
+    pub async fn fs_stat(&self, id: NodeId) -> FsResult<FsStat> {
+        self.volume.fs_stat(&self.path(id)?).await
+    }
+
+    /// Opens the regular file `id` and pins its version. `Stale` when its place now holds another
+    /// version: the kernel then looks the path up again and opens the node that it finds.
+    pub async fn open(&self, id: NodeId) -> FsResult<u64> {
+        let path = self.path(id)?;
+        let attr = self.volume.stat_for_open(&path).await.map_err(gone_is_stale)?;
+        let mut inodes = self.inodes.lock();
+        inodes.refresh(id, &attr)?;
+        inodes.pin(id)?;
+        Ok(self.handles.lock().open(Handle::File(OpenFile { node: id, version: attr.version() })))
+    }
+
+    /// Up to `length` bytes at `offset` of the version that `handle` pins; fewer only at the end.
+    pub async fn read(&self, handle: u64, offset: u64, length: u32) -> FsResult<Vec<Bytes>> {
+        let OpenFile { node, version } = self.handles.lock().file(handle)?;
+        let Some(range) = ByteRange::of_read(offset, length.into(), version.size) else {
+            return Ok(Vec::new());
+        };
+        let (path, wanted) = (self.path(node)?, range.length());
+        let length = u32::try_from(wanted).expect("a read is no longer than was asked");
+        let pieces = self.volume.read(&path, version, offset, length).await.map_err(gone_is_stale)?;
+        let got: u64 = pieces.iter().map(|p| p.len() as u64).sum();
+        if got != wanted {
+            return Err(FsError::Protocol(format!("{got} bytes instead of {wanted} at {offset} of {path}")));
+        }
+        Ok(pieces)
+    }
+
+    /// Opens the directory `id`; its listing is taken at the first read.
+    pub fn open_dir(&self, id: NodeId) -> FsResult<u64> {
+        self.inodes.lock().pin(id)?;
+        Ok(self.handles.lock().open(Handle::Directory { node: id, listing: None }))
+    }
+
+    /// Closes a handle of either kind.
+    pub fn release(&self, handle: u64) -> FsResult<()> {
+        let closed = self.handles.lock().close(handle)?;
+        self.inodes.lock().unpin(closed.node());
+        Ok(())
+    }
+
+    /// Offers the lines behind `offset` to `take` until it is full. Counts no lookups.
+    pub async fn read_dir(
+        &self,
+        handle: u64,
+        offset: u64,
+        mut take: impl FnMut(Line<'_>) -> Filled,
+    ) -> FsResult<()> {
+        let (id, listing) = self.listing(handle, offset).await?;
+        let (inodes, mut position) = (self.inodes.lock(), offset);
+        while let Some(line) = line_at(&inodes, id, &listing, dir_position(position)) {
+            if take(line) == Filled::Full {
+                break;
+            }
+            position = line.offset_after;
+        }
+        Ok(())
+    }
+
+    /// Like [`Self::read_dir`], and counts a lookup of each file taken, `.` and `..` apart.
+    ///
+    /// A file that cannot be made a node here (its place contradicts what is known) is left out; a
+    /// lookup of its name says why.
+    pub async fn read_dir_plus(
+        &self,
+        handle: u64,
+        offset: u64,
+        mut take: impl FnMut(Line<'_>) -> Filled,
+    ) -> FsResult<()> {
+        let (parent, listing) = self.listing(handle, offset).await?;
+        let mut position = offset;
+        loop {
+            let mut inodes = self.inodes.lock();
+            let next = dir_position(position);
+            let Some(line) = line_at(&inodes, parent, &listing, next) else { return Ok(()) };
+            position = line.offset_after;
+            let DirPosition::Entry(_) = next else {
+                if take(line) == Filled::Full {
+                    return Ok(());
+                }
+                continue;
+            };
+            let Ok(id) = inodes.look_up(Place { parent, name: line.name }, &line.node.attr) else { continue };
+            if take(Line { node: Node { id, ..line.node }, ..line }) == Filled::Full {
+                inodes.forget(id, 1);
+                return Ok(());
+            }
+        }
+    }
+
+    /// The listing that the reader of `handle` goes through: a fresh one when it starts or rewinds.
+    async fn listing(&self, handle: u64, offset: u64) -> FsResult<(NodeId, Arc<[DirEntry]>)> {
+        let (id, begun) = self.handles.lock().directory(handle)?;
+        if let Some(listing) = begun.filter(|_| offset > 0) {
+            return Ok((id, listing));
+        }
+        let fresh = self.volume.list(&self.path(id)?).await.map_err(gone_is_stale)?;
+        self.handles.lock().set_listing(handle, fresh.clone());
+        Ok((id, fresh))
+    }
+
+    /// Nodes that the kernel holds, the root included, and open handles.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.inodes.lock().len(), self.handles.lock().len())
+    }
+
+    fn path(&self, id: NodeId) -> FsResult<GlobalPath> {
+        self.inodes.lock().path(id)
+    }
+}
+
+fn line_at<'a>(
+    inodes: &InodeTable,
+    directory: NodeId,
+    listing: &'a [DirEntry],
+    position: DirPosition,
+) -> Option<Line<'a>> {
+    let (id, attr, name): (_, _, &[u8]) = match position {
+        DirPosition::Itself => (directory, inodes.attr(directory).ok()?, b"."),
+        DirPosition::Parent => {
+            let parent = inodes.parent(directory).ok()?;
+            (parent, inodes.attr(parent).ok()?, b"..")
+        }
+        DirPosition::Entry(index) => {
+            let entry = listing.get(index)?;
+            (inodes.id_of(&entry.attr), entry.attr, &entry.name)
+        }
+    };
+    Some(Line { node: Node { id, attr }, offset_after: offset_after(position), name })
+}
+
+/// A place that holds nothing any more: the kernel is to look the path up again, which gives the
+/// application the right error, or the file under its other name.
+fn gone_is_stale(error: FsError) -> FsError {
+    match error {
+        FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY => FsError::Stale(None),
+        other => other,
+    }
+}
+
+fn name_error(error: PathError) -> FsError {
+    const EINVAL: i32 = 22;
+    const ENAMETOOLONG: i32 = 36;
+    FsError::Os(if error == PathError::TooLong { ENAMETOOLONG } else { EINVAL })
+}

@@ -1,0 +1,218 @@
+//! A volume in memory that tests change under the feet of its readers.
+#![allow(dead_code, reason = "each test program uses a part")]
+
+pub(crate) mod mounted;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use globalfs_fuse::Volume;
+use globalfs_proto::{
+    Attr, ByteRange, DirEntry, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, Version,
+};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub(crate) const ENODATA: i32 = 61;
+
+/// Where a read is cut in two, so that joining is tested.
+const CUT: usize = 70_001;
+
+#[derive(Default)]
+pub(crate) struct MemoryVolume {
+    tree: Mutex<Tree>,
+    /// Calls of `read`.
+    pub(crate) reads: AtomicU64,
+    /// Calls of `stat` and `stat_for_open`.
+    pub(crate) stats: AtomicU64,
+    /// Calls of `list`.
+    pub(crate) lists: AtomicU64,
+}
+
+#[derive(Default)]
+struct Tree {
+    entries: BTreeMap<GlobalPath, (Attr, Bytes)>,
+    xattrs: HashMap<FileId, BTreeMap<Vec<u8>, Bytes>>,
+    /// Contents that are still served after a change, as from a cache.
+    kept: HashMap<Version, Bytes>,
+    clock: i64,
+    /// When set, every call fails with it.
+    failure: Option<FsError>,
+    /// When set, reads return this many bytes too few.
+    cut_short: usize,
+}
+
+pub(crate) fn path(text: &str) -> GlobalPath {
+    GlobalPath::new(text.as_bytes()).unwrap()
+}
+
+impl MemoryVolume {
+    pub(crate) fn new() -> Arc<Self> {
+        let volume = Self::default();
+        volume.put(&GlobalPath::root(), FileKind::Directory, 0o755, Bytes::new());
+        Arc::new(volume)
+    }
+
+    pub(crate) fn put(&self, path: &GlobalPath, kind: FileKind, mode: u32, content: Bytes) -> Attr {
+        let mut tree = self.tree.lock();
+        tree.clock += 1_000_000_000;
+        let time = tree.clock;
+        let attr = Attr {
+            file: FileId { origin: 1, inode: time as u64 },
+            kind,
+            mode,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: content.len() as u64,
+            blocks: (content.len() as u64).div_ceil(512),
+            atime_ns: time,
+            mtime_ns: time,
+            ctime_ns: time,
+        };
+        tree.entries.insert(path.clone(), (attr, content));
+        attr
+    }
+
+    pub(crate) fn file(&self, at: &str, content: impl Into<Bytes>) -> Attr {
+        self.put(&path(at), FileKind::Regular, 0o644, content.into())
+    }
+
+    pub(crate) fn directory(&self, at: &str) -> Attr {
+        self.put(&path(at), FileKind::Directory, 0o755, Bytes::new())
+    }
+
+    pub(crate) fn symlink(&self, at: &str, target: &str) -> Attr {
+        self.put(&path(at), FileKind::Symlink, 0o777, Bytes::copy_from_slice(target.as_bytes()))
+    }
+
+    pub(crate) fn edit(&self, at: &str, change: impl FnOnce(&mut Attr)) {
+        change(&mut self.tree.lock().entries.get_mut(&path(at)).unwrap().0);
+    }
+
+    /// Gives a file new content; the old version stays readable if `keep`.
+    pub(crate) fn change(&self, at: &str, content: impl Into<Bytes>, keep: bool) {
+        let (content, mut tree) = (content.into(), self.tree.lock());
+        tree.clock += 1_000_000_000;
+        let time = tree.clock;
+        let (attr, old) = tree.entries.get_mut(&path(at)).unwrap();
+        let version = attr.version();
+        (attr.size, attr.mtime_ns, attr.ctime_ns) = (content.len() as u64, time, time);
+        let old = std::mem::replace(old, content);
+        if keep {
+            tree.kept.insert(version, old);
+        }
+    }
+
+    pub(crate) fn hard_link(&self, old: &str, new: &str) {
+        let mut tree = self.tree.lock();
+        let mut entry = tree.entries[&path(old)].clone();
+        entry.0.nlink = 2;
+        tree.entries.insert(path(old), entry.clone());
+        tree.entries.insert(path(new), entry);
+    }
+
+    pub(crate) fn rename(&self, old: &str, new: &str) {
+        let mut tree = self.tree.lock();
+        let moved: Vec<_> = tree.entries.keys().filter(|p| p.starts_with(&path(old))).cloned().collect();
+        for from in moved {
+            let entry = tree.entries.remove(&from).unwrap();
+            let to = [new.as_bytes(), &from.as_bytes()[old.len()..]].concat();
+            tree.entries.insert(GlobalPath::new(&to).unwrap(), entry);
+        }
+    }
+
+    pub(crate) fn remove(&self, at: &str) {
+        self.tree.lock().entries.remove(&path(at)).unwrap();
+    }
+
+    pub(crate) fn set_xattr(&self, at: &str, name: &str, value: &'static [u8]) {
+        let mut tree = self.tree.lock();
+        let file = tree.entries[&path(at)].0.file;
+        tree.xattrs.entry(file).or_default().insert(name.into(), Bytes::from_static(value));
+    }
+
+    pub(crate) fn fail(&self, error: Option<FsError>) {
+        self.tree.lock().failure = error;
+    }
+
+    pub(crate) fn cut_short(&self, bytes: usize) {
+        self.tree.lock().cut_short = bytes;
+    }
+
+    fn entry(&self, path: &GlobalPath) -> FsResult<(Attr, Bytes)> {
+        let tree = self.tree.lock();
+        tree.failure.clone().map_or(Ok(()), Err)?;
+        tree.entries.get(path).cloned().ok_or(FsError::NOT_FOUND)
+    }
+}
+
+#[async_trait]
+impl Volume for MemoryVolume {
+    async fn stat(&self, path: &GlobalPath) -> FsResult<Attr> {
+        self.stats.fetch_add(1, Ordering::Relaxed);
+        Ok(self.entry(path)?.0)
+    }
+
+    async fn stat_for_open(&self, path: &GlobalPath) -> FsResult<Attr> {
+        self.stat(path).await
+    }
+
+    async fn list(&self, path: &GlobalPath) -> FsResult<Arc<[DirEntry]>> {
+        self.entry(path)?;
+        self.lists.fetch_add(1, Ordering::Relaxed);
+        let tree = self.tree.lock();
+        let children = tree.entries.range(path.clone()..).filter(|(p, _)| p.parent().as_ref() == Some(path));
+        Ok(children
+            .map(|(p, (attr, _))| DirEntry { name: Bytes::copy_from_slice(p.name()), attr: *attr })
+            .collect())
+    }
+
+    async fn read_link(&self, path: &GlobalPath) -> FsResult<Bytes> {
+        Ok(self.entry(path)?.1)
+    }
+
+    async fn get_xattr(&self, path: &GlobalPath, name: &[u8]) -> FsResult<Bytes> {
+        let file = self.entry(path)?.0.file;
+        let tree = self.tree.lock();
+        tree.xattrs.get(&file).and_then(|x| x.get(name)).cloned().ok_or(FsError::Os(ENODATA))
+    }
+
+    async fn list_xattr(&self, path: &GlobalPath) -> FsResult<Bytes> {
+        let file = self.entry(path)?.0.file;
+        let tree = self.tree.lock();
+        let names = tree.xattrs.get(&file).into_iter().flat_map(|x| x.keys());
+        Ok(names.flat_map(|n| n.iter().copied().chain([0])).collect())
+    }
+
+    async fn fs_stat(&self, path: &GlobalPath) -> FsResult<FsStat> {
+        self.entry(path)?;
+        let (blocks, blocks_free, blocks_available) = (1000, 600, 500);
+        Ok(FsStat { block_size: 4096, blocks, blocks_free, blocks_available, files: 77, files_free: 33 })
+    }
+
+    async fn read(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        offset: u64,
+        length: u32,
+    ) -> FsResult<Vec<Bytes>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let present = self.entry(path);
+        let tree = self.tree.lock();
+        let content = match (tree.kept.get(&version), present) {
+            (Some(kept), _) => kept.clone(),
+            (None, Ok((attr, content))) if attr.version() == version => content,
+            (None, Ok((attr, _))) => return Err(FsError::Stale(Some(Box::new(attr)))),
+            (None, Err(error)) => return Err(error),
+        };
+        let Some(range) = ByteRange::of_read(offset, length.into(), version.size) else { return Ok(vec![]) };
+        let end = (range.end() as usize).saturating_sub(tree.cut_short);
+        let mut first = content.slice(range.start() as usize..end);
+        let second = first.split_off(CUT.min(first.len()));
+        Ok([first, second].into_iter().filter(|p| !p.is_empty()).collect())
+    }
+}
