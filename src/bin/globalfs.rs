@@ -1,2 +1,5 @@
-//! Placeholder.
-fn main() {}
+//! The program of administrators and of the daemons.
+
+fn main() -> std::process::ExitCode {
+    globalfs::cli::main_globalfs()
+}

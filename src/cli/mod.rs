@@ -1,0 +1,189 @@
+//! The command lines of both programs, one file a command.
+//!
+//! *Invariants:* an error is printed once, on stderr, as `globalfs: what: cause: cause`; the exit status is
+//! 0, 1 (it failed) or 2 (the command line is wrong); a reader that closes our stdout ends us quietly.
+
+mod access;
+mod coordinator;
+pub mod config;
+mod daemon;
+mod helper;
+mod mount;
+mod node;
+pub mod output;
+pub mod policy;
+pub mod progress;
+mod site;
+mod status;
+mod token;
+pub mod version;
+
+use clap::{Parser, Subcommand};
+use helper::Call;
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+/// The exit status for a wrong command line.
+const USAGE: u8 = 2;
+
+const EXIT_HELP: &str = "\
+Exit status: 0 it worked, 1 it failed (also a bad configuration file), 2 the command line is wrong.
+Logs go to stderr; RUST_LOG chooses what is logged, as in RUST_LOG=debug or RUST_LOG=globalfs=trace.";
+
+const GLOBALFS_HELP: &str = "\
+Examples:
+  globalfs config check /etc/globalfs/coordinator.yaml
+  globalfs policy test /results/job-1 --config /etc/globalfs/coordinator.yaml
+
+Exit status: 0 it worked, 1 it failed (also a bad configuration file), 2 the command line is wrong.
+Logs go to stderr; RUST_LOG chooses what is logged, as in RUST_LOG=debug or RUST_LOG=globalfs=trace.";
+
+/// One file tree over an HPC centre's own storage and the cloud.
+#[derive(Debug, Parser)]
+#[command(name = "globalfs", version, after_help = GLOBALFS_HELP, arg_required_else_help = true)]
+struct GlobalfsCli {
+    #[command(subcommand)]
+    command: GlobalfsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum GlobalfsCommand {
+    /// Check configuration files
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// See what the placement policies say
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Run the control plane
+    #[command(subcommand)]
+    Coordinator(coordinator::CoordinatorCommand),
+    /// Join, run, show and remove sites
+    #[command(subcommand)]
+    Site(site::SiteCommand),
+    /// Join, list and remove nodes
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    /// Make one-time tokens with which sites and nodes join
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Show the cluster at a glance
+    Status(status::Status),
+    /// Mount the tree on this node
+    Mount(mount::Mount),
+    /// Unmount the tree
+    Umount(mount::Umount),
+    /// Print the version
+    Version(version::Version),
+}
+
+/// Mounts GlobalFS on a node.
+#[derive(Debug, Parser)]
+#[command(name = "globalfs-fuse", version, after_help = EXIT_HELP, arg_required_else_help = true)]
+struct FuseCli {
+    #[command(subcommand)]
+    command: FuseCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum FuseCommand {
+    /// Mount the tree on this node
+    Mount(mount::Mount),
+    /// Unmount the tree
+    Umount(mount::Umount),
+    /// Print the version
+    Version(version::Version),
+}
+
+/// The program `globalfs`.
+pub fn main_globalfs() -> ExitCode {
+    match GlobalfsCli::try_parse() {
+        Ok(cli) => report("globalfs", cli.command.run()),
+        Err(error) => usage(&error),
+    }
+}
+
+/// The program `globalfs-fuse`, also under the name `mount.globalfs`.
+pub fn main_fuse() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let parsed = helper::translate(arguments).and_then(|call| match call {
+        Call::Arguments(arguments) => FuseCli::try_parse_from(arguments).map(Some),
+        Call::Rehearsal => Ok(None),
+    });
+    match parsed {
+        Ok(Some(cli)) => report("globalfs-fuse", cli.command.run()),
+        Ok(None) => ExitCode::SUCCESS,
+        Err(error) => usage(&error),
+    }
+}
+
+impl GlobalfsCommand {
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Config(command) => command.run(),
+            Self::Policy(command) => command.run(),
+            Self::Coordinator(command) => command.run(),
+            Self::Site(command) => command.run(),
+            Self::Node(command) => command.run(),
+            Self::Token(command) => command.run(),
+            Self::Status(command) => command.run(),
+            Self::Mount(command) => command.run(),
+            Self::Umount(command) => command.run(),
+            Self::Version(command) => command.run(),
+        }
+    }
+}
+
+impl FuseCommand {
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Mount(command) => command.run(),
+            Self::Umount(command) => command.run(),
+            Self::Version(command) => command.run(),
+        }
+    }
+}
+
+fn report(program: &str, result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(format_args!("{program}: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `globalfs ... | head` has got what it wanted.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Prints clap's message: help to stdout with status 0, errors to stderr with status 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Help into a closed pipe was not wanted any more.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_lines_are_consistent() {
+        GlobalfsCli::command().debug_assert();
+        FuseCli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_closed_pipes_are_quiet() {
+        let failed = |kind| Err::<(), _>(io::Error::from(kind)).context("cannot write").unwrap_err();
+        assert!(is_closed_pipe(&failed(io::ErrorKind::BrokenPipe)));
+        assert!(!is_closed_pipe(&failed(io::ErrorKind::StorageFull)));
+    }
+}

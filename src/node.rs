@@ -1,0 +1,160 @@
+//! A node: the way to its site's daemon and, for a mount, the node's cache in front of it.
+
+use crate::config::{DiskEngine, MountConfig};
+use crate::telemetry::metrics::{Metrics, Sample};
+use anyhow::{Context, Result, ensure};
+use globalfs_controlplane::client::ControlClient;
+use globalfs_controlplane::files::CertFiles;
+use globalfs_dataplane::cache::{self, Cache};
+use globalfs_dataplane::fetch::{self, Cached};
+use globalfs_dataplane::remote::Remote;
+use globalfs_dataplane::{Source, disk};
+use globalfs_proto::PeerIdentity;
+use globalfs_transport::{Endpoint, Identity, Options, Peer};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a mount waits for the coordinator before it takes the address that it knows from last time.
+const ADDRESS_LIMIT: Duration = Duration::from_secs(3);
+
+/// The connection of a node to its site's daemon.
+#[derive(Clone)]
+pub struct Link {
+    endpoint: Endpoint,
+    remote: Arc<Remote>,
+}
+
+impl Link {
+    /// Prepares the connection with the node's certificate. Nothing is sent before the first request, but
+    /// when the configuration does not name the daemon, the coordinator is asked for its address.
+    pub async fn open(config: &MountConfig) -> Result<Self> {
+        let files = CertFiles::load(&config.state_dir)?;
+        check_identity(config, &files)?;
+        let address = daemon_address(config, &files).await?;
+        let identity =
+            Identity::from_pem(files.certificate.as_bytes(), files.key.as_bytes(), files.ca.as_bytes())?;
+        let endpoint = Endpoint::bind(Options::client(), identity)?;
+        let peer = Peer::new(endpoint.clone(), address, PeerIdentity::Site(config.site.clone()));
+        Ok(Self { endpoint, remote: Arc::new(Remote::new(peer)) })
+    }
+
+    /// The site's daemon as a source.
+    pub fn remote(&self) -> Arc<Remote> {
+        self.remote.clone()
+    }
+
+    /// Says goodbye to the daemon.
+    pub async fn close(&self) {
+        self.endpoint.close().await;
+    }
+}
+
+fn check_identity(config: &MountConfig, files: &CertFiles) -> Result<()> {
+    let wanted = PeerIdentity::Node(config.node.clone(), config.site.clone());
+    let found = files.identity().map_err(anyhow::Error::msg)?;
+    let dir = config.state_dir.display();
+    ensure!(found == wanted, "the certificate in {dir} is that of {found}, the configuration is for {wanted}");
+    Ok(())
+}
+
+/// The address in the configuration, else the coordinator's word, else the one that worked last time.
+async fn daemon_address(config: &MountConfig, files: &CertFiles) -> Result<String> {
+    if let Some(daemon) = &config.daemon {
+        return Ok(daemon.to_string());
+    }
+    let note = config.state_dir.join("daemon");
+    let asked = tokio::time::timeout(ADDRESS_LIMIT, ask_address(config, files)).await;
+    let failed = match asked {
+        Ok(Ok(address)) => {
+            remember(&note, &address);
+            return Ok(address);
+        }
+        Ok(Err(error)) => error,
+        Err(_) => anyhow::anyhow!("the coordinator at {} does not answer", config.coordinator),
+    };
+    fs::read_to_string(note).map_err(|_| failed)
+}
+
+async fn ask_address(config: &MountConfig, files: &CertFiles) -> Result<String> {
+    let client = ControlClient::connect(&config.coordinator.to_string(), files).await?;
+    let view = client.view().await?;
+    let site = view.site(&config.site).with_context(|| format!("site {} is not registered", config.site))?;
+    Ok(site.address.clone())
+}
+
+/// Losing this note costs a question at the next start, so a failure is only logged.
+fn remember(note: &Path, address: &str) {
+    if let Err(error) = fs::write(note, address) {
+        tracing::warn!(%error, path = %note.display(), "cannot remember the daemon's address");
+    }
+}
+
+/// A node with its cache, for a mount.
+pub struct Node {
+    /// The cache in front of the daemon.
+    pub cached: Cached,
+    /// The daemon.
+    pub link: Link,
+}
+
+impl Node {
+    /// Opens the cache and prepares the connection.
+    pub async fn open(config: &MountConfig) -> Result<Self> {
+        let link = Link::open(config).await?;
+        let cache = open_cache(&config.cache.dir, config.cache.size.0, config.disk).await?;
+        let options = fetch::Options { metadata_ttl: config.attribute_ttl, ..fetch::Options::default() };
+        let cached = Cached::new(link.remote() as Arc<dyn Source>, cache, options);
+        Ok(Self { cached, link })
+    }
+
+    /// What a node's metrics page shows.
+    pub fn metrics(&self, config: &MountConfig) -> Metrics {
+        let mut metrics = Metrics::new();
+        let labels = [("site", config.site.to_string()), ("node", config.node.to_string())];
+        cache_metrics(&mut metrics, self.cached.cache(), &labels);
+        let remote = self.link.remote();
+        let from = config.site.to_string();
+        metrics.counter("globalfs_fetched_bytes_total", "Bytes of files fetched, as files have them", move || {
+            vec![Sample::count(remote.counters().bytes).label("from", &from)]
+        });
+        let (remote, from) = (self.link.remote(), config.site.to_string());
+        metrics.counter("globalfs_fetched_wire_bytes_total", "Bytes received on the wire", move || {
+            vec![Sample::count(remote.peer().counters().bytes_received).label("from", &from)]
+        });
+        metrics
+    }
+}
+
+/// Opens a cache directory with the disk engine that was asked for.
+pub(crate) async fn open_cache(dir: &Path, quota_bytes: u64, engine: DiskEngine) -> Result<Cache> {
+    let options = cache::Options { dir: PathBuf::from(dir), quota_bytes };
+    // Recovery reads the whole directory.
+    let opened = tokio::task::spawn_blocking(move || -> Result<Cache> {
+        let disk = disk::open(engine.preference())?;
+        Ok(Cache::open(options, disk)?)
+    });
+    opened.await?
+}
+
+/// What a cache tells, under the names of the original design where it has them.
+pub(crate) fn cache_metrics(metrics: &mut Metrics, cache: &Cache, labels: &[(&'static str, String)]) {
+    let mut add = |counts: bool, name, help, read: fn(cache::CacheCounters) -> u64| {
+        let (cache, labels) = (cache.clone(), labels.to_vec());
+        let sample = move || {
+            let plain = Sample::count(read(cache.counters()));
+            vec![labels.iter().fold(plain, |sample, (name, value)| sample.label(name, value))]
+        };
+        if counts { metrics.counter(name, help, sample) } else { metrics.gauge(name, help, sample) }
+    };
+    add(true, "globalfs_cache_hits", "Chunks read from the cache", |c| c.hits);
+    add(true, "globalfs_cache_misses", "Chunks that were not in the cache", |c| c.misses);
+    add(true, "globalfs_cache_read_bytes_total", "Bytes read from the cache", |c| c.bytes_from_cache);
+    add(true, "globalfs_cache_stored_bytes_total", "Bytes put into the cache", |c| c.bytes_stored);
+    add(true, "globalfs_cache_evicted_bytes_total", "Disk space freed by eviction", |c| c.bytes_evicted);
+    add(true, "globalfs_cache_damaged_chunks_total", "Chunks that failed their hash", |c| c.chunks_damaged);
+    add(true, "globalfs_cache_not_kept_chunks_total", "Chunks served but not kept", |c| c.chunks_not_kept);
+    add(false, "globalfs_cache_used_bytes", "Disk space of the cache in use", |c| c.used_bytes);
+    add(false, "globalfs_cache_quota_bytes", "Disk space that the cache may use", |c| c.quota_bytes);
+}

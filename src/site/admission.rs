@@ -1,0 +1,61 @@
+//! Who may ask a site's daemon, and what each kind of peer gets to see.
+
+use super::view::View;
+use async_trait::async_trait;
+use globalfs_dataplane::route::Routed;
+use globalfs_dataplane::serve::{ServeCounters, Server};
+use globalfs_proto::{FsError, FsResult, PeerIdentity, Request, SiteName};
+use globalfs_transport::{Handler, Reply};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Serves the whole tree to the site's own nodes, and to other sites what is mastered here.
+pub(super) struct SiteHandler {
+    here: SiteName,
+    view: Arc<View>,
+    nodes: Server,
+    sites: Server,
+}
+
+impl SiteHandler {
+    pub(super) fn new(here: SiteName, view: Arc<View>, routed: &Routed) -> Self {
+        Self { here, view, nodes: Server::new(routed.for_nodes()), sites: Server::new(routed.for_sites()) }
+    }
+
+    /// What was served to nodes and to sites.
+    pub(super) fn counters(&self) -> [(&'static str, ServeCounters); 2] {
+        [("nodes", self.nodes.counters()), ("sites", self.sites.counters())]
+    }
+}
+
+#[async_trait]
+impl Handler for SiteHandler {
+    fn admit(&self, peer: &PeerIdentity, key_fingerprint: &str) -> Result<(), String> {
+        let fits = match peer {
+            PeerIdentity::Site(site) => *site != self.here,
+            PeerIdentity::Node(_, site) => *site == self.here,
+            PeerIdentity::Coordinator | PeerIdentity::Admin => false,
+        };
+        if !fits {
+            return Err(format!("{peer} has no business with the daemon of site {}", self.here));
+        }
+        if !self.view.now().cluster.admits(peer, key_fingerprint) {
+            return Err(format!("{peer} is not registered, or no longer; join again with a new token"));
+        }
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        peer: &PeerIdentity,
+        request: Request,
+        budget: Duration,
+        reply: &mut Reply,
+    ) -> FsResult<()> {
+        match peer {
+            PeerIdentity::Node(..) => self.nodes.answer(request, budget, reply).await,
+            PeerIdentity::Site(_) => self.sites.answer(request, budget, reply).await,
+            other => Err(FsError::Refused(format!("{other} may not read files"))),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The site's heartbeat: tells the coordinator how the site is and learns what has changed.
+
+use super::view::View;
+use globalfs_controlplane::client::{ClientError, ControlClient};
+use globalfs_controlplane::files::CertFiles;
+use globalfs_controlplane::model::record::Health;
+use globalfs_controlplane::service::HEARTBEAT_INTERVAL;
+use globalfs_dataplane::cache::Cache;
+use globalfs_dataplane::origin::Origin;
+use globalfs_dataplane::{Deadline, Source};
+use globalfs_proto::{FsStat, GlobalPath};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// What the origin is given to answer: a hung storage must not silence the site.
+const ORIGIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// How soon the coordinator is tried again after it did not answer.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Sends the heartbeats of one site.
+pub(super) struct Heart {
+    pub(super) coordinator: String,
+    pub(super) files: CertFiles,
+    pub(super) address: String,
+    pub(super) view: Arc<View>,
+    pub(super) origin: Origin,
+    pub(super) cache: Cache,
+    pub(super) origin_reachable: Arc<AtomicBool>,
+}
+
+impl Heart {
+    /// Beats until `stop`.
+    pub(super) async fn beat(self, stop: CancellationToken) {
+        let mut client = None;
+        let mut fine = true;
+        loop {
+            let result = self.once(&mut client).await;
+            let pause = *result.as_ref().unwrap_or(&RETRY_AFTER);
+            match result {
+                Ok(_) if !fine => tracing::info!(coordinator = self.coordinator, "coordinator_back"),
+                Err(error) if fine => tracing::warn!(%error, "heartbeat_failed"),
+                result => tracing::debug!(ok = result.is_ok(), "heartbeat"),
+            }
+            fine = client.is_some();
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn once(&self, client: &mut Option<ControlClient>) -> Result<Duration, ClientError> {
+        let connected = match client.take() {
+            Some(connected) => connected,
+            None => ControlClient::connect(&self.coordinator, &self.files).await?,
+        };
+        let health = self.health().await;
+        let revision = self.view.now().cluster.revision;
+        let answer = connected.heartbeat(&health, &self.address, revision).await?;
+        if let Some(view) = answer.view {
+            self.view.learn(view);
+        }
+        *client = Some(connected);
+        Ok(answer.interval.min(HEARTBEAT_INTERVAL))
+    }
+
+    async fn health(&self) -> Health {
+        let asked = Deadline::after(ORIGIN_LIMIT);
+        let disk = asked.bound(self.origin.fs_stat(&GlobalPath::root(), asked)).await;
+        self.origin_reachable.store(disk.is_ok(), Ordering::Relaxed);
+        let (stat, cache) = (disk.as_ref().copied().unwrap_or_default(), self.cache.counters());
+        let bytes = |blocks: fn(&FsStat) -> u64| blocks(&stat).saturating_mul(stat.block_size);
+        Health {
+            cpu_load_percent: load_percent(),
+            disk_free_bytes: bytes(|stat| stat.blocks_available),
+            disk_total_bytes: bytes(|stat| stat.blocks),
+            origin_reachable: disk.is_ok(),
+            cache_used_bytes: cache.used_bytes,
+            cache_quota_bytes: cache.quota_bytes,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// Load average over one minute, in percent of the processors.
+fn load_percent() -> u32 {
+    /// The kernel counts load in units of 1/65536.
+    const UNIT: f64 = 65_536.0;
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (rustix::system::sysinfo().loads[0] as f64 / UNIT / processors as f64 * 100.0).round() as u32
+}

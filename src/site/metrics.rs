@@ -1,0 +1,76 @@
+//! What a site's `/metrics` page shows, under the names of the original design where it has them.
+
+use super::SiteDaemon;
+use super::peers::SiteLink;
+use crate::node::cache_metrics;
+use crate::telemetry::metrics::{Metrics, Sample};
+use globalfs_dataplane::serve::ServeCounters;
+use std::sync::atomic::Ordering;
+
+impl SiteDaemon {
+    /// Every metric of this daemon.
+    pub(super) fn metrics(&self) -> Metrics {
+        let mut metrics = Metrics::new();
+        cache_metrics(&mut metrics, &self.cache, &[("site", self.config.name.to_string())]);
+        self.fetch_metrics(&mut metrics);
+        self.serve_metrics(&mut metrics);
+        self.origin_metrics(&mut metrics);
+        metrics
+    }
+
+    fn fetch_metrics(&self, metrics: &mut Metrics) {
+        let mut add = |name, help, read: fn(&SiteLink) -> u64| {
+            let (peers, here) = (self.peers.clone(), self.config.name.clone());
+            metrics.counter(name, help, move || {
+                let links = peers.links();
+                let sample = |(site, link): &(_, SiteLink)| {
+                    Sample::count(read(link)).label("src", site).label("dst", &here)
+                };
+                links.iter().map(sample).collect()
+            });
+        };
+        add("globalfs_replication_bytes_transferred", "Bytes received from another site, on the wire", |link| {
+            link.remote.peer().counters().bytes_received
+        });
+        add("globalfs_fetched_bytes_total", "Bytes of files fetched, as files have them", |link| {
+            link.cached.counters().bytes_fetched
+        });
+        add("globalfs_fetched_chunks_total", "Chunks fetched from another site", |link| {
+            link.cached.counters().chunks_fetched
+        });
+        add("globalfs_joined_chunks_total", "Chunks that a reader got from another one's transfer", |link| {
+            link.cached.counters().chunks_joined
+        });
+        add("globalfs_wire_damaged_chunks_total", "Chunks that arrived damaged and were asked for again", |link| {
+            link.remote.counters().chunks_damaged
+        });
+    }
+
+    fn serve_metrics(&self, metrics: &mut Metrics) {
+        let mut add = |name, help, read: fn(&ServeCounters) -> u64| {
+            let (handler, here) = (self.handler.clone(), self.config.name.clone());
+            metrics.counter(name, help, move || {
+                let sample = |(to, counters): (&str, ServeCounters)| {
+                    Sample::count(read(&counters)).label("site", &here).label("to", to)
+                };
+                handler.counters().into_iter().map(sample).collect()
+            });
+        };
+        add("globalfs_served_chunks_total", "Chunks served", |c| c.chunks);
+        add("globalfs_served_bytes_total", "Bytes served, as files have them", |c| c.bytes);
+        add("globalfs_served_wire_bytes_total", "Bytes served, as they travelled", |c| c.wire_bytes);
+        add("globalfs_served_entries_total", "Directory entries served", |c| c.entries);
+    }
+
+    fn origin_metrics(&self, metrics: &mut Metrics) {
+        let (origin, here) = (self.origin.clone(), self.config.name.clone());
+        metrics.counter("globalfs_origin_read_bytes_total", "Bytes read from the origin", move || {
+            let read = origin.counters().bytes_read.load(Ordering::Relaxed);
+            vec![Sample::count(read).label("site", &here)]
+        });
+        let (reachable, here) = (self.origin_reachable.clone(), self.config.name.clone());
+        metrics.gauge("globalfs_origin_reachable", "1 while the origin answers", move || {
+            vec![Sample::count(reachable.load(Ordering::Relaxed).into()).label("site", &here)]
+        });
+    }
+}

@@ -1,0 +1,111 @@
+//! A site's daemon: the origin, the cache, the ways to other sites, and what serves nodes and sites.
+//!
+//! *Invariant:* the daemon serves whoever the last known view admits, also while the coordinator is down.
+
+mod admission;
+mod heartbeat;
+mod metrics;
+mod peers;
+mod view;
+
+use crate::config::{OriginUrl, SiteConfig};
+use crate::node::open_cache;
+use crate::telemetry::metrics::{Health, MetricsServer};
+use admission::SiteHandler;
+use anyhow::{Result, ensure};
+use globalfs_controlplane::files::CertFiles;
+use globalfs_dataplane::cache::Cache;
+use globalfs_dataplane::origin::{self, Origin};
+use globalfs_dataplane::route::Routed;
+use globalfs_dataplane::{Source, disk, fetch};
+use globalfs_proto::PeerIdentity;
+use globalfs_transport::{Endpoint, Identity, Options};
+use peers::Peers;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio_util::sync::CancellationToken;
+use view::View;
+
+/// A site's daemon, ready to run.
+pub struct SiteDaemon {
+    config: SiteConfig,
+    files: CertFiles,
+    endpoint: Endpoint,
+    origin: Origin,
+    cache: Cache,
+    peers: Arc<Peers>,
+    view: Arc<View>,
+    handler: Arc<SiteHandler>,
+    origin_reachable: Arc<AtomicBool>,
+}
+
+impl SiteDaemon {
+    /// Opens everything that the daemon needs; fails with words for the administrator.
+    pub async fn open(config: SiteConfig) -> Result<Self> {
+        let files = CertFiles::load(&config.state_dir)?;
+        let (found, wanted) =
+            (files.identity().map_err(anyhow::Error::msg)?, PeerIdentity::Site(config.name.clone()));
+        let dir = config.state_dir.display();
+        ensure!(found == wanted, "the certificate in {dir} is that of {found}, the configuration is for {wanted}");
+        let OriginUrl::File(directory) = &config.origin;
+        let disk = disk::open(config.disk.preference())?;
+        let origin = Origin::open(directory, &config.name, disk, origin::Options::default())?;
+        let cache = open_cache(&config.cache.dir, config.cache.size.0, config.disk).await?;
+        let identity =
+            Identity::from_pem(files.certificate.as_bytes(), files.key.as_bytes(), files.ca.as_bytes())?;
+        let endpoint = Endpoint::bind(Options { listen: config.listen }, identity)?;
+        let view = Arc::new(View::open(&config.name, &config.state_dir, &config.coordinator, &files).await?);
+        let options = fetch::Options { metadata_ttl: config.metadata_ttl, ..fetch::Options::default() };
+        let peers = Arc::new(Peers::new(endpoint.clone(), cache.clone(), view.clone(), options));
+        let routed = Routed::new(view.clone(), Arc::new(origin.clone()) as Arc<dyn Source>, peers.clone());
+        let handler = Arc::new(SiteHandler::new(config.name.clone(), view.clone(), &routed));
+        let origin_reachable = Arc::new(AtomicBool::new(true));
+        Ok(Self { config, files, endpoint, origin, cache, peers, view, handler, origin_reachable })
+    }
+
+    /// Serves until `stop`, then lets requests end for a short while.
+    pub async fn run(self, stop: CancellationToken) -> Result<()> {
+        let server = match self.config.metrics {
+            Some(address) => {
+                let reachable = self.origin_reachable.clone();
+                let health = Arc::new(move || health(reachable.load(Ordering::Relaxed)));
+                Some(MetricsServer::start(address, Arc::new(self.metrics()), health, stop.clone()).await?)
+            }
+            None => None,
+        };
+        let heart = tokio::spawn(self.heart().beat(stop.clone()));
+        tracing::info!(
+            site = %self.config.name,
+            listen = %self.endpoint.local_addr(),
+            origin = %self.config.origin,
+            cache = %self.config.cache.dir.display(),
+            "site_started"
+        );
+        self.endpoint.serve(self.handler.clone(), stop).await;
+        self.endpoint.close().await;
+        heart.await?;
+        if let Some(server) = server {
+            server.stopped().await;
+        }
+        tracing::info!(site = %self.config.name, "site_stopped");
+        Ok(())
+    }
+
+    fn heart(&self) -> heartbeat::Heart {
+        heartbeat::Heart {
+            coordinator: self.config.coordinator.to_string(),
+            files: self.files.clone(),
+            address: self.config.advertise.to_string(),
+            view: self.view.clone(),
+            origin: self.origin.clone(),
+            cache: self.cache.clone(),
+            origin_reachable: self.origin_reachable.clone(),
+        }
+    }
+}
+
+fn health(origin_reachable: bool) -> Health {
+    let mut details = serde_json::Map::new();
+    details.insert("origin_reachable".into(), origin_reachable.into());
+    Health { healthy: origin_reachable, details }
+}

@@ -1,0 +1,63 @@
+//! The ways to other sites: one connection and one cached source per site, all sharing the site's cache.
+
+use super::view::View;
+use globalfs_dataplane::cache::Cache;
+use globalfs_dataplane::fetch::{self, Cached};
+use globalfs_dataplane::remote::Remote;
+use globalfs_dataplane::route::Sites;
+use globalfs_dataplane::Source;
+use globalfs_proto::{FsError, FsResult, PeerIdentity, SiteName};
+use globalfs_transport::{Endpoint, Peer};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The other sites that were asked for something so far.
+pub(super) struct Peers {
+    endpoint: Endpoint,
+    cache: Cache,
+    view: Arc<View>,
+    options: fetch::Options,
+    links: Mutex<BTreeMap<SiteName, SiteLink>>,
+}
+
+/// The way to one site.
+#[derive(Clone)]
+pub(super) struct SiteLink {
+    /// The site's daemon.
+    pub(super) remote: Arc<Remote>,
+    /// The cache in front of it.
+    pub(super) cached: Arc<Cached>,
+}
+
+impl Peers {
+    pub(super) fn new(endpoint: Endpoint, cache: Cache, view: Arc<View>, options: fetch::Options) -> Self {
+        Self { endpoint, cache, view, options, links: Mutex::default() }
+    }
+
+    /// Every way that was used so far.
+    pub(super) fn links(&self) -> Vec<(SiteName, SiteLink)> {
+        self.links.lock().iter().map(|(site, link)| (site.clone(), link.clone())).collect()
+    }
+
+    fn connect(&self, site: &SiteName, address: String) -> SiteLink {
+        let peer = Peer::new(self.endpoint.clone(), address, PeerIdentity::Site(site.clone()));
+        let remote = Arc::new(Remote::new(peer));
+        let upstream = remote.clone() as Arc<dyn Source>;
+        SiteLink { remote, cached: Arc::new(Cached::new(upstream, self.cache.clone(), self.options)) }
+    }
+}
+
+impl Sites for Peers {
+    fn source(&self, site: &SiteName) -> FsResult<Arc<dyn Source>> {
+        let view = self.view.now();
+        let record = view.cluster.site(site).ok_or_else(|| {
+            FsError::Unreachable(format!("site {site} is not registered; see 'globalfs site list'"))
+        })?;
+        let mut links = self.links.lock();
+        let known = links.get(site).filter(|link| link.remote.peer().address() == record.address);
+        let link = known.cloned().unwrap_or_else(|| self.connect(site, record.address.clone()));
+        links.insert(site.clone(), link.clone());
+        Ok(link.cached as Arc<dyn Source>)
+    }
+}

@@ -1,0 +1,128 @@
+//! What a site knows of the cluster: the coordinator's last word, kept on disk for when it is down.
+
+use crate::config::HostPort;
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use globalfs_controlplane::client::{ClientError, ControlClient};
+use globalfs_controlplane::files::CertFiles;
+use globalfs_controlplane::model::policy::{PolicySet, Primary};
+use globalfs_controlplane::model::record::ClusterView;
+use globalfs_dataplane::route::{Master, Placement};
+use globalfs_proto::{GlobalPath, SiteName};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the daemon's start waits for the coordinator when an older view is on disk.
+const FRESH_LIMIT: Duration = Duration::from_secs(3);
+
+/// The present view of the cluster, from one site's standpoint.
+pub(super) struct View {
+    here: SiteName,
+    file: PathBuf,
+    now: ArcSwap<Known>,
+}
+
+/// One view with its policies ready to decide.
+pub(super) struct Known {
+    /// As the coordinator tells it.
+    pub(super) cluster: ClusterView,
+    policies: PolicySet,
+}
+
+impl View {
+    /// Asks the coordinator; when it does not answer, takes the view of last time.
+    pub(super) async fn open(
+        here: &SiteName,
+        state_dir: &Path,
+        coordinator: &HostPort,
+        files: &CertFiles,
+    ) -> Result<Self> {
+        let file = state_dir.join("view.json");
+        let asked = tokio::time::timeout(FRESH_LIMIT, ask(coordinator, files)).await;
+        let (cluster, fresh) = match asked {
+            Ok(Ok(cluster)) => (cluster, true),
+            Ok(Err(error)) if !is_passing(&error) => return Err(error.into()),
+            Ok(Err(error)) => (read(&file).map_err(|_| error)?, false),
+            Err(_) => (read(&file).with_context(|| format!("the coordinator at {coordinator} is silent"))?, false),
+        };
+        if !fresh {
+            tracing::warn!(%coordinator, "the coordinator does not answer; going on with the last known view");
+        }
+        let known = Known::new(cluster)?;
+        let view = Self { here: here.clone(), file, now: ArcSwap::from_pointee(known) };
+        view.keep();
+        Ok(view)
+    }
+
+    /// The view now.
+    pub(super) fn now(&self) -> Arc<Known> {
+        self.now.load_full()
+    }
+
+    /// Takes a newer view and keeps it on disk.
+    pub(super) fn learn(&self, cluster: ClusterView) {
+        let revision = cluster.revision;
+        match Known::new(cluster) {
+            Ok(known) => {
+                self.now.store(Arc::new(known));
+                self.keep();
+                tracing::info!(revision, "cluster_view_changed");
+            }
+            Err(error) => tracing::error!(%error, revision, "the coordinator's view contradicts itself; kept the old one"),
+        }
+    }
+
+    /// Losing the file costs a start without coordinator, so a failure is only logged.
+    fn keep(&self) {
+        let text = serde_json::to_vec_pretty(&self.now().cluster).expect("a view is plain data");
+        let fresh = self.file.with_extension("json.new");
+        let written = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &self.file));
+        if let Err(error) = written {
+            tracing::warn!(%error, path = %self.file.display(), "cannot keep the cluster view");
+        }
+    }
+}
+
+async fn ask(coordinator: &HostPort, files: &CertFiles) -> Result<ClusterView, ClientError> {
+    ControlClient::connect(&coordinator.to_string(), files).await?.view().await
+}
+
+/// Whether the coordinator may answer later; everything else an administrator has to mend.
+fn is_passing(error: &ClientError) -> bool {
+    matches!(error, ClientError::Unreachable { .. } | ClientError::Busy(_))
+}
+
+fn read(file: &Path) -> Result<ClusterView> {
+    let text = fs::read(file).with_context(|| format!("no earlier view in {}", file.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", file.display()))
+}
+
+impl Known {
+    fn new(cluster: ClusterView) -> Result<Self> {
+        let mut sites: Vec<SiteName> = cluster.sites.iter().map(|site| site.name.clone()).collect();
+        // Policies may name sites that are declared and not registered yet.
+        sites.push(cluster.default_primary.clone());
+        for policy in &cluster.policies {
+            sites.extend(policy.primary.iter().chain(&policy.replicate_to).cloned());
+        }
+        let policies = PolicySet::new(cluster.policies.clone(), &sites, cluster.default_primary.clone())?;
+        Ok(Self { cluster, policies })
+    }
+}
+
+impl Placement for View {
+    fn master(&self, path: &GlobalPath) -> Master {
+        match self.now.load().policies.primary(path) {
+            Primary::EachSite => Master::Here,
+            Primary::Site(site) if site == self.here => Master::Here,
+            Primary::Site(site) => Master::Site(site),
+        }
+    }
+
+    fn junctions(&self, dir: &GlobalPath) -> Vec<Bytes> {
+        self.now.load().policies.junctions(dir).into_iter().map(Bytes::from).collect()
+    }
+}
