@@ -9,7 +9,7 @@ need() {
 # Installs what `need` found missing, or says exactly what to install.
 install_missing() {
     if ! command -v cargo >/dev/null 2>&1; then
-        echo "This needs Rust 1.90 or later: see https://rustup.rs" >&2
+        echo "This needs Rust 1.95 or later: see https://rustup.rs" >&2
         exit 1
     fi
     [ ${#missing[@]} -eq 0 ] && return

@@ -1,6 +1,7 @@
 //! A node: the way to its site's daemon and, for a mount, the node's cache in front of it.
 
-use crate::config::{DiskEngine, MountConfig};
+use crate::config::MountConfig;
+use globalfs_dataplane::disk::Preference;
 use crate::telemetry::metrics::{Metrics, Sample};
 use anyhow::{Context, Result, ensure};
 use globalfs_controlplane::client::ControlClient;
@@ -128,11 +129,11 @@ impl Node {
 }
 
 /// Opens a cache directory with the disk engine that was asked for.
-pub(crate) async fn open_cache(dir: &Path, quota_bytes: u64, engine: DiskEngine) -> Result<Cache> {
+pub(crate) async fn open_cache(dir: &Path, quota_bytes: u64, preference: Preference) -> Result<Cache> {
     let options = cache::Options { dir: PathBuf::from(dir), quota_bytes };
     // Recovery reads the whole directory.
     let opened = tokio::task::spawn_blocking(move || -> Result<Cache> {
-        let disk = disk::open(engine.preference())?;
+        let disk = disk::open(preference)?;
         Ok(Cache::open(options, disk)?)
     });
     opened.await?

@@ -5,12 +5,13 @@
 #![allow(clippy::unwrap_used)]
 
 use globalfs::config::{
-    ByteSize, CoordinatorConfig, DiskEngine, Document, MAX_FILE_BYTES, MountConfig, OriginUrl, PolicyConfig,
+    ByteSize, CoordinatorConfig, Document, MAX_FILE_BYTES, MountConfig, OriginUrl, PolicyConfig,
     SiteConfig, StoreConfig,
 };
 use globalfs_controlplane::model::policy::{Primary, SyncMode};
 use globalfs_controlplane::model::record::SiteRole;
 use globalfs_proto::GlobalPath;
+use globalfs_dataplane::disk::Preference;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -133,7 +134,7 @@ fn values_are_read() {
     assert_eq!(site.origin, OriginUrl::File("/a b/c".into()));
     assert!(site.state_dir.is_absolute() && site.state_dir.ends_with("var"), "relative to the file");
     assert!(site.cache.dir.ends_with("var/cache") && site.cache.size == ByteSize(3 << 29));
-    assert_eq!((site.disk, site.metadata_ttl), (DiskEngine::Posix, Duration::ZERO));
+    assert_eq!((site.disk, site.metadata_ttl), (Preference::Posix, Duration::ZERO));
     assert_eq!((site.deadline, site.metrics.unwrap().port()), (Duration::from_secs(90), 9));
     let coordinator = CoordinatorConfig::load(&example("coordinator-etcd.yaml")).unwrap();
     let StoreConfig::Etcd(etcd) = coordinator.store else { panic!("the store is etcd") };

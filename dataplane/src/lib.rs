@@ -1,8 +1,18 @@
 //! Origin, cache, fetching and serving: how bytes get from a site's storage to a reader, verified.
 
+pub mod cache;
 pub mod disk;
+pub mod encoding;
+pub mod fetch;
 pub mod model;
+pub mod origin;
+mod ring;
+pub mod route;
+pub mod remote;
+pub mod serve;
 pub mod source;
+#[doc(hidden)]
+pub mod testing;
 
 pub use disk::Disk;
 pub use source::{Chunk, ChunkStream, Deadline, Listing, Source};

@@ -3,19 +3,19 @@
 //! *Invariants:* an error is printed once, on stderr, as `globalfs: what: cause: cause`; the exit status is
 //! 0, 1 (it failed) or 2 (the command line is wrong); a reader that closes our stdout ends us quietly.
 
-mod access;
-mod coordinator;
+pub mod access;
+pub mod coordinator;
 pub mod config;
-mod daemon;
+pub mod daemon;
 mod helper;
-mod mount;
-mod node;
+pub mod mount;
+pub mod node;
 pub mod output;
 pub mod policy;
 pub mod progress;
-mod site;
-mod status;
-mod token;
+pub mod site;
+pub mod status;
+pub mod token;
 pub mod version;
 
 use clap::{Parser, Subcommand};

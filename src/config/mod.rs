@@ -18,7 +18,7 @@ pub use policy::PolicyConfig;
 pub use problem::{ConfigError, Position, Problem};
 pub use site::{CacheConfig, SiteConfig};
 pub use tree::MAX_FILE_BYTES;
-pub use value::{ByteSize, DiskEngine, HostPort, OriginUrl};
+pub use value::{ByteSize, HostPort, OriginUrl};
 
 use problem::Problems;
 use std::path::Path;

@@ -5,7 +5,8 @@ use super::fields::Fields;
 use super::problem::{ConfigError, Problems};
 use super::site::{CacheConfig, read_cache};
 use super::tree::Node;
-use super::value::{ByteSize, Deadline, DiskEngine, HostPort, Ttl};
+use super::value::{ByteSize, Deadline, HostPort, Ttl};
+use globalfs_dataplane::disk::Preference;
 use globalfs_proto::limits::DEFAULT_DEADLINE;
 use globalfs_proto::{NodeName, SiteName};
 use std::net::SocketAddr;
@@ -44,7 +45,7 @@ pub struct MountConfig {
     /// The node's cache.
     pub cache: CacheConfig,
     /// Which disk engine is used.
-    pub disk: DiskEngine,
+    pub disk: Preference,
     /// Where it serves `/metrics`, if at all.
     pub metrics: Option<SocketAddr>,
     /// How long the kernel may keep names and attributes without asking again.
@@ -67,7 +68,7 @@ impl MountConfig {
         let daemon = fields.optional("daemon");
         let state_dir = fields.path("state_dir").unwrap_or_else(|| "/var/lib/globalfs/node".into());
         let cache = read_cache(&fields, &state_dir, Some(DEFAULT_CACHE_SIZE), problems);
-        let disk = fields.optional("disk").unwrap_or(DiskEngine::Auto);
+        let disk = fields.optional("disk").unwrap_or(Preference::Auto);
         let metrics = fields.optional("metrics");
         let attribute_ttl = fields.optional("attribute_ttl").map_or(Duration::from_secs(1), |Ttl(ttl)| ttl);
         let deadline = fields.optional("deadline").map_or(DEFAULT_DEADLINE, |Deadline(deadline)| deadline);

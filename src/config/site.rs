@@ -4,7 +4,8 @@ use super::Kind;
 use super::fields::Fields;
 use super::problem::{ConfigError, Problems};
 use super::tree::Node;
-use super::value::{ByteSize, Deadline, DiskEngine, HostPort, OriginUrl, Ttl};
+use super::value::{ByteSize, Deadline, HostPort, OriginUrl, Ttl};
+use globalfs_dataplane::disk::Preference;
 use globalfs_proto::SiteName;
 use globalfs_proto::limits::{CHUNK_SIZE, DEFAULT_DEADLINE, MAX_CHUNKS_PER_READ};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -50,7 +51,7 @@ pub struct SiteConfig {
     /// The cache of other sites' files.
     pub cache: CacheConfig,
     /// Which disk engine is used.
-    pub disk: DiskEngine,
+    pub disk: Preference,
     /// Where it serves `/metrics`, if at all.
     pub metrics: Option<SocketAddr>,
     /// How long names and attributes of other sites are served without asking again.
@@ -84,7 +85,7 @@ impl SiteConfig {
         let origin = fields.required("origin");
         let state_dir = fields.path("state_dir").unwrap_or_else(|| "/var/lib/globalfs/site".into());
         let cache = read_cache(&fields, &state_dir, None, problems);
-        let disk = fields.optional("disk").unwrap_or(DiskEngine::Auto);
+        let disk = fields.optional("disk").unwrap_or(Preference::Auto);
         let metrics = fields.optional("metrics");
         let metadata_ttl = fields.optional("metadata_ttl").map_or(Duration::from_secs(5), |Ttl(ttl)| ttl);
         let deadline = fields.optional("deadline").map_or(DEFAULT_DEADLINE, |Deadline(deadline)| deadline);

@@ -7,6 +7,7 @@ use super::tree::Value;
 use globalfs_controlplane::model::pattern::Pattern;
 use globalfs_controlplane::model::policy::SyncMode;
 use globalfs_controlplane::model::record::SiteRole;
+use globalfs_dataplane::disk::Preference;
 use globalfs_proto::limits::MAX_DEADLINE;
 use globalfs_proto::{NodeName, SiteName};
 use std::fmt;
@@ -297,18 +298,7 @@ impl Scalar for i32 {
     }
 }
 
-/// Which disk engine a daemon uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskEngine {
-    /// io_uring where the kernel permits it, else POSIX calls.
-    Auto,
-    /// io_uring; a kernel that forbids it is an error.
-    Uring,
-    /// POSIX calls.
-    Posix,
-}
-
-impl Scalar for DiskEngine {
+impl Scalar for Preference {
     const EXPECTED: &'static str = "one of auto, uring, posix";
 
     fn parse(text: &str) -> Result<Self, String> {

@@ -19,7 +19,7 @@ pub(super) struct SiteHandler {
 
 impl SiteHandler {
     pub(super) fn new(here: SiteName, view: Arc<View>, routed: &Routed) -> Self {
-        Self { here, view, nodes: Server::new(routed.for_nodes()), sites: Server::new(routed.for_sites()) }
+        Self { here, view, nodes: Server::new(routed.for_nodes(), Arc::new(|_| Ok(()))), sites: Server::new(routed.for_sites(), Arc::new(|_| Ok(()))) }
     }
 
     /// What was served to nodes and to sites.
@@ -39,7 +39,7 @@ impl Handler for SiteHandler {
         if !fits {
             return Err(format!("{peer} has no business with the daemon of site {}", self.here));
         }
-        if !self.view.now().cluster.admits(peer, key_fingerprint) {
+        if !self.view.now().admits(peer, key_fingerprint) {
             return Err(format!("{peer} is not registered, or no longer; join again with a new token"));
         }
         Ok(())
@@ -53,8 +53,8 @@ impl Handler for SiteHandler {
         reply: &mut Reply,
     ) -> FsResult<()> {
         match peer {
-            PeerIdentity::Node(..) => self.nodes.answer(request, budget, reply).await,
-            PeerIdentity::Site(_) => self.sites.answer(request, budget, reply).await,
+            PeerIdentity::Node(..) => self.nodes.handle(peer, request, budget, reply).await,
+            PeerIdentity::Site(_) => self.sites.handle(peer, request, budget, reply).await,
             other => Err(FsError::Refused(format!("{other} may not read files"))),
         }
     }

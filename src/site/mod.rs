@@ -48,7 +48,7 @@ impl SiteDaemon {
         let dir = config.state_dir.display();
         ensure!(found == wanted, "the certificate in {dir} is that of {found}, the configuration is for {wanted}");
         let OriginUrl::File(directory) = &config.origin;
-        let disk = disk::open(config.disk.preference())?;
+        let disk = disk::open(config.disk)?;
         let origin = Origin::open(directory, &config.name, disk, origin::Options::default())?;
         let cache = open_cache(&config.cache.dir, config.cache.size.0, config.disk).await?;
         let identity =

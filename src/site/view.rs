@@ -7,9 +7,10 @@ use bytes::Bytes;
 use globalfs_controlplane::client::{ClientError, ControlClient};
 use globalfs_controlplane::files::CertFiles;
 use globalfs_controlplane::model::policy::{PolicySet, Primary};
-use globalfs_controlplane::model::record::ClusterView;
+use globalfs_controlplane::model::record::{ClusterView, NodeRecord};
 use globalfs_dataplane::route::{Master, Placement};
-use globalfs_proto::{GlobalPath, SiteName};
+use globalfs_proto::{GlobalPath, PeerIdentity, SiteName};
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub(super) struct Known {
     /// As the coordinator tells it.
     pub(super) cluster: ClusterView,
     policies: PolicySet,
+    /// The key with which each site and node registered.
+    keys: HashMap<PeerIdentity, String>,
 }
 
 impl View {
@@ -109,8 +112,22 @@ impl Known {
             sites.extend(policy.primary.iter().chain(&policy.replicate_to).cloned());
         }
         let policies = PolicySet::new(cluster.policies.clone(), &sites, cluster.default_primary.clone())?;
-        Ok(Self { cluster, policies })
+        let keys = keys(&cluster);
+        Ok(Self { cluster, policies, keys })
     }
+
+    /// Whether `peer` is registered with this key. Asked at each request, so it is a look-up.
+    pub(super) fn admits(&self, peer: &PeerIdentity, key_fingerprint: &str) -> bool {
+        self.keys.get(peer).is_some_and(|key| key == key_fingerprint)
+    }
+}
+
+fn keys(cluster: &ClusterView) -> HashMap<PeerIdentity, String> {
+    let sites = cluster.sites.iter().map(|s| (PeerIdentity::Site(s.name.clone()), s.key_fingerprint.clone()));
+    let node = |n: &NodeRecord| {
+        (PeerIdentity::Node(n.name.clone(), n.site.clone()), n.key_fingerprint.clone())
+    };
+    sites.chain(cluster.nodes.iter().map(node)).collect()
 }
 
 impl Placement for View {

@@ -1,1 +1,3 @@
 //! Decisions of the data plane without IO, clock or async: events in, actions out.
+
+pub mod eviction;

@@ -1,0 +1,9 @@
+//! Decisions of the control plane, pure: records and events and `now` in, answers out.
+//!
+//! *Invariant:* no IO, no clock, no async below this folder.
+
+pub mod pattern;
+pub mod policy;
+pub mod record;
+pub mod timestamp;
+pub mod token;

@@ -1,0 +1,160 @@
+//! Why the coordinator does not do what it was asked, in a form that survives gRPC.
+
+use crate::ca::CaError;
+use crate::model::policy::PolicyError;
+use crate::model::token::TokenError;
+use crate::store::StoreError;
+use tonic::{Code, Status};
+
+/// The metadata entry of a gRPC status that holds the [`Reason`].
+const REASON_KEY: &str = "globalfs-reason";
+
+/// Why somebody was refused; the client turns it back into an error of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The text is no token.
+    TokenMalformed,
+    /// No such token.
+    TokenUnknown,
+    /// The token admitted another machine.
+    TokenUsed,
+    /// The token is too old.
+    TokenExpired,
+    /// The token is for another name.
+    TokenOtherName,
+    /// The certificate's name has no record, or another key.
+    NotRegistered,
+    /// The coordinator's configuration does not name the site.
+    NotDeclared,
+    /// No certificate, or one that says nothing.
+    NoCertificate,
+    /// The certificate's name may not do this.
+    NotPermitted,
+}
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Who asks must change something first.
+    #[error("{1}")]
+    Refused(Reason, String),
+    /// The request itself is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is nothing of this name.
+    #[error("{0}")]
+    NotFound(String),
+    /// Others changed the same records all the time; ask again.
+    #[error("too many changes at once; try again")]
+    Contended,
+    /// The metadata store failed.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// A record in the store cannot be read: an operator must look at it.
+    #[error("the record {key} in the metadata store is not readable: {reason}")]
+    Damaged {
+        /// Where it is.
+        key: String,
+        /// Why it cannot be read.
+        reason: String,
+    },
+    /// The certificate authority failed.
+    #[error("{0}")]
+    Authority(#[source] CaError),
+}
+
+impl Reason {
+    const ALL: [(Self, &'static str); 9] = [
+        (Self::TokenMalformed, "token-malformed"),
+        (Self::TokenUnknown, "token-unknown"),
+        (Self::TokenUsed, "token-used"),
+        (Self::TokenExpired, "token-expired"),
+        (Self::TokenOtherName, "token-other-name"),
+        (Self::NotRegistered, "not-registered"),
+        (Self::NotDeclared, "not-declared"),
+        (Self::NoCertificate, "no-certificate"),
+        (Self::NotPermitted, "not-permitted"),
+    ];
+
+    /// The reason that a gRPC status names.
+    pub(crate) fn of(status: &Status) -> Option<Self> {
+        let text = status.metadata().get(REASON_KEY)?.to_str().ok()?;
+        Self::ALL.iter().find(|(_, name)| *name == text).map(|(reason, _)| *reason)
+    }
+
+    fn text(self) -> &'static str {
+        Self::ALL.iter().find(|(reason, _)| *reason == self).map_or("", |(_, name)| name)
+    }
+
+    fn code(self) -> Code {
+        match self {
+            Self::NotPermitted | Self::NotDeclared | Self::TokenOtherName => Code::PermissionDenied,
+            _ => Code::Unauthenticated,
+        }
+    }
+}
+
+impl From<TokenError> for ServiceError {
+    fn from(error: TokenError) -> Self {
+        let reason = match &error {
+            TokenError::Malformed => Reason::TokenMalformed,
+            TokenError::Unknown => Reason::TokenUnknown,
+            TokenError::Used(_) => Reason::TokenUsed,
+            TokenError::Expired(_) => Reason::TokenExpired,
+            TokenError::OtherName(_) => Reason::TokenOtherName,
+        };
+        Self::Refused(reason, error.to_string())
+    }
+}
+
+impl From<PolicyError> for ServiceError {
+    fn from(error: PolicyError) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
+impl From<CaError> for ServiceError {
+    fn from(error: CaError) -> Self {
+        match error {
+            CaError::Request(_) => Self::Invalid(error.to_string()),
+            other => Self::Authority(other),
+        }
+    }
+}
+
+impl From<ServiceError> for Status {
+    fn from(error: ServiceError) -> Self {
+        let message = error.to_string();
+        match error {
+            ServiceError::Refused(reason, _) => {
+                let mut status = Self::new(reason.code(), message);
+                status
+                    .metadata_mut()
+                    .insert(REASON_KEY, tonic::metadata::MetadataValue::from_static(reason.text()));
+                status
+            }
+            ServiceError::Invalid(_) => Self::invalid_argument(message),
+            ServiceError::NotFound(_) => Self::not_found(message),
+            ServiceError::Contended | ServiceError::Store(StoreError::Unavailable(_)) => {
+                Self::unavailable(message)
+            }
+            ServiceError::Store(_) | ServiceError::Damaged { .. } | ServiceError::Authority(_) => {
+                Self::internal(message)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_survive_grpc() {
+        for (reason, name) in Reason::ALL {
+            let status = Status::from(ServiceError::Refused(reason, name.to_owned()));
+            assert_eq!((Reason::of(&status), status.message()), (Some(reason), name));
+        }
+        assert_eq!(Reason::of(&Status::from(ServiceError::Contended)), None);
+    }
+}

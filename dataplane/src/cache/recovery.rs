@@ -1,0 +1,206 @@
+//! What is left of an earlier run: reads every sidecar, removes what is damaged or incomplete, and rebuilds
+//! the ledger in the order of last use.
+
+use super::directory::{self, Directory, Pair};
+use super::sidecar::{self, PAGE};
+use crate::model::eviction::{BLOCK, FileKey, Ledger, Place, SEGMENT_CHUNKS};
+use globalfs_proto::ChunkIndex;
+use globalfs_proto::chunk::chunk_count;
+use globalfs_proto::limits::CHUNK_SIZE;
+use parking_lot::Mutex;
+use rustix::fs::{SeekFrom, seek};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Threads that scan: opening files waits for the disk more than for the CPU.
+const SCAN_THREADS: usize = 4;
+
+/// The hash of a full chunk of zeros, which is stored as a hole.
+static ZERO_HASH: LazyLock<blake3::Hash> = LazyLock::new(|| blake3::hash(&[0; CHUNK_SIZE as usize]));
+
+/// One file that is good, with the masks of its segments.
+struct Found {
+    key: FileKey,
+    size: u64,
+    used_at_ns: i128,
+    segments: Vec<Page>,
+}
+
+struct Page {
+    number: u32,
+    present: u64,
+    /// Present chunks that are all zeros and take no space.
+    holes: u64,
+}
+
+/// Fills `ledger`, which may then be above its quota. Blocks the thread.
+pub(super) fn recover(directory: &Directory, ledger: &mut Ledger) -> io::Result<()> {
+    let mut found = scan(directory)?;
+    found.sort_by_key(|file| file.used_at_ns);
+    for file in &found {
+        enter(file, ledger);
+    }
+    tracing::info!(files = found.len(), used_bytes = ledger.used(), "the cache is recovered");
+    Ok(())
+}
+
+fn enter(file: &Found, ledger: &mut Ledger) {
+    for page in &file.segments {
+        for (bit, place) in present_places(file, page) {
+            let cost = if page.holes & bit != 0 { 0 } else { place.data_cost() };
+            ledger.restore(&place, cost);
+        }
+    }
+}
+
+/// The bit and place of each present chunk; bits behind the end of the file are dropped.
+fn present_places<'a>(file: &'a Found, page: &'a Page) -> impl Iterator<Item = (u64, Place)> + 'a {
+    let first = u64::from(page.number) * u64::from(SEGMENT_CHUNKS);
+    let set = (0..SEGMENT_CHUNKS).filter(|n| page.present & (1 << n) != 0);
+    set.filter_map(move |n| {
+        Some((1 << n, Place::new(file.key, file.size, ChunkIndex(first + u64::from(n)))?))
+    })
+}
+
+fn scan(directory: &Directory) -> io::Result<Vec<Found>> {
+    let (next, found, failed) = (AtomicU16::new(0), Mutex::new(Vec::new()), Mutex::new(None));
+    std::thread::scope(|scope| {
+        for _ in 0..SCAN_THREADS {
+            scope.spawn(|| {
+                while let Ok(fan) = u8::try_from(next.fetch_add(1, Ordering::Relaxed)) {
+                    match scan_fan(directory, fan) {
+                        Ok(mut files) => found.lock().append(&mut files),
+                        Err(error) => *failed.lock() = Some(error),
+                    }
+                }
+            });
+        }
+    });
+    failed.into_inner().map_or_else(|| Ok(found.into_inner()), Err)
+}
+
+fn scan_fan(directory: &Directory, fan: u8) -> io::Result<Vec<Found>> {
+    let mut halves: BTreeMap<FileKey, u8> = BTreeMap::new();
+    let entries = match fs::read_dir(directory.fan(fan)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        match key_in(&path).filter(|key| key.0[0] == fan) {
+            Some(key) => *halves.entry(key).or_default() += 1,
+            None if path.is_dir() => tracing::warn!(path = %path.display(), "a directory that is not ours"),
+            None => directory::remove_file(&path)?,
+        }
+    }
+    let mut found = Vec::new();
+    for (key, halves) in halves {
+        match if halves == 2 { examine(directory, key)? } else { None } {
+            Some(file) => found.push(file),
+            None => directory.remove(key)?,
+        }
+    }
+    Ok(found)
+}
+
+/// The key in `KEY.data` or `KEY.side`.
+fn key_in(path: &Path) -> Option<FileKey> {
+    let (stem, kind) = path.file_name()?.to_str()?.split_once('.')?;
+    let digits = stem.len() == 32 && stem.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let number = u128::from_str_radix(stem, 16).ok()?;
+    (digits && matches!(kind, "data" | "side")).then_some(FileKey(number.to_be_bytes()))
+}
+
+/// `None` when the files are not good or hold nothing.
+fn examine(directory: &Directory, key: FileKey) -> io::Result<Option<Found>> {
+    let Ok(pair) = directory.open_any(key) else { return Ok(None) };
+    let meta = pair.data.metadata()?;
+    let mut first = [0; sidecar::FIRST_LENGTH];
+    let whole = pair.side.read_exact_at(&mut first, 0).is_ok();
+    let Some(version) = sidecar::version_in(&first).filter(|_| whole) else { return Ok(None) };
+    if sidecar::key_of(&version) != key || meta.len() != version.size {
+        return Ok(None);
+    }
+    let atime = i128::from(meta.atime()) * 1_000_000_000 + i128::from(meta.atime_nsec());
+    let mtime = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+    let segments = read_pages(directory, &pair, key, version.size)?;
+    let found = Found { key, size: version.size, used_at_ns: atime.max(mtime), segments };
+    let empty = !found.segments.iter().any(|page| present_places(&found, page).next().is_some());
+    if empty || !trim(directory, &pair, &found, meta.blocks() * 512)? { Ok(None) } else { Ok(Some(found)) }
+}
+
+/// Reads the pages that exist; one without a valid bit gives its space back.
+fn read_pages(directory: &Directory, pair: &Pair, key: FileKey, size: u64) -> io::Result<Vec<Page>> {
+    let count = chunk_count(size).div_ceil(u64::from(SEGMENT_CHUNKS));
+    let (mut pages, mut next) = (Vec::new(), 0);
+    while let Some(number) = next_page(pair, next)?.filter(|number| *number < count) {
+        next = number + 1;
+        let mut bytes = vec![0; PAGE as usize];
+        read_up_to(pair, &mut bytes, number * PAGE)?;
+        let present = sidecar::present_in(&bytes, key);
+        let is_zero = |bit: &u32| sidecar::hash_in(&bytes, *bit) == ZERO_HASH.as_bytes();
+        let zero_bits = (0..SEGMENT_CHUNKS).filter(|bit| present & (1 << bit) != 0).filter(is_zero);
+        let holes = if directory.can_punch() { zero_bits.fold(0, |mask, bit| mask | 1 << bit) } else { 0 };
+        match (present, u32::try_from(number)) {
+            (0, _) if number > 0 && directory.can_punch() => {
+                directory::punch(&pair.side, number * PAGE, PAGE)?
+            }
+            (0, _) | (_, Err(_)) => {}
+            (_, Ok(number)) => pages.push(Page { number, present, holes }),
+        }
+    }
+    Ok(pages)
+}
+
+/// The first page from `from` on that is not a hole.
+fn next_page(pair: &Pair, from: u64) -> io::Result<Option<u64>> {
+    match seek(&pair.side, SeekFrom::Data(from * PAGE)) {
+        Ok(offset) => Ok(Some(offset / PAGE)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Where the file ends first, the rest stays zero.
+fn read_up_to(pair: &Pair, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match pair.side.read_at(&mut bytes[filled..], offset + filled as u64)? {
+            0 => break,
+            n => filled += n,
+        }
+    }
+    Ok(())
+}
+
+/// Gives back the space of data without its bit, if there is any; false when the file has to go for that.
+fn trim(directory: &Directory, pair: &Pair, file: &Found, allocated: u64) -> io::Result<bool> {
+    let mut covered: u64 = 0;
+    for page in &file.segments {
+        let kept = present_places(file, page).filter(|(bit, _)| page.holes & bit == 0);
+        covered += BLOCK + kept.map(|(_, place)| place.data_cost()).sum::<u64>();
+    }
+    if allocated <= covered {
+        return Ok(true);
+    }
+    if !directory.can_punch() {
+        return Ok(false);
+    }
+    let mut at = 0;
+    for page in &file.segments {
+        for (_, place) in present_places(file, page).filter(|(bit, _)| page.holes & bit == 0) {
+            punch_between(pair, at, place.offset)?;
+            at = place.offset + place.length;
+        }
+    }
+    punch_between(pair, at, file.size).map(|()| true)
+}
+
+fn punch_between(pair: &Pair, start: u64, end: u64) -> io::Result<()> {
+    if start < end { directory::punch(&pair.data, start, end - start) } else { Ok(()) }
+}

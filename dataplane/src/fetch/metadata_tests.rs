@@ -1,0 +1,106 @@
+//! Names through a hop: what is repeated, for how long, and what is forgotten.
+
+use super::tests::{Hop, hop, path, soon};
+use super::*;
+use crate::cache::fixture::MIB;
+use tokio::time::sleep;
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn long_hop() -> Hop {
+    hop(64 * MIB, LONG)
+}
+
+#[tokio::test]
+async fn answers_are_repeated_within_the_ttl_and_no_longer() {
+    let hop = hop(64 * MIB, Duration::from_millis(300));
+    let old = hop.upstream.put_file("/a", "old");
+    assert_eq!(hop.cached.stat(&path("/a"), soon()).await.unwrap(), old);
+    let new = hop.upstream.put_file("/a", "new");
+    assert_eq!(hop.cached.stat(&path("/a"), soon()).await.unwrap(), old);
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(hop.cached.stat(&path("/a"), soon()).await.unwrap(), new);
+    assert_eq!(hop.upstream.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_listing_answers_for_the_entries() {
+    let hop = long_hop();
+    let attrs: Vec<_> = (0..100).map(|n| hop.upstream.put_file(&format!("/{n}"), "x")).collect();
+    assert_eq!(hop.cached.list(&path("/"), soon()).await.unwrap().len(), 100);
+    for (n, attr) in attrs.iter().enumerate() {
+        assert_eq!(hop.cached.stat(&path(&format!("/{n}")), soon()).await.unwrap(), *attr);
+    }
+    assert_eq!(hop.upstream.calls(), 1);
+    let late = hop.upstream.put_file("/late", "x");
+    assert_eq!(hop.cached.stat(&path("/late"), soon()).await.unwrap(), late, "absence is not inferred");
+}
+
+#[tokio::test]
+async fn missing_names_and_links_are_repeated_other_errors_are_not() {
+    let hop = long_hop();
+    hop.upstream.put_symlink("/link", "target");
+    for _ in 0..2 {
+        assert_eq!(hop.cached.stat(&path("/none"), soon()).await, Err(FsError::NOT_FOUND));
+        assert_eq!(hop.cached.list(&path("/none"), soon()).await.err(), Some(FsError::NOT_FOUND));
+        assert_eq!(hop.cached.read_link(&path("/link"), soon()).await.unwrap(), "target");
+    }
+    assert_eq!(hop.upstream.calls(), 3);
+    let failure = FsError::Unreachable("gone".to_owned());
+    hop.upstream.set_failure(Some(failure.clone()));
+    for _ in 0..2 {
+        assert_eq!(hop.cached.stat(&path("/other"), soon()).await, Err(failure.clone()));
+    }
+    assert_eq!(hop.upstream.calls(), 5);
+}
+
+#[tokio::test]
+async fn stat_fresh_asks_and_its_answer_is_known_from_then_on() {
+    let hop = long_hop();
+    let old = hop.upstream.put_file("/a", "old");
+    hop.cached.list(&path("/"), soon()).await.unwrap();
+    assert_eq!(hop.cached.stat(&path("/a"), soon()).await.unwrap(), old);
+    let new = hop.upstream.put_file("/a", "new");
+    assert_eq!(hop.cached.stat_fresh(&path("/a"), soon()).await.unwrap(), new);
+    assert_eq!(hop.cached.stat(&path("/a"), soon()).await.unwrap(), new);
+    hop.upstream.remove("/a");
+    assert_eq!(hop.cached.stat_fresh(&path("/a"), soon()).await, Err(FsError::NOT_FOUND));
+    assert_eq!(hop.cached.stat(&path("/a"), soon()).await, Err(FsError::NOT_FOUND));
+    assert!(hop.cached.list(&path("/"), soon()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn many_askers_are_one_question() {
+    let hop = long_hop();
+    hop.upstream.put_file("/a", "x");
+    hop.upstream.set_delay(Duration::from_millis(50));
+    let asks = (0..50).map(|_| async { hop.cached.stat(&path("/a"), soon()).await.unwrap() });
+    futures_util::future::join_all(asks).await;
+    assert_eq!(hop.upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn an_asker_with_a_short_deadline_harms_no_other() {
+    let hop = long_hop();
+    hop.upstream.put_file("/a", "x");
+    hop.upstream.set_delay(Duration::from_millis(200));
+    let short = Deadline::after(Duration::from_millis(40));
+    let (asked, also) = (path("/a"), path("/a"));
+    let (hasty, patient) = tokio::join!(hop.cached.stat(&asked, short), hop.cached.stat(&also, soon()));
+    assert_eq!(hasty, Err(FsError::Deadline));
+    assert!(patient.is_ok(), "{patient:?}");
+}
+
+#[tokio::test]
+async fn attributes_and_totals_pass_through() {
+    let hop = long_hop();
+    hop.upstream.put_file("/a", "x");
+    hop.upstream.put_xattr("/a", "user.k", b"v");
+    let before = hop.upstream.calls();
+    for _ in 0..2 {
+        assert_eq!(hop.cached.get_xattr(&path("/a"), b"user.k", soon()).await.unwrap(), "v");
+        assert_eq!(hop.cached.list_xattr(&path("/a"), soon()).await.unwrap(), "user.k\0");
+        hop.cached.fs_stat(&path("/"), soon()).await.unwrap();
+    }
+    assert_eq!(hop.upstream.calls() - before, 6);
+}

@@ -1,0 +1,230 @@
+//! A hop of the data plane: a source that answers from its cache and asks its upstream for the rest.
+//!
+//! Readers of the same chunk share one transfer. A transfer belongs to nobody: it is a task with its own
+//! deadline that goes on when the reader that caused it leaves, and its chunk stays announced until it is
+//! in the cache or given up, so that no later reader fetches it again.
+//!
+//! *Invariants:* chunks reach a reader in order and verified; between upstream and cache there are at most
+//! [`MAX_CHUNKS_IN_FLIGHT`](crate::cache::MAX_CHUNKS_IN_FLIGHT) chunks, and a reader that does not take its
+//! chunks holds at most a window of them; every wait ends with the reader's deadline.
+
+mod flight;
+mod metadata;
+mod stream;
+
+use crate::cache::Cache;
+use crate::source::{Chunk, ChunkStream, Deadline, Listing, Source};
+use async_trait::async_trait;
+use bytes::Bytes;
+use flight::{Claim, Flights};
+use globalfs_proto::limits::DEFAULT_DEADLINE;
+use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Version};
+use metadata::Metadata;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use stream::Reading;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+/// Chunks that wait in a reader's stream until it takes them.
+const STREAM_CHUNKS: usize = 2;
+
+/// How long a reader that was too slow for its deadline may take to hear of it.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// How a hop caches names and attributes.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How long an answer about a name is repeated without asking again.
+    pub metadata_ttl: Duration,
+    /// Memory for such answers.
+    pub metadata_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { metadata_ttl: Duration::from_secs(1), metadata_bytes: 64 * 1024 * 1024 }
+    }
+}
+
+/// What a hop took from its upstream since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FetchCounters {
+    /// Chunks that arrived.
+    pub chunks_fetched: u64,
+    /// Their bytes.
+    pub bytes_fetched: u64,
+    /// Chunks that a reader got from a transfer that another one had caused.
+    pub chunks_joined: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    chunks_fetched: AtomicU64,
+    bytes_fetched: AtomicU64,
+    chunks_joined: AtomicU64,
+}
+
+/// A source with a cache before it. Clones share both.
+#[derive(Clone)]
+pub struct Cached(Arc<Hop>);
+
+struct Hop {
+    upstream: Arc<dyn Source>,
+    cache: Cache,
+    metadata: Metadata,
+    flights: Arc<Flights>,
+    counts: Counts,
+}
+
+impl Cached {
+    /// Caches what `upstream` tells; `cache` may be shared with hops to other upstreams.
+    pub fn new(upstream: Arc<dyn Source>, cache: Cache, options: Options) -> Self {
+        let metadata = Metadata::new(options);
+        Self(Arc::new(Hop { upstream, cache, metadata, flights: Arc::default(), counts: Counts::default() }))
+    }
+
+    /// Attributes as the upstream tells them now, past the time to live: what `open(2)` promises.
+    pub async fn stat_fresh(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
+        let answer = deadline.bound(self.0.upstream.stat(path, deadline)).await;
+        match &answer {
+            Ok(attr) => self.0.metadata.learn(path, *attr).await,
+            Err(error) if *error == FsError::NOT_FOUND => self.0.metadata.learn_missing(path).await,
+            Err(_) => {}
+        }
+        answer
+    }
+
+    /// What it took from upstream.
+    pub fn counters(&self) -> FetchCounters {
+        let counts = &self.0.counts;
+        FetchCounters {
+            chunks_fetched: counts.chunks_fetched.load(Relaxed),
+            bytes_fetched: counts.bytes_fetched.load(Relaxed),
+            chunks_joined: counts.chunks_joined.load(Relaxed),
+        }
+    }
+
+    /// The cache before the upstream.
+    pub fn cache(&self) -> &Cache {
+        &self.0.cache
+    }
+}
+
+#[async_trait]
+impl Source for Cached {
+    async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
+        self.0.metadata.stat(&self.0.upstream, path, deadline).await
+    }
+
+    async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
+        self.0.metadata.list(&self.0.upstream, path, deadline).await
+    }
+
+    async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        self.0.metadata.read_link(&self.0.upstream, path, deadline).await
+    }
+
+    async fn get_xattr(&self, path: &GlobalPath, name: &[u8], deadline: Deadline) -> FsResult<Bytes> {
+        deadline.bound(self.0.upstream.get_xattr(path, name, deadline)).await
+    }
+
+    async fn list_xattr(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        deadline.bound(self.0.upstream.list_xattr(path, deadline)).await
+    }
+
+    async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
+        deadline.bound(self.0.upstream.fs_stat(path, deadline)).await
+    }
+
+    async fn read(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<ChunkStream> {
+        let last = span.first.0.checked_add(span.count.saturating_sub(1));
+        let inside = last.and_then(|last| globalfs_proto::ChunkIndex(last).bytes(version.size)).is_some();
+        if span.count == 0 || !inside {
+            return Err(FsError::Limit("a read lies behind the end of the file".to_owned()));
+        }
+        let (sender, stream) = mpsc::channel(STREAM_CHUNKS);
+        let reading = Reading::new(self.0.clone(), path.clone(), version, span, deadline);
+        tokio::spawn(reading.deliver(sender));
+        Ok(stream)
+    }
+}
+
+impl Hop {
+    /// Fetches consecutive chunks and settles every claim, whatever happens to the readers.
+    async fn fetch(
+        self: Arc<Self>,
+        path: GlobalPath,
+        version: Version,
+        claims: Vec<Claim>,
+        wanted: Deadline,
+    ) {
+        let deadline = wanted.max(Deadline::after(DEFAULT_DEADLINE));
+        let mut claims = VecDeque::from(claims);
+        let outcome = deadline.bound(self.transfer(&path, version, &mut claims, deadline)).await;
+        let Err(error) = outcome else { return };
+        if let FsError::Stale(attr) = &error {
+            self.metadata.changed(&path, attr.as_deref()).await;
+        }
+        for claim in claims {
+            claim.failed(error.clone());
+        }
+    }
+
+    async fn transfer(
+        self: &Arc<Self>,
+        path: &GlobalPath,
+        version: Version,
+        claims: &mut VecDeque<Claim>,
+        deadline: Deadline,
+    ) -> FsResult<()> {
+        let Some(first) = claims.front().map(Claim::index) else { return Ok(()) };
+        let count = claims.len() as u32;
+        let stopping = |_| FsError::Unreachable("the daemon is stopping".to_owned());
+        let mut permits = self.cache.in_flight().acquire_many_owned(count).await.map_err(stopping)?;
+        let span = ChunkSpan { first, count: count.into() };
+        let mut stream = self.upstream.read(path, version, span, deadline).await?;
+        while let Some(index) = claims.front().map(Claim::index) {
+            let chunk = stream.recv().await.unwrap_or_else(|| Err(ended_early()))?;
+            let length = index.bytes(version.size).map(|bytes| bytes.length());
+            if chunk.index != index || Some(chunk.data.len() as u64) != length {
+                return Err(FsError::Protocol("a chunk that was not asked for".to_owned()));
+            }
+            let claim = claims.pop_front().expect("its front was just looked at");
+            let permit = permits.split(1).expect("one permit a chunk was acquired");
+            self.arrived(version, chunk, claim, permit);
+        }
+        Ok(())
+    }
+
+    /// Hands the chunk to its readers at once, and keeps it in the background. The claim ends when the cache
+    /// has the chunk or refused it.
+    fn arrived(self: &Arc<Self>, version: Version, chunk: Chunk, claim: Claim, permit: OwnedSemaphorePermit) {
+        self.counts.chunks_fetched.fetch_add(1, Relaxed);
+        self.counts.bytes_fetched.fetch_add(chunk.data.len() as u64, Relaxed);
+        claim.arrived(chunk.clone());
+        let hop = self.clone();
+        tokio::spawn(async move {
+            if hop.cache.put(&version, &chunk).await {
+                claim.kept();
+            }
+            drop(permit);
+        });
+    }
+}
+
+fn ended_early() -> FsError {
+    FsError::Protocol("the answer ended before its last chunk".to_owned())
+}
+
+#[cfg(test)]
+mod metadata_tests;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! One reader: plans where each chunk comes from, a window ahead of what the reader took, and delivers the
+//! chunks in order.
+//!
+//! Only what the reader asked for is fetched. Read-ahead beyond it belongs into [`Plan::refill`], which is
+//! the one place that decides what is claimed.
+
+use super::Hop;
+use super::flight::{Claim, Progress, Slot, outcome};
+use crate::source::{Chunk, Deadline};
+use futures_util::{StreamExt, stream};
+use globalfs_proto::limits::MAX_CHUNKS_PER_READ;
+use globalfs_proto::{ChunkIndex, ChunkSpan, FsError, FsResult, GlobalPath, Version};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use tokio::sync::mpsc;
+
+/// Chunks planned ahead of a reader, and the longest run in one request upstream: 2 MiB. With 64 readers
+/// that take nothing and a cache that keeps nothing, 128 MiB are held.
+const WINDOW_CHUNKS: usize = 16;
+
+/// Chunks of one reader that are read from the cache, or waited for, at the same time.
+const READS_AHEAD: usize = 4;
+
+/// Times that a chunk is looked for again: after another reader's transfer failed for a reason of its own,
+/// or the chunk was evicted or found damaged before it could be read.
+const MAX_TAKEOVERS: usize = 8;
+
+const _: () = assert!(WINDOW_CHUNKS <= MAX_CHUNKS_PER_READ as usize);
+const _: () = assert!(WINDOW_CHUNKS <= crate::cache::MAX_CHUNKS_IN_FLIGHT);
+
+/// A read in progress.
+pub(super) struct Reading {
+    hop: Arc<Hop>,
+    path: GlobalPath,
+    version: Version,
+    span: ChunkSpan,
+    deadline: Deadline,
+}
+
+/// The slots that were planned and not yet taken up.
+struct Plan<'a> {
+    reading: &'a Reading,
+    next: u64,
+    slots: VecDeque<(ChunkIndex, Slot)>,
+}
+
+impl Reading {
+    pub(super) fn new(
+        hop: Arc<Hop>,
+        path: GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> Self {
+        Self { hop, path, version, span, deadline }
+    }
+
+    /// Sends every chunk, or chunks and then one error. Ends early when the reader is gone.
+    pub(super) async fn deliver(self, sender: mpsc::Sender<FsResult<Chunk>>) {
+        let sent = tokio::select! {
+            sent = self.deadline.bound(self.deliver_all(&sender)) => sent,
+            () = sender.closed() => return,
+        };
+        if let Err(error) = sent {
+            // A full channel belongs to a reader that has not taken its chunks for all this time.
+            let _ = tokio::time::timeout(super::LAST_WORD, sender.send(Err(error))).await;
+        }
+    }
+
+    async fn deliver_all(&self, sender: &mpsc::Sender<FsResult<Chunk>>) -> FsResult<()> {
+        let plan = Plan { reading: self, next: self.span.first.0, slots: VecDeque::new() };
+        let mut chunks =
+            stream::iter(plan).map(|(index, slot)| self.resolve(index, slot)).buffered(READS_AHEAD);
+        while let Some(chunk) = chunks.next().await {
+            if sender.send(Ok(chunk?)).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn resolve(&self, index: ChunkIndex, slot: Slot) -> FsResult<Chunk> {
+        let mut slot = slot;
+        for _ in 0..MAX_TAKEOVERS {
+            if let Some(chunk) = self.take(index, slot).await? {
+                return Ok(chunk);
+            }
+            slot = self.plan_again(index);
+        }
+        Err(FsError::Limit("a chunk left the cache again and again before it was read".to_owned()))
+    }
+
+    /// `None` when the chunk has to be looked for again.
+    async fn take(&self, index: ChunkIndex, slot: Slot) -> FsResult<Option<Chunk>> {
+        let (progress, own, same_path) = match slot {
+            Slot::Cached => return Ok(self.hop.cache.get(&self.version, index).await),
+            Slot::Awaited { progress, own, same_path } => (progress, own, same_path),
+        };
+        let chunk = match outcome(progress).await {
+            Progress::Arrived(chunk) => Some(chunk),
+            Progress::Kept => self.hop.cache.load(&self.version, index).await,
+            // Another reader's transfer had an earlier deadline, or asked by a name that is gone.
+            Progress::Failed(error) if own || same_path && error != FsError::Deadline => return Err(error),
+            Progress::Failed(_) | Progress::Abandoned | Progress::Pending => None,
+        };
+        if chunk.is_some() && !own {
+            self.hop.counts.chunks_joined.fetch_add(1, Relaxed);
+        }
+        Ok(chunk)
+    }
+
+    fn plan_again(&self, index: ChunkIndex) -> Slot {
+        let (slot, claim) = self.find(index);
+        self.launch(claim.into_iter().collect());
+        slot
+    }
+
+    fn find(&self, index: ChunkIndex) -> (Slot, Option<Claim>) {
+        let cached = || self.hop.cache.contains(&self.version, index);
+        let found = self.hop.flights.find((self.version, index), &self.path, cached);
+        if matches!(found.0, Slot::Awaited { .. }) {
+            self.hop.cache.count_miss();
+        }
+        found
+    }
+
+    /// Starts the transfer of consecutive chunks.
+    fn launch(&self, run: Vec<Claim>) {
+        if !run.is_empty() {
+            tokio::spawn(self.hop.clone().fetch(self.path.clone(), self.version, run, self.deadline));
+        }
+    }
+}
+
+impl Plan<'_> {
+    /// Plans up to a window; the next one is started while half of the last is still to be taken.
+    fn refill(&mut self) {
+        let end = self.reading.span.first.0 + self.reading.span.count;
+        let mut run = Vec::new();
+        while self.next < end && self.slots.len() < WINDOW_CHUNKS {
+            let index = ChunkIndex(self.next);
+            let (slot, claim) = self.reading.find(index);
+            match claim {
+                Some(claim) => run.push(claim),
+                None => self.reading.launch(std::mem::take(&mut run)),
+            }
+            self.slots.push_back((index, slot));
+            self.next += 1;
+        }
+        self.reading.launch(run);
+    }
+}
+
+impl Iterator for Plan<'_> {
+    type Item = (ChunkIndex, Slot);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.slots.len() <= WINDOW_CHUNKS / 2 {
+            self.refill();
+        }
+        self.slots.pop_front()
+    }
+}

@@ -1,0 +1,306 @@
+//! A peer's files: [`Source`] over the network.
+//!
+//! *Invariants:* every chunk that is handed on has the index, length and hash that it must have; a chunk
+//! that fails its hash is asked for again, a limited number of times, and then the read fails. A read has
+//! at most [`STREAMS_IN_FLIGHT`] requests under way, each with one window of the transport.
+
+use crate::encoding;
+use crate::source::{Chunk, ChunkStream, Deadline, Listing, Source};
+use async_trait::async_trait;
+use bytes::Bytes;
+use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_DIR_ENTRIES};
+use globalfs_proto::{
+    Attr, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Request, Response,
+    Version,
+};
+use globalfs_transport::{Answer, Peer};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Requests that one read has under way, so that the next one's bytes are on the line when one ends.
+pub const STREAMS_IN_FLIGHT: usize = 4;
+
+/// Verified chunks that each of these holds for the reader.
+const CHUNKS_AHEAD: usize = 4;
+
+/// How often a damaged chunk is asked for again.
+pub const MAX_REFETCHES: u32 = 3;
+
+/// A peer as a source. Cheap to clone: clones share connection and counters.
+#[derive(Clone)]
+pub struct Remote {
+    peer: Peer,
+    live: Arc<Live>,
+}
+
+/// What was fetched so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RemoteCounters {
+    /// Chunks received and verified.
+    pub chunks: u64,
+    /// Their bytes as files have them.
+    pub bytes: u64,
+    /// Their bytes as they came over the wire.
+    pub wire_bytes: u64,
+    /// Chunks received that failed their hash; none of them was handed on.
+    pub chunks_damaged: u64,
+}
+
+#[derive(Default)]
+struct Live {
+    chunks: AtomicU64,
+    bytes: AtomicU64,
+    wire_bytes: AtomicU64,
+    chunks_damaged: AtomicU64,
+}
+
+/// What one call of [`Source::read`] asks for.
+struct Wanted {
+    remote: Remote,
+    path: GlobalPath,
+    version: Version,
+    deadline: Deadline,
+}
+
+type Sender = mpsc::Sender<FsResult<Chunk>>;
+
+impl Remote {
+    /// The files of `peer`.
+    pub fn new(peer: Peer) -> Self {
+        Self { peer, live: Arc::default() }
+    }
+
+    /// The peer.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// What was fetched so far.
+    pub fn counters(&self) -> RemoteCounters {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        RemoteCounters {
+            chunks: read(&self.live.chunks),
+            bytes: read(&self.live.bytes),
+            wire_bytes: read(&self.live.wire_bytes),
+            chunks_damaged: read(&self.live.chunks_damaged),
+        }
+    }
+
+    /// Asks for nothing and waits for the answer: the peer is there and lets us in.
+    pub async fn ping(&self, deadline: Deadline) -> FsResult<()> {
+        self.ask_bytes(Request::Ping, deadline).await.map(drop)
+    }
+
+    async fn ask(&self, request: Request, deadline: Deadline) -> FsResult<Answer> {
+        match deadline.remaining() {
+            Duration::ZERO => Err(FsError::Deadline),
+            budget => self.peer.request(&request, budget).await,
+        }
+    }
+
+    /// A request whose answer is one frame.
+    async fn ask_one(&self, request: Request, deadline: Deadline) -> FsResult<Response> {
+        let mut answer = self.ask(request, deadline).await?;
+        answer.next().await?.ok_or_else(|| self.broken("ended its answer too early"))
+    }
+
+    async fn ask_bytes(&self, request: Request, deadline: Deadline) -> FsResult<Bytes> {
+        match self.ask_one(request, deadline).await? {
+            Response::Bytes(bytes) => Ok(bytes),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    fn unexpected(&self) -> FsError {
+        self.broken("gave another kind of answer than was asked for")
+    }
+
+    fn broken(&self, what: &str) -> FsError {
+        FsError::Protocol(format!("{} {what}", self.peer.identity()))
+    }
+}
+
+#[async_trait]
+impl Source for Remote {
+    async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
+        match self.ask_one(Request::Stat(path.clone()), deadline).await? {
+            Response::Attr(attr) => Ok(attr),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
+        let mut answer = self.ask(Request::List(path.clone()), deadline).await?;
+        let mut listing = Vec::new();
+        loop {
+            let Some(response) = answer.next().await? else {
+                return Err(self.broken("ended a listing too early"));
+            };
+            let Response::Entries { entries, last } = response else { return Err(self.unexpected()) };
+            if listing.len() + entries.len() > MAX_DIR_ENTRIES {
+                return Err(FsError::Limit(format!("{path} has more than {MAX_DIR_ENTRIES} entries")));
+            }
+            if entries.is_empty() && !last {
+                return Err(self.broken("sent an empty part of a listing"));
+            }
+            listing.extend(entries);
+            if last {
+                return Ok(listing.into());
+            }
+        }
+    }
+
+    async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        self.ask_bytes(Request::ReadLink(path.clone()), deadline).await
+    }
+
+    async fn get_xattr(&self, path: &GlobalPath, name: &[u8], deadline: Deadline) -> FsResult<Bytes> {
+        self.ask_bytes(Request::GetXattr(path.clone(), Bytes::copy_from_slice(name)), deadline).await
+    }
+
+    async fn list_xattr(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        self.ask_bytes(Request::ListXattr(path.clone()), deadline).await
+    }
+
+    async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
+        match self.ask_one(Request::FsStat(path.clone()), deadline).await? {
+            Response::FsStat(stat) => Ok(stat),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// Returns at once; all errors come through the stream.
+    async fn read(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<ChunkStream> {
+        let (sender, stream) = mpsc::channel(CHUNKS_AHEAD);
+        let wanted = Wanted { remote: self.clone(), path: path.clone(), version, deadline };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = sender.closed() => {}
+                () = Arc::new(wanted).fetch(span, &sender) => {}
+            }
+        });
+        Ok(stream)
+    }
+}
+
+impl Wanted {
+    /// Fetches `span` in pieces, several at a time, and hands their chunks on in order. Dropping the future
+    /// ends the pieces.
+    async fn fetch(self: Arc<Self>, span: ChunkSpan, reader: &Sender) {
+        let mut tasks = JoinSet::new();
+        let mut pieces = pieces(span);
+        let mut streams: VecDeque<ChunkStream> = VecDeque::new();
+        loop {
+            while streams.len() < STREAMS_IN_FLIGHT
+                && let Some(piece) = pieces.next()
+            {
+                let (sender, stream) = mpsc::channel(CHUNKS_AHEAD);
+                while tasks.try_join_next().is_some() {}
+                tasks.spawn(self.clone().fetch_piece(piece, sender));
+                streams.push_back(stream);
+            }
+            let Some(mut stream) = streams.pop_front() else { return };
+            while let Some(chunk) = stream.recv().await {
+                let failed = chunk.is_err();
+                if reader.send(chunk).await.is_err() || failed {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn fetch_piece(self: Arc<Self>, mut piece: ChunkSpan, sender: Sender) {
+        loop {
+            let begun_at = piece.first;
+            match self.fetch_some(&mut piece, &sender).await {
+                Ok(()) => return,
+                // The connection broke inside the answer: ask for the rest, so long as that gets further.
+                Err(FsError::Unreachable(_)) if piece.first > begun_at => {}
+                Err(error) => return drop(sender.send(Err(error)).await),
+            }
+        }
+    }
+
+    /// One request; `piece` shrinks with each chunk that was handed on.
+    async fn fetch_some(&self, piece: &mut ChunkSpan, sender: &Sender) -> FsResult<()> {
+        let mut answer = self.request(piece.first, piece.count as u32).await?;
+        while piece.count > 0 {
+            let chunk = match self.next_chunk(&mut answer, piece.first).await {
+                Err(FsError::Damaged(what)) => self.refetch(piece.first, what).await?,
+                other => other?,
+            };
+            if sender.send(Ok(chunk)).await.is_err() {
+                return Ok(());
+            }
+            *piece = ChunkSpan { first: ChunkIndex(piece.first.0 + 1), count: piece.count - 1 };
+        }
+        match answer.next().await? {
+            None => Ok(()),
+            Some(_) => Err(self.remote.broken("sent more chunks than were asked for")),
+        }
+    }
+
+    async fn request(&self, first: ChunkIndex, count: u32) -> FsResult<Answer> {
+        let request = Request::Read { path: self.path.clone(), version: self.version, first, count };
+        self.remote.ask(request, self.deadline).await
+    }
+
+    async fn next_chunk(&self, answer: &mut Answer, expect: ChunkIndex) -> FsResult<Chunk> {
+        let header = match answer.next().await? {
+            Some(Response::Chunk(header)) => header,
+            Some(_) => return Err(self.remote.unexpected()),
+            None => return Err(self.remote.broken("ended its answer too early")),
+        };
+        self.check(&header, expect)?;
+        let payload = answer.payload(header.wire_length).await?;
+        let live = &self.remote.live;
+        live.wire_bytes.fetch_add(header.wire_length.into(), Ordering::Relaxed);
+        let chunk = encoding::decode(&header, payload).inspect_err(|_| {
+            live.chunks_damaged.fetch_add(1, Ordering::Relaxed);
+        })?;
+        live.chunks.fetch_add(1, Ordering::Relaxed);
+        live.bytes.fetch_add(header.length.into(), Ordering::Relaxed);
+        Ok(chunk)
+    }
+
+    fn check(&self, header: &ChunkHeader, expect: ChunkIndex) -> FsResult<()> {
+        let bytes = expect.bytes(self.version.size);
+        if header.index == expect && bytes.is_some_and(|b| b.length() == u64::from(header.length)) {
+            return Ok(());
+        }
+        Err(self.remote.broken("sent a chunk of another index or length than was asked for"))
+    }
+
+    /// Asks for one chunk again until it is whole.
+    async fn refetch(&self, index: ChunkIndex, mut what: String) -> FsResult<Chunk> {
+        for _ in 0..MAX_REFETCHES {
+            let peer = self.remote.peer.identity();
+            tracing::warn!(path = %self.path, %peer, what, "damaged on arrival: fetching again");
+            let mut answer = self.request(index, 1).await?;
+            match self.next_chunk(&mut answer, index).await {
+                Err(FsError::Damaged(again)) => what = again,
+                other => return other,
+            }
+        }
+        Err(FsError::Damaged(format!("{} from {}: {what}", self.path, self.remote.peer.identity())))
+    }
+}
+
+/// `span` in parts that one request may ask for.
+fn pieces(span: ChunkSpan) -> impl Iterator<Item = ChunkSpan> + Send {
+    let most = u64::from(MAX_CHUNKS_PER_READ);
+    (0..span.count.div_ceil(most)).map(move |n| ChunkSpan {
+        first: ChunkIndex(span.first.0 + n * most),
+        count: most.min(span.count - n * most),
+    })
+}

@@ -1,0 +1,284 @@
+//! Which source answers for a path: the origin when this site is the path's master, the master's site
+//! otherwise. Directories are merged where their children have other masters.
+//!
+//! A listed child whose own path routes elsewhere, and every junction, gets its attributes from its own
+//! master, and is left out when it does not exist there. When that master cannot be asked, the entry of the
+//! directory's master stands in, and without one the child is left out with a warning: one site that is down
+//! does not take `ls` of the root with it. A `stat` of such a child tells the error.
+//!
+//! A directory that its own master does not have is `ENOENT`, even with junctions below it. The root alone
+//! always exists: when its master lacks it, or nobody is its master, it is an empty directory of root's plus
+//! its junctions. When its master cannot be reached, that is the error; an empty root would be a lie.
+//!
+//! *Invariant:* a request of another site is answered from the origin or refused, never sent on, so requests
+//! cannot go in circles while sites see different policies.
+
+use crate::cache::throttle::Throttle;
+use crate::source::{ChunkStream, Deadline, Listing, Source};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use globalfs_proto::{
+    Attr, ChunkSpan, DirEntry, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, SiteName, Version,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a listing waits for the master of one child, so that a site that is down does not use up the time
+/// of the listing.
+const CHILD_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Children of one listing that are asked for at the same time.
+const CHILDREN_AT_ONCE: usize = 32;
+
+/// Who is the master of a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Master {
+    /// This site: its origin answers.
+    Here,
+    /// Another site.
+    Site(SiteName),
+    /// Nobody, and why.
+    Nowhere(String),
+}
+
+/// The present division of the namespace among sites.
+pub trait Placement: Send + Sync + 'static {
+    /// The master of `path`.
+    fn master(&self, path: &GlobalPath) -> Master;
+
+    /// Names in the directory `dir` that may exist although the directory's master does not list them,
+    /// because their own master is another.
+    fn junctions(&self, dir: &GlobalPath) -> Vec<Bytes>;
+}
+
+/// The ways to other sites.
+pub trait Sites: Send + Sync + 'static {
+    /// What answers for the paths of `site`.
+    fn source(&self, site: &SiteName) -> FsResult<Arc<dyn Source>>;
+}
+
+/// The sources of a site daemon, one for each kind of client.
+#[derive(Clone)]
+pub struct Routed(Arc<Routes>);
+
+struct Routes {
+    placement: Arc<dyn Placement>,
+    origin: Arc<dyn Source>,
+    sites: Arc<dyn Sites>,
+    left_out: Throttle,
+}
+
+struct ForNodes(Arc<Routes>);
+
+struct ForSites(Arc<Routes>);
+
+impl Routed {
+    /// Divides the namespace between `origin` and `sites` as `placement` says at each request.
+    pub fn new(placement: Arc<dyn Placement>, origin: Arc<dyn Source>, sites: Arc<dyn Sites>) -> Self {
+        Self(Arc::new(Routes { placement, origin, sites, left_out: Throttle::new() }))
+    }
+
+    /// The whole namespace: what the nodes of this site see.
+    pub fn for_nodes(&self) -> Arc<dyn Source> {
+        Arc::new(ForNodes(self.0.clone()))
+    }
+
+    /// What this site masters, and nothing else; listings are the origin's, unmerged.
+    pub fn for_sites(&self) -> Arc<dyn Source> {
+        Arc::new(ForSites(self.0.clone()))
+    }
+}
+
+impl Routes {
+    fn source_of(&self, path: &GlobalPath) -> FsResult<Arc<dyn Source>> {
+        match self.placement.master(path) {
+            Master::Here => Ok(self.origin.clone()),
+            Master::Site(site) => self.sites.source(&site),
+            Master::Nowhere(why) => Err(FsError::Unreachable(format!("{path} has no master: {why}"))),
+        }
+    }
+
+    fn own(&self, path: &GlobalPath) -> FsResult<&Arc<dyn Source>> {
+        match self.placement.master(path) {
+            Master::Here => Ok(&self.origin),
+            Master::Site(site) => Err(FsError::Refused(format!("{path} is not mastered here but at {site}"))),
+            Master::Nowhere(why) => Err(FsError::Refused(format!("{path} is not mastered here: {why}"))),
+        }
+    }
+
+    async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
+        match self.source_of(path) {
+            Ok(source) => match source.stat(path, deadline).await {
+                Err(error) if self.is_missing_root(path, &error) => Ok(synthetic_root()),
+                answer => answer,
+            },
+            Err(error) if self.is_missing_root(path, &error) => Ok(synthetic_root()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list_merged(&self, dir: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
+        let listed = match self.source_of(dir) {
+            Ok(source) => source.list(dir, deadline).await,
+            Err(error) => Err(error),
+        };
+        let listed = match listed {
+            Err(error) if self.is_missing_root(dir, &error) => Listing::default(),
+            listed => listed?,
+        };
+        let children = self.children_of_others(dir, &listed);
+        if children.is_empty() {
+            return Ok(listed);
+        }
+        let answers: Vec<_> = stream::iter(children)
+            .map(|(name, path)| async move { (name, self.stat_child(&path, deadline).await) })
+            .buffer_unordered(CHILDREN_AT_ONCE)
+            .collect()
+            .await;
+        Ok(self.merge(dir, &listed, answers))
+    }
+
+    /// Whether `path` is the root, and its master lacks it or there is none.
+    fn is_missing_root(&self, path: &GlobalPath, error: &FsError) -> bool {
+        path.is_root()
+            && (*error == FsError::NOT_FOUND || matches!(self.placement.master(path), Master::Nowhere(_)))
+    }
+
+    /// Junctions, and listed entries, whose master is not the directory's.
+    fn children_of_others(&self, dir: &GlobalPath, listed: &[DirEntry]) -> BTreeMap<Bytes, GlobalPath> {
+        let master = self.placement.master(dir);
+        let junctions = self.placement.junctions(dir);
+        let names = junctions.iter().chain(listed.iter().map(|entry| &entry.name));
+        let paths = names.filter_map(|name| Some((name.clone(), dir.join(name).ok()?)));
+        paths.filter(|(_, path)| self.placement.master(path) != master).collect()
+    }
+
+    async fn stat_child(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
+        let deadline = deadline.min(Deadline::after(CHILD_DEADLINE.min(deadline.remaining() / 2)));
+        deadline.bound(async { self.source_of(path)?.stat(path, deadline).await }).await
+    }
+
+    fn merge(&self, dir: &GlobalPath, listed: &[DirEntry], answers: Vec<(Bytes, FsResult<Attr>)>) -> Listing {
+        let mut answers: BTreeMap<Bytes, FsResult<Attr>> = answers.into_iter().collect();
+        let own = listed.iter().filter_map(|entry| match answers.remove(&entry.name) {
+            None => Some(entry.clone()),
+            Some(Ok(attr)) => Some(DirEntry { name: entry.name.clone(), attr }),
+            Some(Err(FsError::NOT_FOUND)) => None,
+            Some(Err(_)) => Some(entry.clone()),
+        });
+        let mut merged: Vec<DirEntry> = own.collect();
+        for (name, answer) in answers {
+            match answer {
+                Ok(attr) => merged.push(DirEntry { name, attr }),
+                Err(FsError::NOT_FOUND) => {}
+                Err(error) => self.warn_left_out(dir, &name, &error),
+            }
+        }
+        merged.into()
+    }
+
+    fn warn_left_out(&self, dir: &GlobalPath, name: &[u8], error: &FsError) {
+        if let Some(silent) = self.left_out.admit() {
+            let name = String::from_utf8_lossy(name);
+            tracing::warn!(%dir, %name, %error, silent, "left out of the listing: its master gives no answer");
+        }
+    }
+}
+
+/// The root of a namespace whose root nobody has.
+fn synthetic_root() -> Attr {
+    Attr {
+        file: FileId { origin: 0, inode: 1 },
+        kind: FileKind::Directory,
+        mode: 0o755,
+        nlink: 2,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        atime_ns: 0,
+        mtime_ns: 0,
+        ctime_ns: 0,
+    }
+}
+
+#[async_trait]
+impl Source for ForNodes {
+    async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
+        self.0.stat(path, deadline).await
+    }
+
+    async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
+        self.0.list_merged(path, deadline).await
+    }
+
+    async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        self.0.source_of(path)?.read_link(path, deadline).await
+    }
+
+    async fn get_xattr(&self, path: &GlobalPath, name: &[u8], deadline: Deadline) -> FsResult<Bytes> {
+        self.0.source_of(path)?.get_xattr(path, name, deadline).await
+    }
+
+    async fn list_xattr(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        self.0.source_of(path)?.list_xattr(path, deadline).await
+    }
+
+    async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
+        self.0.source_of(path)?.fs_stat(path, deadline).await
+    }
+
+    async fn read(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<ChunkStream> {
+        self.0.source_of(path)?.read(path, version, span, deadline).await
+    }
+}
+
+#[async_trait]
+impl Source for ForSites {
+    async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
+        self.0.own(path)?.stat(path, deadline).await
+    }
+
+    async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
+        self.0.own(path)?.list(path, deadline).await
+    }
+
+    async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        self.0.own(path)?.read_link(path, deadline).await
+    }
+
+    async fn get_xattr(&self, path: &GlobalPath, name: &[u8], deadline: Deadline) -> FsResult<Bytes> {
+        self.0.own(path)?.get_xattr(path, name, deadline).await
+    }
+
+    async fn list_xattr(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        self.0.own(path)?.list_xattr(path, deadline).await
+    }
+
+    async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
+        self.0.own(path)?.fs_stat(path, deadline).await
+    }
+
+    async fn read(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<ChunkStream> {
+        self.0.own(path)?.read(path, version, span, deadline).await
+    }
+}
+
+#[cfg(test)]
+#[path = "route_tests.rs"]
+mod tests;

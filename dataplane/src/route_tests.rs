@@ -1,0 +1,164 @@
+//! A site between its origin and another site: who answers, what a directory shows, what is refused.
+
+use super::*;
+use crate::testing::MemorySource;
+use globalfs_proto::ChunkIndex;
+
+/// `/` and most paths are this site's; `/results` and below are of the site `cloud`; `/lost` is nobody's.
+struct Policies {
+    root: Master,
+}
+
+impl Placement for Policies {
+    fn master(&self, path: &GlobalPath) -> Master {
+        match path.components().next() {
+            Some(b"results") => Master::Site(SiteName::new("cloud").unwrap()),
+            Some(b"lost") => Master::Nowhere("its policy has no primary".to_owned()),
+            None => self.root.clone(),
+            Some(_) => Master::Here,
+        }
+    }
+
+    fn junctions(&self, dir: &GlobalPath) -> Vec<Bytes> {
+        if dir.is_root() {
+            vec![Bytes::from_static(b"results"), Bytes::from_static(b"lost")]
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+struct OneSite(MemorySource);
+
+impl Sites for OneSite {
+    fn source(&self, site: &SiteName) -> FsResult<Arc<dyn Source>> {
+        assert_eq!(site.as_str(), "cloud");
+        Ok(Arc::new(self.0.clone()))
+    }
+}
+
+struct Site {
+    origin: MemorySource,
+    cloud: MemorySource,
+    routed: Routed,
+}
+
+fn site_with(root: Master) -> Site {
+    let (origin, cloud) = (MemorySource::new(), MemorySource::new());
+    let placement = Arc::new(Policies { root });
+    let routed = Routed::new(placement, Arc::new(origin.clone()), Arc::new(OneSite(cloud.clone())));
+    origin.put_file("/here", "onprem");
+    cloud.put_directory("/results");
+    cloud.put_file("/results/r", "from the cloud");
+    Site { origin, cloud, routed }
+}
+
+fn site() -> Site {
+    site_with(Master::Here)
+}
+
+fn path(text: &str) -> GlobalPath {
+    GlobalPath::new(text.as_bytes()).unwrap()
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(10))
+}
+
+async fn names(source: &Arc<dyn Source>, dir: &str) -> FsResult<Vec<String>> {
+    let listing = source.list(&path(dir), soon()).await?;
+    let mut names: Vec<_> = listing.iter().map(|e| String::from_utf8(e.name.to_vec()).unwrap()).collect();
+    names.sort();
+    Ok(names)
+}
+
+async fn listed(source: &Arc<dyn Source>, name: &str) -> Option<Attr> {
+    let listing = source.list(&GlobalPath::root(), soon()).await.unwrap();
+    listing.iter().find(|entry| entry.name == name.as_bytes()).map(|entry| entry.attr)
+}
+
+#[tokio::test]
+async fn each_path_is_answered_by_its_master() {
+    let site = site();
+    let nodes = site.routed.for_nodes();
+    assert_eq!(names(&nodes, "/").await.unwrap(), ["here", "results"]);
+    assert_eq!(names(&nodes, "/results").await.unwrap(), ["r"]);
+    let attr = nodes.stat(&path("/results/r"), soon()).await.unwrap();
+    assert_eq!(attr, site.cloud.stat(&path("/results/r"), soon()).await.unwrap());
+    let span = ChunkSpan { first: ChunkIndex(0), count: 1 };
+    let mut stream = nodes.read(&path("/results/r"), attr.version(), span, soon()).await.unwrap();
+    assert_eq!(stream.recv().await.unwrap().unwrap().data, "from the cloud");
+    assert!(matches!(nodes.stat(&path("/lost/x"), soon()).await, Err(FsError::Unreachable(_))));
+}
+
+#[tokio::test]
+async fn a_child_has_the_attributes_that_its_own_master_tells() {
+    let site = site();
+    let nodes = site.routed.for_nodes();
+    let shadow = site.origin.put_directory("/results");
+    let real = site.cloud.stat(&path("/results"), soon()).await.unwrap();
+    assert_ne!(shadow, real);
+    assert_eq!(listed(&nodes, "results").await, Some(real));
+    assert_eq!(names(&nodes, "/").await.unwrap(), ["here", "results"], "it is listed once");
+    site.cloud.remove("/results");
+    assert_eq!(listed(&nodes, "results").await, None, "its master does not have it");
+}
+
+#[tokio::test]
+async fn a_site_that_is_down_does_not_fail_the_listing() {
+    let site = site();
+    let nodes = site.routed.for_nodes();
+    site.cloud.set_failure(Some(FsError::Unreachable("down".to_owned())));
+    assert_eq!(names(&nodes, "/").await.unwrap(), ["here"]);
+    let shadow = site.origin.put_directory("/results");
+    assert_eq!(listed(&nodes, "results").await, Some(shadow), "the directory's own entry stands in");
+    assert!(matches!(nodes.stat(&path("/results"), soon()).await, Err(FsError::Unreachable(_))));
+}
+
+#[tokio::test]
+async fn a_site_that_hangs_delays_the_listing_by_half_its_deadline_at_most() {
+    let site = site();
+    site.cloud.set_delay(Duration::from_secs(60));
+    let deadline = Deadline::after(Duration::from_secs(1));
+    let listing = site.routed.for_nodes().list(&GlobalPath::root(), deadline).await.unwrap();
+    assert_eq!(listing.len(), 1);
+    assert!(!deadline.remaining().is_zero());
+}
+
+#[tokio::test]
+async fn other_sites_get_what_is_mastered_here_and_nothing_else() {
+    let site = site();
+    let sites = site.routed.for_sites();
+    assert_eq!(names(&sites, "/").await.unwrap(), ["here"], "unmerged");
+    assert!(sites.stat(&path("/here"), soon()).await.is_ok());
+    let refused = |error: Option<FsError>| matches!(error, Some(FsError::Refused(_)));
+    let before = site.cloud.calls();
+    for name in ["/results", "/results/r", "/lost"] {
+        let asked = path(name);
+        assert!(refused(sites.stat(&asked, soon()).await.err()));
+        assert!(refused(sites.list(&asked, soon()).await.err()));
+        assert!(refused(sites.read_link(&asked, soon()).await.err()));
+        assert!(refused(sites.get_xattr(&asked, b"user.x", soon()).await.err()));
+        assert!(refused(sites.list_xattr(&asked, soon()).await.err()));
+        assert!(refused(sites.fs_stat(&asked, soon()).await.err()));
+        let version = site.origin.put_file("/f", "x").version();
+        let span = ChunkSpan { first: ChunkIndex(0), count: 1 };
+        assert!(refused(sites.read(&asked, version, span, soon()).await.err()));
+    }
+    assert_eq!(site.cloud.calls(), before, "nothing was sent on");
+}
+
+#[tokio::test]
+async fn the_root_exists_even_if_nobody_has_it_but_not_if_its_master_is_down() {
+    let site = site_with(Master::Nowhere("no policy".to_owned()));
+    let nodes = site.routed.for_nodes();
+    assert_eq!(nodes.stat(&GlobalPath::root(), soon()).await.unwrap(), synthetic_root());
+    assert_eq!(names(&nodes, "/").await.unwrap(), ["results"]);
+    let remote = site_with(Master::Site(SiteName::new("cloud").unwrap()));
+    remote.cloud.remove("/");
+    let nodes = remote.routed.for_nodes();
+    assert_eq!(nodes.stat(&GlobalPath::root(), soon()).await.unwrap(), synthetic_root());
+    remote.cloud.set_failure(Some(FsError::Unreachable("down".to_owned())));
+    assert!(nodes.stat(&GlobalPath::root(), soon()).await.is_err());
+    assert!(names(&nodes, "/").await.is_err());
+}

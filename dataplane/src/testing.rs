@@ -1,0 +1,230 @@
+//! A source in memory, for tests of whatever stands on a [`Source`]: it can change, delay, fail and count.
+
+use crate::source::{Chunk, ChunkStream, Deadline, Listing, Source};
+use async_trait::async_trait;
+use bytes::Bytes;
+use globalfs_proto::{
+    Attr, ChunkHash, ChunkIndex, ChunkSpan, DirEntry, FileId, FileKind, FsError, FsResult, FsStat,
+    GlobalPath, Version,
+};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Chunks that a read holds ahead of its reader.
+const CHUNKS_AHEAD: usize = 4;
+const ENODATA: i32 = 61;
+const EINVAL: i32 = 22;
+
+/// A tree of files in memory. Cheap to clone: clones share the tree.
+#[derive(Clone, Default)]
+pub struct MemorySource(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    tree: Mutex<BTreeMap<GlobalPath, Node>>,
+    behaviour: Mutex<Behaviour>,
+    ticks: AtomicU64,
+    calls: AtomicU64,
+    chunks_read: AtomicU64,
+}
+
+#[derive(Clone, Default)]
+struct Behaviour {
+    delay: Duration,
+    failure: Option<FsError>,
+}
+
+#[derive(Clone)]
+struct Node {
+    attr: Attr,
+    /// A file's bytes or a link's target.
+    content: Bytes,
+    xattrs: BTreeMap<Bytes, Bytes>,
+}
+
+impl MemorySource {
+    /// A tree that has an empty root directory.
+    pub fn new() -> Self {
+        let source = Self::default();
+        source.put(&GlobalPath::root(), FileKind::Directory, Bytes::new());
+        source
+    }
+
+    /// Makes the regular file `path`, or gives it new content and thereby a new version.
+    pub fn put_file(&self, path: &str, content: impl Into<Bytes>) -> Attr {
+        self.put(&parse(path), FileKind::Regular, content.into())
+    }
+
+    /// Makes the directory `path`.
+    pub fn put_directory(&self, path: &str) -> Attr {
+        self.put(&parse(path), FileKind::Directory, Bytes::new())
+    }
+
+    /// Makes the symbolic link `path`.
+    pub fn put_symlink(&self, path: &str, target: &str) -> Attr {
+        self.put(&parse(path), FileKind::Symlink, Bytes::copy_from_slice(target.as_bytes()))
+    }
+
+    /// Makes an entry of any name and kind.
+    pub fn put(&self, path: &GlobalPath, kind: FileKind, content: Bytes) -> Attr {
+        let tick = self.0.ticks.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut tree = self.0.tree.lock();
+        let inode = tree.get(path).map_or(tick, |node| node.attr.file.inode);
+        let attr = new_attr(inode, kind, content.len() as u64, tick as i64);
+        tree.insert(path.clone(), Node { attr, content, xattrs: BTreeMap::new() });
+        attr
+    }
+
+    /// Gives an existing entry an extended attribute.
+    pub fn put_xattr(&self, path: &str, name: &str, value: &[u8]) {
+        let (name, value) = (Bytes::copy_from_slice(name.as_bytes()), Bytes::copy_from_slice(value));
+        let mut tree = self.0.tree.lock();
+        tree.get_mut(&parse(path)).expect("the entry was put before").xattrs.insert(name, value);
+    }
+
+    /// Removes an entry.
+    pub fn remove(&self, path: &str) {
+        self.0.tree.lock().remove(&parse(path));
+    }
+
+    /// Makes each later call, and each chunk of a read, take at least this long.
+    pub fn set_delay(&self, delay: Duration) {
+        self.0.behaviour.lock().delay = delay;
+    }
+
+    /// Makes each later call fail with `failure`, or work again.
+    pub fn set_failure(&self, failure: Option<FsError>) {
+        self.0.behaviour.lock().failure = failure;
+    }
+
+    /// Calls of any method so far.
+    pub fn calls(&self) -> u64 {
+        self.0.calls.load(Ordering::Relaxed)
+    }
+
+    /// Chunks handed out by reads so far.
+    pub fn chunks_read(&self) -> u64 {
+        self.0.chunks_read.load(Ordering::Relaxed)
+    }
+
+    async fn find(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Node> {
+        self.0.calls.fetch_add(1, Ordering::Relaxed);
+        let behaviour = self.0.behaviour.lock().clone();
+        deadline.bound(pause(behaviour.delay)).await?;
+        behaviour.failure.map_or(Ok(()), Err)?;
+        self.0.tree.lock().get(path).cloned().ok_or(FsError::NOT_FOUND)
+    }
+
+    async fn read_chunk(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        index: ChunkIndex,
+        deadline: Deadline,
+    ) -> FsResult<Chunk> {
+        let behaviour = self.0.behaviour.lock().clone();
+        deadline.bound(pause(behaviour.delay)).await?;
+        let node = self.0.tree.lock().get(path).cloned().ok_or(FsError::Stale(None))?;
+        let range = index.bytes(version.size).ok_or(FsError::Os(EINVAL))?;
+        check_version(&node, version)?;
+        self.0.chunks_read.fetch_add(1, Ordering::Relaxed);
+        let data = node.content.slice(range.start() as usize..range.end() as usize);
+        Ok(Chunk { index, hash: ChunkHash(*blake3::hash(&data).as_bytes()), data })
+    }
+}
+
+#[async_trait]
+impl Source for MemorySource {
+    async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
+        Ok(self.find(path, deadline).await?.attr)
+    }
+
+    async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
+        if self.find(path, deadline).await?.attr.kind != FileKind::Directory {
+            return Err(FsError::NOT_A_DIRECTORY);
+        }
+        let tree = self.0.tree.lock();
+        let children = tree.iter().filter(|(child, _)| child.parent().as_ref() == Some(path));
+        Ok(children
+            .map(|(child, node)| DirEntry { name: Bytes::copy_from_slice(child.name()), attr: node.attr })
+            .collect())
+    }
+
+    async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        let node = self.find(path, deadline).await?;
+        if node.attr.kind == FileKind::Symlink { Ok(node.content) } else { Err(FsError::Os(EINVAL)) }
+    }
+
+    async fn get_xattr(&self, path: &GlobalPath, name: &[u8], deadline: Deadline) -> FsResult<Bytes> {
+        self.find(path, deadline).await?.xattrs.get(name).cloned().ok_or(FsError::Os(ENODATA))
+    }
+
+    async fn list_xattr(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        let node = self.find(path, deadline).await?;
+        Ok(node.xattrs.keys().flat_map(|name| [&name[..], b"\0"]).collect::<Vec<_>>().concat().into())
+    }
+
+    async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
+        self.find(path, deadline).await?;
+        let files = self.0.tree.lock().len() as u64;
+        Ok(FsStat { block_size: 4096, blocks: 1000, blocks_free: 400, files, ..FsStat::default() })
+    }
+
+    async fn read(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<ChunkStream> {
+        check_version(&self.find(path, deadline).await?, version)?;
+        let (sender, stream) = mpsc::channel(CHUNKS_AHEAD);
+        let (source, path) = (self.clone(), path.clone());
+        tokio::spawn(async move {
+            for index in span.iter() {
+                let chunk = source.read_chunk(&path, version, index, deadline).await;
+                let failed = chunk.is_err();
+                if sender.send(chunk).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(stream)
+    }
+}
+
+fn parse(path: &str) -> GlobalPath {
+    GlobalPath::new(path.as_bytes()).expect("a test's path is absolute and normal")
+}
+
+async fn pause(delay: Duration) -> FsResult<()> {
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    Ok(())
+}
+
+fn check_version(node: &Node, wanted: Version) -> FsResult<()> {
+    if node.attr.version() == wanted { Ok(()) } else { Err(FsError::Stale(Some(Box::new(node.attr)))) }
+}
+
+fn new_attr(inode: u64, kind: FileKind, size: u64, time_ns: i64) -> Attr {
+    Attr {
+        file: FileId { origin: 1, inode },
+        kind,
+        mode: if kind == FileKind::Directory { 0o755 } else { 0o644 },
+        nlink: 1,
+        uid: 1000,
+        gid: 1000,
+        rdev: 0,
+        size,
+        blocks: size.div_ceil(512),
+        atime_ns: time_ns,
+        mtime_ns: time_ns,
+        ctime_ns: time_ns,
+    }
+}

@@ -1,0 +1,244 @@
+//! A source seen through the network equals the source itself, and nothing damaged comes through.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use bytes::Bytes;
+use common::{endpoints, soon};
+use globalfs_dataplane::remote::{MAX_REFETCHES, Remote};
+use globalfs_dataplane::serve::{Server, Tamper};
+use globalfs_dataplane::testing::MemorySource;
+use globalfs_dataplane::{Chunk, Deadline, Source};
+use globalfs_proto::limits::{CHUNK_SIZE, MAX_CHUNKS_PER_READ};
+use globalfs_proto::{Attr, ChunkHeader, ChunkIndex, ChunkSpan, FileKind, FsError, FsResult, GlobalPath};
+use globalfs_transport::Peer;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// A source, and the same seen from another site.
+struct Pair {
+    source: MemorySource,
+    server: Arc<Server>,
+    remote: Remote,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self::with_server(|server| server)
+    }
+
+    fn with_tamper(tamper: impl Fn(&ChunkHeader, Bytes) -> Bytes + Send + Sync + 'static) -> Self {
+        let tamper: Tamper = Arc::new(tamper);
+        Self::with_server(|server| server.with_tamper(tamper))
+    }
+
+    fn with_server(change: impl FnOnce(Server) -> Server) -> Self {
+        let source = MemorySource::new();
+        let server = Arc::new(change(Server::new(Arc::new(source.clone()), Arc::new(|_| Ok(())))));
+        let [onprem, cloud] = endpoints();
+        let (serving, handler) = (onprem.clone(), server.clone());
+        tokio::spawn(async move { serving.serve(handler, CancellationToken::new()).await });
+        let peer = Peer::new(cloud, onprem.local_addr().to_string(), onprem.identity().clone());
+        Self { source, server, remote: Remote::new(peer) }
+    }
+}
+
+fn path(text: &str) -> GlobalPath {
+    GlobalPath::new(text.as_bytes()).unwrap()
+}
+
+fn whole(attr: &Attr) -> ChunkSpan {
+    ChunkSpan { first: ChunkIndex(0), count: attr.size.div_ceil(CHUNK_SIZE) }
+}
+
+/// What a reader gets in the end: every chunk, or the error.
+async fn collect(
+    source: &dyn Source,
+    path: &GlobalPath,
+    attr: &Attr,
+    span: ChunkSpan,
+) -> FsResult<Vec<Chunk>> {
+    let mut stream = source.read(path, attr.version(), span, soon()).await?;
+    let mut chunks = Vec::new();
+    while let Some(chunk) = stream.recv().await {
+        chunks.push(chunk?);
+    }
+    Ok(chunks)
+}
+
+/// Bytes of which some chunks compress, some do not, some are zeros.
+fn content(length: u64) -> Vec<u8> {
+    let mut data = vec![0; length as usize];
+    for (n, chunk) in data.chunks_mut(CHUNK_SIZE as usize).enumerate() {
+        match n % 3 {
+            0 => blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(chunk),
+            1 => chunk.fill(n as u8),
+            _ => {}
+        }
+    }
+    data
+}
+
+#[tokio::test]
+async fn every_method_gives_what_the_source_gives() {
+    let Pair { source, remote, .. } = Pair::new();
+    source.put_file("/d/file", content(1000));
+    source.put_directory("/d");
+    source.put_symlink("/d/link", "../there");
+    source.put_xattr("/d/file", "user.colour", b"blue\0green");
+    source.put_xattr("/d/file", "user.empty", b"");
+    source.put(&GlobalPath::new(b"/d/\n\xff").unwrap(), FileKind::Fifo, Bytes::new());
+    for text in ["/", "/d", "/d/file", "/d/link", "/missing"] {
+        let path = path(text);
+        assert_eq!(remote.stat(&path, soon()).await, source.stat(&path, soon()).await, "{text}");
+        assert_eq!(remote.list(&path, soon()).await, source.list(&path, soon()).await, "{text}");
+        assert_eq!(remote.read_link(&path, soon()).await, source.read_link(&path, soon()).await, "{text}");
+        assert_eq!(remote.list_xattr(&path, soon()).await, source.list_xattr(&path, soon()).await, "{text}");
+        assert_eq!(remote.fs_stat(&path, soon()).await, source.fs_stat(&path, soon()).await, "{text}");
+        for name in ["user.colour", "user.empty", "user.none"] {
+            let there = source.get_xattr(&path, name.as_bytes(), soon()).await;
+            assert_eq!(remote.get_xattr(&path, name.as_bytes(), soon()).await, there, "{text} {name}");
+        }
+    }
+    assert_eq!(remote.list(&path("/d"), soon()).await.unwrap().len(), 3);
+    remote.ping(soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_every_length_arrive_in_order() {
+    let Pair { source, remote, server } = Pair::new();
+    let window = u64::from(MAX_CHUNKS_PER_READ) * CHUNK_SIZE;
+    for size in [1, CHUNK_SIZE - 1, CHUNK_SIZE, CHUNK_SIZE + 1, window, window + 1, 9 * window + 17] {
+        let attr = source.put_file("/f", content(size));
+        let there = collect(&source, &path("/f"), &attr, whole(&attr)).await.unwrap();
+        let here = collect(&remote, &path("/f"), &attr, whole(&attr)).await.unwrap();
+        assert!(here == there, "{size} bytes");
+        let part = ChunkSpan { first: ChunkIndex(whole(&attr).count / 2), count: 1 };
+        assert_eq!(
+            collect(&remote, &path("/f"), &attr, part).await.unwrap()[..],
+            there[part.first.0 as usize..][..1]
+        );
+    }
+    let (sent, received) = (server.counters(), remote.counters());
+    assert_eq!(
+        (sent.chunks, sent.bytes, sent.wire_bytes),
+        (received.chunks, received.bytes, received.wire_bytes)
+    );
+    assert!(received.wire_bytes < received.bytes / 2, "two chunks of three compress");
+    assert!(remote.peer().counters().bytes_received > received.wire_bytes);
+    assert_eq!(received.chunks_damaged, 0);
+}
+
+#[tokio::test]
+async fn a_large_directory_comes_in_many_frames() {
+    let Pair { source, remote, server } = Pair::new();
+    for n in 0..10_000 {
+        source.put_file(&format!("/a-name-of-some-length-{n:010}"), "");
+    }
+    let there = source.list(&GlobalPath::root(), soon()).await;
+    assert_eq!(remote.list(&GlobalPath::root(), soon()).await, there);
+    assert_eq!(server.counters().entries, 10_000);
+}
+
+#[tokio::test]
+async fn a_changed_file_is_stale() {
+    let Pair { source, remote, .. } = Pair::new();
+    let old = source.put_file("/f", content(1000));
+    let new = source.put_file("/f", content(2000));
+    let stale = collect(&remote, &path("/f"), &old, whole(&old)).await;
+    assert_eq!(stale, Err(FsError::Stale(Some(Box::new(new)))));
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_read_gives_old_bytes_then_stale() {
+    let Pair { source, remote, .. } = Pair::new();
+    let attr = source.put_file("/f", content(200 * CHUNK_SIZE));
+    let old = collect(&source, &path("/f"), &attr, whole(&attr)).await.unwrap();
+    let mut stream = remote.read(&path("/f"), attr.version(), whole(&attr), soon()).await.unwrap();
+    assert_eq!(stream.recv().await.unwrap().unwrap(), old[0]);
+    let new = source.put_file("/f", vec![1; 200 * CHUNK_SIZE as usize]);
+    let mut next = 1;
+    let error = loop {
+        match stream.recv().await.expect("an error comes before the end") {
+            Ok(chunk) => assert!(chunk == old[next], "chunk {next}"),
+            Err(error) => break error,
+        }
+        next += 1;
+    };
+    assert_eq!(error, FsError::Stale(Some(Box::new(new))));
+    assert_eq!(stream.recv().await, None, "nothing follows an error");
+}
+
+#[tokio::test]
+async fn damage_on_the_wire_is_mended() {
+    let seen = AtomicU64::new(0);
+    let pair = Pair::with_tamper(move |_, payload| {
+        // Every fifth payload loses a bit, wherever it is.
+        let n = seen.fetch_add(1, Ordering::SeqCst);
+        let mut payload = payload.to_vec();
+        if n % 5 == 2 && !payload.is_empty() {
+            let at = (n as usize * 7919) % payload.len();
+            payload[at] ^= 1;
+        }
+        payload.into()
+    });
+    let data: Vec<u8> = (0..40).flat_map(|n| content(CHUNK_SIZE).into_iter().map(move |b| b ^ n)).collect();
+    let attr = pair.source.put_file("/f", data);
+    let there = collect(&pair.source, &path("/f"), &attr, whole(&attr)).await.unwrap();
+    assert!(collect(&pair.remote, &path("/f"), &attr, whole(&attr)).await.unwrap() == there);
+    let damaged = pair.remote.counters().chunks_damaged;
+    assert!(damaged >= 8, "{damaged} chunks were damaged");
+    assert_eq!(pair.remote.counters().chunks, 40);
+}
+
+#[tokio::test]
+async fn damage_that_stays_is_an_error_and_no_bytes() {
+    let pair = Pair::with_tamper(|header, payload| {
+        let mut payload = payload.to_vec();
+        if header.index == ChunkIndex(2) {
+            payload[100] ^= 0x80;
+        }
+        payload.into()
+    });
+    let data: Vec<u8> = (0..4).flat_map(|n| content(CHUNK_SIZE).into_iter().map(move |b| b ^ n)).collect();
+    let attr = pair.source.put_file("/f", data);
+    let mut stream = pair.remote.read(&path("/f"), attr.version(), whole(&attr), soon()).await.unwrap();
+    assert_eq!(stream.recv().await.unwrap().unwrap().index, ChunkIndex(0));
+    assert_eq!(stream.recv().await.unwrap().unwrap().index, ChunkIndex(1));
+    let error = stream.recv().await.unwrap().unwrap_err();
+    assert!(matches!(&error, FsError::Damaged(what) if what.contains("/f")), "{error:?}");
+    assert_eq!(stream.recv().await, None);
+    assert_eq!(pair.remote.counters().chunks_damaged, u64::from(MAX_REFETCHES) + 1);
+}
+
+#[tokio::test]
+async fn a_slow_source_ends_at_the_deadline() {
+    let Pair { source, remote, .. } = Pair::new();
+    let attr = source.put_file("/f", content(1000));
+    remote.ping(soon()).await.unwrap();
+    source.set_delay(Duration::from_secs(60));
+    let begun = Instant::now();
+    let deadline = Deadline::after(Duration::from_millis(200));
+    assert_eq!(remote.stat(&path("/f"), deadline).await, Err(FsError::Deadline));
+    let mut stream = remote.read(&path("/f"), attr.version(), whole(&attr), deadline).await.unwrap();
+    assert_eq!(stream.recv().await, Some(Err(FsError::Deadline)));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_dropped_read_stops_the_source() {
+    let Pair { source, remote, .. } = Pair::new();
+    let attr = source.put_file("/f", content(400 * CHUNK_SIZE));
+    source.set_delay(Duration::from_millis(5));
+    let mut stream = remote.read(&path("/f"), attr.version(), whole(&attr), soon()).await.unwrap();
+    stream.recv().await.unwrap().unwrap();
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let read = source.chunks_read();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(source.chunks_read(), read, "nobody reads on");
+    assert!(read < 400);
+}

@@ -1,0 +1,108 @@
+//! Asks a peer. Every request is an idempotent read, so one that met a dead connection is sent again.
+
+use crate::answer::Answer;
+use crate::connect::Link;
+use crate::counters::Counters;
+use crate::endpoint::Endpoint;
+use crate::{failure, frame};
+use globalfs_proto::limits::MAX_DEADLINE;
+use globalfs_proto::{FsError, FsResult, PeerIdentity, Request, RequestHeader};
+use quinn::Connection;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// A daemon that can be asked. Cheap to clone: clones share one connection, made when it is needed.
+#[derive(Clone)]
+pub struct Peer(Arc<Link>);
+
+/// Why an attempt failed, by what to do next.
+enum Failure {
+    /// The connection died before anything was answered: once more on a new one.
+    ConnectionLost(FsError),
+    /// Tell the caller.
+    Final(FsError),
+}
+
+impl Peer {
+    /// The daemon at `address` (`host:port`, resolved at each connect), which must prove to be `expect`.
+    pub fn new(endpoint: Endpoint, address: String, expect: PeerIdentity) -> Self {
+        Self(Arc::new(Link::new(endpoint, address, expect)))
+    }
+
+    /// Who the peer has to be.
+    pub fn identity(&self) -> &PeerIdentity {
+        &self.0.expect
+    }
+
+    /// Its address as it was given.
+    pub fn address(&self) -> &str {
+        &self.0.address
+    }
+
+    /// What went over the wire with this peer so far, on our connections.
+    pub fn counters(&self) -> Counters {
+        self.0.counters.snapshot()
+    }
+
+    /// Sends `request` and waits for the first frame of the answer; an error frame is returned as `Err`.
+    ///
+    /// All waits, also those of the [`Answer`], end after `budget` in [`FsError::Deadline`].
+    pub async fn request(&self, request: &Request, budget: Duration) -> FsResult<Answer> {
+        let deadline = Instant::now() + budget.min(MAX_DEADLINE);
+        let meter = self.0.meter();
+        meter.add(|live| &live.requests_started, 1);
+        let answer = timeout_at(deadline, self.try_twice(request, deadline)).await;
+        let answer = answer.unwrap_or(Err(FsError::Deadline));
+        if answer.is_err() {
+            meter.add(|live| &live.requests_failed, 1);
+        }
+        answer?.check_first()
+    }
+
+    async fn try_twice(&self, request: &Request, deadline: Instant) -> FsResult<Answer> {
+        let attempt = match self.attempt(request, deadline).await {
+            Err(Failure::ConnectionLost(error)) => {
+                tracing::debug!(peer = %self.0.whom(), %error, "asking again on a new connection");
+                self.attempt(request, deadline).await
+            }
+            other => other,
+        };
+        attempt.map_err(|failure| match failure {
+            Failure::ConnectionLost(error) | Failure::Final(error) => error,
+        })
+    }
+
+    async fn attempt(&self, request: &Request, deadline: Instant) -> Result<Answer, Failure> {
+        let connection = self.0.connection().await.map_err(Failure::Final)?;
+        match self.ask(&connection, request, deadline).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self.judge(&connection, error)),
+        }
+    }
+
+    async fn ask(&self, connection: &Connection, request: &Request, deadline: Instant) -> FsResult<Answer> {
+        let whom = self.0.whom();
+        let opened = connection.open_bi().await;
+        let (mut send, receive) = opened.map_err(|e| failure::of_connection(&whom, &e))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let header = RequestHeader { deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX) };
+        let message = frame::seal(&request.encode(header));
+        let meter = self.0.meter();
+        meter.add(|live| &live.bytes_sent, message.len());
+        send.write_chunk(message).await.map_err(|e| failure::of_write(&whom, &e))?;
+        let _ = send.finish();
+        Answer::begin(receive, deadline, meter, self.0.clone()).await
+    }
+
+    fn judge(&self, connection: &Connection, error: FsError) -> Failure {
+        match error {
+            FsError::Refused(_) => {
+                self.0.remember(&error);
+                Failure::Final(error)
+            }
+            FsError::Unreachable(_) if connection.close_reason().is_some() => Failure::ConnectionLost(error),
+            _ => Failure::Final(error),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One UDP socket that serves and connects.
+
+use crate::counters::{Counters, Live};
+use crate::failure::code;
+use crate::identity::Identity;
+use crate::options::{MAX_PACKET, MAX_WAITING_CONNECTIONS, Options, transport};
+use crate::{socket, tls};
+use globalfs_proto::PeerIdentity;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{EndpointConfig, ServerConfig, TokioRuntime};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long closing waits for the last packets to be on their way.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why there is no endpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is taken, not ours, or not permitted.
+    #[error("cannot listen on UDP {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The identity does not fit TLS 1.3.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The identity does not fit QUIC.
+    #[error("cannot set up QUIC: {0}")]
+    Cipher(String),
+}
+
+/// A UDP socket with an identity. Cheap to clone: clones share the socket.
+#[derive(Clone)]
+pub struct Endpoint(Arc<Inner>);
+
+struct Inner {
+    quinn: quinn::Endpoint,
+    address: SocketAddr,
+    client: Arc<QuicClientConfig>,
+    server: Arc<QuicServerConfig>,
+    identity: PeerIdentity,
+    counters: Arc<Live>,
+}
+
+impl Endpoint {
+    /// Opens the socket. Call it inside a tokio runtime. Nobody is served before [`Endpoint::serve`].
+    pub fn bind(options: Options, identity: Identity) -> Result<Self, BindError> {
+        let listen = |source| BindError::Listen { address: options.listen, source };
+        let socket = socket::bind(options.listen).map_err(listen)?;
+        let address = socket.local_addr().map_err(listen)?;
+        let mut config = EndpointConfig::new(Arc::new(tls::ResetKey::of(&identity)));
+        config.cid_generator(|| Box::new(tls::RandomIds));
+        config.max_udp_payload_size(MAX_PACKET).expect("the largest packet is a valid size");
+        let quinn = quinn::Endpoint::new(config, None, socket, Arc::new(TokioRuntime)).map_err(listen)?;
+        Ok(Self(Arc::new(Inner {
+            quinn,
+            address,
+            client: tls::client(&identity)?,
+            server: tls::server(&identity)?,
+            identity: identity.peer().clone(),
+            counters: Arc::default(),
+        })))
+    }
+
+    /// The address that was bound, with its port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// Who we are.
+    pub fn identity(&self) -> &PeerIdentity {
+        &self.0.identity
+    }
+
+    /// What went over the wire so far, with all peers.
+    pub fn counters(&self) -> Counters {
+        self.0.counters.snapshot()
+    }
+
+    /// Ends every connection and tells the peers so.
+    pub async fn close(&self) {
+        self.0.quinn.close(code::STOPPING, b"");
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.0.quinn.wait_idle()).await;
+    }
+
+    pub(crate) fn quinn(&self) -> &quinn::Endpoint {
+        &self.0.quinn
+    }
+
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.0.counters
+    }
+
+    pub(crate) fn client_config(&self, remote: IpAddr) -> quinn::ClientConfig {
+        let mut config = quinn::ClientConfig::new(self.0.client.clone());
+        config.transport_config(transport(remote));
+        config
+    }
+
+    pub(crate) fn server_config(&self, remote: IpAddr) -> ServerConfig {
+        let mut config = ServerConfig::with_crypto(self.0.server.clone());
+        config.transport_config(transport(remote)).max_incoming(MAX_WAITING_CONNECTIONS);
+        config
+    }
+}

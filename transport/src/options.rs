@@ -1,0 +1,105 @@
+//! Where an endpoint listens, and every limit and time of the transport with the reason for its value.
+
+use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes in flight on one stream. quinn closes a connection when one stream has more than 1,024 gaps, so
+/// a stream must not be wider than some 3,000 packets.
+pub const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// Requests that a peer may have open on one connection; more wait at the client.
+pub const MAX_REQUESTS_PER_CONNECTION: u32 = 256;
+
+/// Received bytes of one connection that nobody has read yet. 64 full streams, so that a few slow readers
+/// do not starve the others.
+pub const RECEIVE_WINDOW: u32 = 64 * STREAM_WINDOW;
+
+/// Bytes of one connection that were sent and not acknowledged: 3.2 Gbit/s at 80 ms, and little enough
+/// that several busy peers leave a daemon below its 256 MB.
+pub const SEND_WINDOW: u64 = 32 * 1024 * 1024;
+
+/// Connections that peers may have open to us.
+pub const MAX_CONNECTIONS: usize = 4096;
+
+/// Connections that wait for us to look at them.
+pub const MAX_WAITING_CONNECTIONS: usize = 512;
+
+/// Bytes of a request: a path, a name, a few numbers.
+pub const MAX_REQUEST_FRAME: usize = 16 * 1024;
+
+/// Silence after which a connection is dead, when no other sign came earlier.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often an idle connection is kept awake: several times within [`IDLE_TIMEOUT`].
+pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Silence after which the peer's host is asked whether the port is still open; longer than
+/// [`KEEP_ALIVE`] and a round trip.
+pub const SUSPICION: Duration = Duration::from_millis(1250);
+
+/// How long a handshake with one address may take: the third packet is sent after 0.9 s.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a failed connect is remembered, so that a crowd of requests fails fast.
+pub const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Addresses of one host name that are tried.
+pub const MAX_ADDRESSES: usize = 4;
+
+/// How long a peer may take to send its request once it has opened a stream.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long requests under way may go on after the order to stop.
+pub const GRACE: Duration = Duration::from_secs(2);
+
+/// What the round trip is taken for until it was measured: a lost first packet costs three times this.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// Bytes that the socket should hold each way: 5 ms at 10 Gbit/s.
+pub(crate) const UDP_BUFFER: usize = 8 * 1024 * 1024;
+
+/// The largest packet: ten of them, which quinn hands to the kernel at once, fit the 64 KiB that it takes.
+pub(crate) const MAX_PACKET: u16 = 6500;
+
+const _: () = assert!(MAX_PACKET as usize * 10 < 65_535);
+const _: () = assert!(KEEP_ALIVE.as_millis() * 4 < IDLE_TIMEOUT.as_millis());
+const _: () = assert!(KEEP_ALIVE.as_millis() < SUSPICION.as_millis());
+
+/// What an [`Endpoint`](crate::Endpoint) has to know.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The UDP address; port 0 takes any.
+    pub listen: SocketAddr,
+}
+
+impl Options {
+    /// Any port on all interfaces, for a process that only connects.
+    pub fn client() -> Self {
+        Self { listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0) }
+    }
+}
+
+/// How quinn is set for a connection with `remote`. Path MTU discovery begins at the 1,200 bytes that
+/// every path carries; only on loopback may it look for more than Ethernet's 1,452.
+pub(crate) fn transport(remote: IpAddr) -> Arc<TransportConfig> {
+    let mut mtu = MtuDiscoveryConfig::default();
+    if remote.to_canonical().is_loopback() {
+        mtu.upper_bound(MAX_PACKET);
+    }
+    let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("a few seconds are a valid timeout");
+    let mut config = TransportConfig::default();
+    config
+        .stream_receive_window(STREAM_WINDOW.into())
+        .receive_window(RECEIVE_WINDOW.into())
+        .send_window(SEND_WINDOW)
+        .max_concurrent_bidi_streams(MAX_REQUESTS_PER_CONNECTION.into())
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(idle))
+        .initial_rtt(INITIAL_RTT)
+        .mtu_discovery_config(Some(mtu));
+    Arc::new(config)
+}
