@@ -100,7 +100,9 @@ impl Mount {
         let before = log.seek(SeekFrom::End(0))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("mount").arg("--detached").arg("--config").arg(fs::canonicalize(&self.config)?);
-        self.options.iter().for_each(|list| drop(command.arg("-o").arg(list)));
+        for list in &self.options {
+            command.arg("-o").arg(list);
+        }
         command.arg("--").arg(&self.mountpoint);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.try_clone()?);
         let mut child = command.spawn().context("cannot start the mount's process")?;

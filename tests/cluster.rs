@@ -1,0 +1,27 @@
+//! Two sites and their nodes as users run them: the tree, the bytes that moved, the commands.
+
+mod common;
+
+use common::{Setup, can_mount, noise, shell};
+use std::fs;
+
+#[test]
+fn a_file_moves_once() {
+    if !can_mount("a_file_moves_once") {
+        return;
+    }
+    let content = noise(1, 3_000_000);
+    let mut test = Setup::default().start(|origin| {
+        fs::create_dir_all(origin.join("datasets")).unwrap();
+        fs::write(origin.join("datasets/x"), &content).unwrap();
+    });
+    let (first, second) = (test.mount("node-1", "cloud"), test.mount("node-2", "cloud"));
+    assert_eq!(fs::read(first.join("datasets/x")).unwrap(), content);
+    let moved = test.wan_bytes("cloud");
+    assert!((3_000_000..3_200_000).contains(&moved), "{moved}");
+    assert_eq!(fs::read(second.join("datasets/x")).unwrap(), content);
+    let data = shell(&second, "sha256sum datasets/x");
+    assert!(data.contains("datasets/x"));
+    let metrics = test.cluster.metrics("cloud").unwrap();
+    assert_eq!(metrics.sum("globalfs_fetched_bytes_total"), 3_000_000.0);
+}
