@@ -1,12 +1,12 @@
 //! A node: the way to its site's daemon and, for a mount, the node's cache in front of it.
 
 use crate::config::MountConfig;
-use globalfs_dataplane::disk::Preference;
 use crate::telemetry::metrics::{Metrics, Sample};
 use anyhow::{Context, Result, ensure};
 use globalfs_controlplane::client::ControlClient;
 use globalfs_controlplane::files::CertFiles;
 use globalfs_dataplane::cache::{self, Cache};
+use globalfs_dataplane::disk::Preference;
 use globalfs_dataplane::fetch::{self, Cached};
 use globalfs_dataplane::remote::Remote;
 use globalfs_dataplane::{Source, disk};
@@ -56,7 +56,10 @@ fn check_identity(config: &MountConfig, files: &CertFiles) -> Result<()> {
     let wanted = PeerIdentity::Node(config.node.clone(), config.site.clone());
     let found = files.identity().map_err(anyhow::Error::msg)?;
     let dir = config.state_dir.display();
-    ensure!(found == wanted, "the certificate in {dir} is that of {found}, the configuration is for {wanted}");
+    ensure!(
+        found == wanted,
+        "the certificate in {dir} is that of {found}, the configuration is for {wanted}"
+    );
     Ok(())
 }
 
@@ -117,9 +120,11 @@ impl Node {
         cache_metrics(&mut metrics, self.cached.cache(), &labels);
         let remote = self.link.remote();
         let from = config.site.to_string();
-        metrics.counter("globalfs_fetched_bytes_total", "Bytes of files fetched, as files have them", move || {
-            vec![Sample::count(remote.counters().bytes).label("from", &from)]
-        });
+        metrics.counter(
+            "globalfs_fetched_bytes_total",
+            "Bytes of files fetched, as files have them",
+            move || vec![Sample::count(remote.counters().bytes).label("from", &from)],
+        );
         let (remote, from) = (self.link.remote(), config.site.to_string());
         metrics.counter("globalfs_fetched_wire_bytes_total", "Bytes received on the wire", move || {
             vec![Sample::count(remote.peer().counters().bytes_received).label("from", &from)]

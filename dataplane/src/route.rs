@@ -51,6 +51,11 @@ pub trait Placement: Send + Sync + 'static {
     /// Names in the directory `dir` that may exist although the directory's master does not list them,
     /// because their own master is another.
     fn junctions(&self, dir: &GlobalPath) -> Vec<Bytes>;
+
+    /// The masters whose own listings of `dir` hold entries of the directory: `dir`'s master first, then
+    /// those of rules such as `/datasets/*` for `/datasets`. A child whose master is none of them is a
+    /// junction.
+    fn listing_masters(&self, dir: &GlobalPath) -> Vec<Master>;
 }
 
 /// The ways to other sites.
@@ -93,9 +98,13 @@ impl Routed {
 
 impl Routes {
     fn source_of(&self, path: &GlobalPath) -> FsResult<Arc<dyn Source>> {
-        match self.placement.master(path) {
+        self.source_for(path, &self.placement.master(path))
+    }
+
+    fn source_for(&self, path: &GlobalPath, master: &Master) -> FsResult<Arc<dyn Source>> {
+        match master {
             Master::Here => Ok(self.origin.clone()),
-            Master::Site(site) => self.sites.source(&site),
+            Master::Site(site) => self.sites.source(site),
             Master::Nowhere(why) => Err(FsError::Unreachable(format!("{path} has no master: {why}"))),
         }
     }
@@ -120,6 +129,7 @@ impl Routes {
     }
 
     async fn list_merged(&self, dir: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
+        let masters = self.placement.listing_masters(dir);
         let listed = match self.source_of(dir) {
             Ok(source) => source.list(dir, deadline).await,
             Err(error) => Err(error),
@@ -128,16 +138,61 @@ impl Routes {
             Err(error) if self.is_missing_root(dir, &error) => Listing::default(),
             listed => listed?,
         };
-        let children = self.children_of_others(dir, &listed);
-        if children.is_empty() {
+        let junctions = self.placement.junctions(dir);
+        if masters.len() <= 1 && junctions.is_empty() {
             return Ok(listed);
         }
+        let others = self.list_others(dir, masters.get(1..).unwrap_or_default(), deadline).await;
+        let children = self.children_to_ask(dir, junctions, &listed, &others);
         let answers: Vec<_> = stream::iter(children)
             .map(|(name, path)| async move { (name, self.stat_child(&path, deadline).await) })
             .buffer_unordered(CHILDREN_AT_ONCE)
             .collect()
             .await;
-        Ok(self.merge(dir, &listed, answers))
+        let listed: Vec<DirEntry> =
+            listed.iter().filter(|e| !self.is_of(dir, &e.name, &others)).cloned().collect();
+        let merged = self.merge(dir, &listed, answers);
+        Ok(merged.into_iter().chain(others.into_iter().flat_map(|(_, entries)| entries)).collect())
+    }
+
+    /// What the further masters have of `dir`, each its own children only. Who gives no answer is missing.
+    async fn list_others(
+        &self,
+        dir: &GlobalPath,
+        masters: &[Master],
+        deadline: Deadline,
+    ) -> Vec<(Master, Vec<DirEntry>)> {
+        let ask = |master: Master| async move {
+            let listing = self.list_of(dir, &master, deadline).await;
+            let of_master =
+                |entry: &&DirEntry| self.master_of_child(dir, &entry.name).as_ref() == Some(&master);
+            match listing {
+                Ok(listing) => Some(listing.iter().filter(of_master).cloned().collect()),
+                Err(FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY) => Some(Vec::new()),
+                Err(error) => {
+                    self.warn_left_out(dir, b"*", &error);
+                    None
+                }
+            }
+            .map(|entries| (master, entries))
+        };
+        futures_util::future::join_all(masters.iter().cloned().map(ask)).await.into_iter().flatten().collect()
+    }
+
+    async fn list_of(&self, dir: &GlobalPath, master: &Master, deadline: Deadline) -> FsResult<Listing> {
+        let deadline = child_deadline(deadline);
+        let source = self.source_for(dir, master)?;
+        deadline.bound(source.list(dir, deadline)).await
+    }
+
+    fn master_of_child(&self, dir: &GlobalPath, name: &[u8]) -> Option<Master> {
+        Some(self.placement.master(&dir.join(name).ok()?))
+    }
+
+    /// Whether the child `name` belongs to one of `others`, whose listing then decides about it.
+    fn is_of(&self, dir: &GlobalPath, name: &[u8], others: &[(Master, Vec<DirEntry>)]) -> bool {
+        let master = self.master_of_child(dir, name);
+        others.iter().any(|(other, _)| Some(other) == master.as_ref())
     }
 
     /// Whether `path` is the root, and its master lacks it or there is none.
@@ -146,21 +201,35 @@ impl Routes {
             && (*error == FsError::NOT_FOUND || matches!(self.placement.master(path), Master::Nowhere(_)))
     }
 
-    /// Junctions, and listed entries, whose master is not the directory's.
-    fn children_of_others(&self, dir: &GlobalPath, listed: &[DirEntry]) -> BTreeMap<Bytes, GlobalPath> {
+    /// Junctions, and listed entries, whose master is neither the directory's nor one that was listed.
+    fn children_to_ask(
+        &self,
+        dir: &GlobalPath,
+        junctions: Vec<Bytes>,
+        listed: &[DirEntry],
+        others: &[(Master, Vec<DirEntry>)],
+    ) -> BTreeMap<Bytes, GlobalPath> {
         let master = self.placement.master(dir);
-        let junctions = self.placement.junctions(dir);
         let names = junctions.iter().chain(listed.iter().map(|entry| &entry.name));
         let paths = names.filter_map(|name| Some((name.clone(), dir.join(name).ok()?)));
-        paths.filter(|(_, path)| self.placement.master(path) != master).collect()
+        let elsewhere = |path: &GlobalPath| {
+            let of_child = self.placement.master(path);
+            of_child != master && others.iter().all(|(other, _)| *other != of_child)
+        };
+        paths.filter(|(_, path)| elsewhere(path)).collect()
     }
 
     async fn stat_child(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
-        let deadline = deadline.min(Deadline::after(CHILD_DEADLINE.min(deadline.remaining() / 2)));
+        let deadline = child_deadline(deadline);
         deadline.bound(async { self.source_of(path)?.stat(path, deadline).await }).await
     }
 
-    fn merge(&self, dir: &GlobalPath, listed: &[DirEntry], answers: Vec<(Bytes, FsResult<Attr>)>) -> Listing {
+    fn merge(
+        &self,
+        dir: &GlobalPath,
+        listed: &[DirEntry],
+        answers: Vec<(Bytes, FsResult<Attr>)>,
+    ) -> Vec<DirEntry> {
         let mut answers: BTreeMap<Bytes, FsResult<Attr>> = answers.into_iter().collect();
         let own = listed.iter().filter_map(|entry| match answers.remove(&entry.name) {
             None => Some(entry.clone()),
@@ -176,7 +245,7 @@ impl Routes {
                 Err(error) => self.warn_left_out(dir, &name, &error),
             }
         }
-        merged.into()
+        merged
     }
 
     fn warn_left_out(&self, dir: &GlobalPath, name: &[u8], error: &FsError) {
@@ -185,6 +254,11 @@ impl Routes {
             tracing::warn!(%dir, %name, %error, silent, "left out of the listing: its master gives no answer");
         }
     }
+}
+
+/// A part of the time, so that one site that is down does not use up all of it.
+fn child_deadline(deadline: Deadline) -> Deadline {
+    deadline.min(Deadline::after(CHILD_DEADLINE.min(deadline.remaining() / 2)))
 }
 
 /// The root of a namespace whose root nobody has.
@@ -248,8 +322,15 @@ impl Source for ForSites {
         self.0.own(path)?.stat(path, deadline).await
     }
 
+    /// A directory that another site masters may have children that are mastered here: those alone are told.
     async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
-        self.0.own(path)?.list(path, deadline).await
+        let routes = &self.0;
+        if !routes.placement.listing_masters(path).iter().skip(1).any(|master| *master == Master::Here) {
+            return routes.own(path)?.list(path, deadline).await;
+        }
+        let listing = routes.origin.list(path, deadline).await?;
+        let own = |entry: &&DirEntry| routes.master_of_child(path, &entry.name) == Some(Master::Here);
+        Ok(listing.iter().filter(own).cloned().collect())
     }
 
     async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {

@@ -12,6 +12,7 @@ struct Policies {
 impl Placement for Policies {
     fn master(&self, path: &GlobalPath) -> Master {
         match path.components().next() {
+            _ if path.as_bytes().starts_with(b"/mixed/c-") => Master::Site(SiteName::new("cloud").unwrap()),
             Some(b"results") => Master::Site(SiteName::new("cloud").unwrap()),
             Some(b"lost") => Master::Nowhere("its policy has no primary".to_owned()),
             None => self.root.clone(),
@@ -25,6 +26,14 @@ impl Placement for Policies {
         } else {
             Vec::new()
         }
+    }
+
+    fn listing_masters(&self, dir: &GlobalPath) -> Vec<Master> {
+        let mut masters = vec![self.master(dir)];
+        if *dir == path("/mixed") {
+            masters.push(Master::Site(SiteName::new("cloud").unwrap()));
+        }
+        masters
     }
 }
 
@@ -161,4 +170,24 @@ async fn the_root_exists_even_if_nobody_has_it_but_not_if_its_master_is_down() {
     remote.cloud.set_failure(Some(FsError::Unreachable("down".to_owned())));
     assert!(nodes.stat(&GlobalPath::root(), soon()).await.is_err());
     assert!(names(&nodes, "/").await.is_err());
+}
+
+/// As by a policy `/mixed/c-*` whose primary is `cloud`.
+#[tokio::test]
+async fn a_directory_shows_the_children_of_all_its_masters() {
+    let site = site();
+    site.origin.put_directory("/mixed");
+    site.cloud.put_directory("/mixed");
+    site.origin.put_file("/mixed/own", "here");
+    site.origin.put_file("/mixed/c-old", "a leftover, not this site's to show");
+    site.cloud.put_file("/mixed/c-new", "cloud's");
+    site.cloud.put_file("/mixed/other", "a leftover at cloud");
+    let nodes = site.routed.for_nodes();
+    assert_eq!(names(&nodes, "/mixed").await.unwrap(), ["c-new", "own"]);
+    site.cloud.set_failure(Some(FsError::Unreachable("cloud is down".into())));
+    assert_eq!(
+        names(&nodes, "/mixed").await.unwrap(),
+        ["c-old", "own"],
+        "the stand-in, as its master is down"
+    );
 }

@@ -115,7 +115,7 @@ impl Server {
 
 #[async_trait]
 impl Handler for Server {
-    fn admit(&self, peer: &PeerIdentity, _key_fingerprint: &str) -> Result<(), String> {
+    async fn admit(&self, peer: &PeerIdentity, _key_fingerprint: &str) -> Result<(), String> {
         (self.admit)(peer)
     }
 

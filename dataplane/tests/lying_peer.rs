@@ -34,7 +34,7 @@ enum Said {
 
 #[async_trait]
 impl Handler for Liar {
-    fn admit(&self, _: &PeerIdentity) -> Result<(), String> {
+    async fn admit(&self, _: &PeerIdentity, _: &str) -> Result<(), String> {
         Ok(())
     }
 

@@ -27,17 +27,24 @@ impl Access {
     pub fn path(&self) -> Result<PathBuf> {
         let given = self.config.clone();
         let found = given.or_else(|| DEFAULTS.iter().map(PathBuf::from).find(|path| path.exists()));
-        found.with_context(|| format!("no configuration: name one with --config, or write {}", DEFAULTS.join(" or ")))
+        found.with_context(|| {
+            format!("no configuration: name one with --config, or write {}", DEFAULTS.join(" or "))
+        })
     }
 
     /// Connects to the coordinator as who the configuration stands for.
     pub async fn connect(&self) -> Result<ControlClient> {
         let path = self.path()?;
         let (endpoint, dir) = match Document::load(&path)? {
-            Document::Coordinator(config) => (reachable(config.listen).to_string(), admin_dir(&config.data_dir)),
+            Document::Coordinator(config) => {
+                (reachable(config.listen).to_string(), admin_dir(&config.data_dir))
+            }
             Document::Site(config) => (config.coordinator.to_string(), config.state_dir),
             Document::Mount(config) => (config.coordinator.to_string(), config.state_dir),
-            Document::Policy(_) => bail!("{} has policies only; expected a coordinator's, site's or node's configuration", path.display()),
+            Document::Policy(_) => bail!(
+                "{} has policies only; expected a coordinator's, site's or node's configuration",
+                path.display()
+            ),
         };
         Ok(ControlClient::connect(&endpoint, &load(&dir)?).await?)
     }

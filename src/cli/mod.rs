@@ -4,8 +4,8 @@
 //! 0, 1 (it failed) or 2 (the command line is wrong); a reader that closes our stdout ends us quietly.
 
 pub mod access;
-pub mod coordinator;
 pub mod config;
+pub mod coordinator;
 pub mod daemon;
 mod helper;
 pub mod mount;

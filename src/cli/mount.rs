@@ -67,12 +67,16 @@ impl Mount {
         let config = MountConfig::load(&self.config)?;
         let options = self.mount_options(&config)?;
         if self.foreground {
-            return self.daemon.run(Component::Mount, |stop| serve(config, self.mountpoint, options, stop, false));
+            return self
+                .daemon
+                .run(Component::Mount, |stop| serve(config, self.mountpoint, options, stop, false));
         }
         if self.detached {
             // A session of its own: the terminal's end is not ours. It fails only for who has one already.
             let _ = rustix::process::setsid();
-            return self.daemon.run(Component::Mount, |stop| serve(config, self.mountpoint, options, stop, true));
+            return self
+                .daemon
+                .run(Component::Mount, |stop| serve(config, self.mountpoint, options, stop, true));
         }
         // Opened here, so that what is wrong with the certificate is told before anything is started.
         globalfs_controlplane::files::CertFiles::load(&config.state_dir)?;
@@ -115,7 +119,10 @@ impl Mount {
         log.seek(SeekFrom::Start(before))?;
         let mut text = String::new();
         log.read_to_string(&mut text)?;
-        let reason = text.lines().rev().find_map(|line| line.strip_prefix("globalfs").and_then(|l| l.split_once(": ")));
+        let reason = text
+            .lines()
+            .rev()
+            .find_map(|line| line.strip_prefix("globalfs").and_then(|l| l.split_once(": ")));
         bail!("{}", reason.map_or(text.trim(), |(_, reason)| reason))
     }
 }
@@ -140,7 +147,9 @@ async fn serve(
     };
     let volume = Arc::new(NodeVolume { cached: node.cached.clone(), deadline: config.deadline });
     let runtime = tokio::runtime::Handle::current();
-    let session = tokio::task::spawn_blocking(move || globalfs_fuse::mount(volume, &mountpoint, &options, runtime)).await??;
+    let session =
+        tokio::task::spawn_blocking(move || globalfs_fuse::mount(volume, &mountpoint, &options, runtime))
+            .await??;
     if announce {
         announce_ready()?;
     }

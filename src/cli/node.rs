@@ -15,7 +15,9 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Subcommand)]
 pub enum NodeCommand {
     /// Join the cluster: get this node's certificate for a one-time token
-    #[command(after_help = "Example:\n  globalfs node register node-17 --config /etc/globalfs/globalfs.yaml --token gfs1...")]
+    #[command(
+        after_help = "Example:\n  globalfs node register node-17 --config /etc/globalfs/globalfs.yaml --token gfs1..."
+    )]
     Register(Register),
     /// List the nodes that have joined
     List(List),
@@ -72,7 +74,12 @@ impl Register {
     async fn run(self) -> Result<()> {
         let config = MountConfig::load(&self.config)?;
         let file = self.config.display();
-        ensure!(config.node == self.name, "{file} is the configuration of node {}, not of {}", config.node, self.name);
+        ensure!(
+            config.node == self.name,
+            "{file} is the configuration of node {}, not of {}",
+            config.node,
+            self.name
+        );
         let request = JoinRequest {
             joiner: Joiner::Node { name: self.name, site: config.site.clone() },
             endpoint: String::new(),
@@ -80,7 +87,10 @@ impl Register {
         };
         let coordinator = config.coordinator.to_string();
         join_into(&config.state_dir, &coordinator, &self.token.read()?, &request).await?;
-        let said = format!("node {} has joined site {}; next: globalfs mount /globalfs --config {file}", config.node, config.site);
+        let said = format!(
+            "node {} has joined site {}; next: globalfs mount /globalfs --config {file}",
+            config.node, config.site
+        );
         Ok(Output::new(false).line(said)?)
     }
 }

@@ -19,7 +19,9 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Subcommand)]
 pub enum SiteCommand {
     /// Join the cluster: get this site's certificate for a one-time token
-    #[command(after_help = "Example:\n  globalfs site register cloud --config /etc/globalfs/site.yaml --token gfs1...")]
+    #[command(
+        after_help = "Example:\n  globalfs site register cloud --config /etc/globalfs/site.yaml --token gfs1..."
+    )]
     Register(Register),
     /// Run the site's daemon in the foreground until SIGTERM
     #[command(after_help = "Example:\n  globalfs site start --config /etc/globalfs/site.yaml")]
@@ -99,7 +101,12 @@ impl Register {
     async fn run(self) -> Result<()> {
         let config = SiteConfig::load(&self.config)?;
         let file = self.config.display();
-        ensure!(config.name == self.name, "{file} is the configuration of site {}, not of {}", config.name, self.name);
+        ensure!(
+            config.name == self.name,
+            "{file} is the configuration of site {}, not of {}",
+            config.name,
+            self.name
+        );
         let request = JoinRequest {
             joiner: Joiner::Site { name: self.name },
             endpoint: config.origin.to_string(),
@@ -108,7 +115,10 @@ impl Register {
         let coordinator = config.coordinator.to_string();
         let joined = join_into(&config.state_dir, &coordinator, &self.token.read()?, &request).await?;
         let cluster = &joined.view.cluster;
-        Output::new(false).line(format!("site {} has joined cluster {cluster}; next: globalfs site start --config {file}", config.name))?;
+        Output::new(false).line(format!(
+            "site {} has joined cluster {cluster}; next: globalfs site start --config {file}",
+            config.name
+        ))?;
         Ok(())
     }
 }
@@ -116,7 +126,8 @@ impl Register {
 impl Start {
     fn run(self) -> Result<()> {
         let config = SiteConfig::load(&self.config)?;
-        self.daemon.run(Component::Site, |stop| async move { SiteDaemon::open(config).await?.run(stop).await })
+        self.daemon
+            .run(Component::Site, |stop| async move { SiteDaemon::open(config).await?.run(stop).await })
     }
 }
 
@@ -133,7 +144,8 @@ impl Show {
     async fn run(self) -> Result<()> {
         let status = self.list.access.connect().await?.status().await?;
         let site = status.view.site(&self.name);
-        let site = site.with_context(|| format!("site {} is not registered; see 'globalfs site list'", self.name))?;
+        let site =
+            site.with_context(|| format!("site {} is not registered; see 'globalfs site list'", self.name))?;
         let output = Output::new(self.list.json);
         output.json(site)?;
         let rows = details(site).into_iter().map(|(name, value)| [name.to_owned(), value]).collect();
@@ -157,8 +169,16 @@ pub(super) fn sites_table(sites: &[SiteRecord]) -> String {
             role_text(site.role).to_owned(),
             status_text(site.status).to_owned(),
             if health.origin_reachable { "ok" } else { "UNREACHABLE" }.to_owned(),
-            format!("{} of {}", output::bytes(health.disk_free_bytes), output::bytes(health.disk_total_bytes)),
-            format!("{} of {}", output::bytes(health.cache_used_bytes), output::bytes(health.cache_quota_bytes)),
+            format!(
+                "{} of {}",
+                output::bytes(health.disk_free_bytes),
+                output::bytes(health.disk_total_bytes)
+            ),
+            format!(
+                "{} of {}",
+                output::bytes(health.cache_used_bytes),
+                output::bytes(health.cache_quota_bytes)
+            ),
             format!("{}%", health.cpu_load_percent),
             site.address.clone(),
         ]

@@ -42,7 +42,8 @@ impl Metrics {
 
     /// The sum over the label sets of `name` that contain the text `label`, such as `src="onprem"`.
     pub fn sum_where(&self, name: &str, label: &str) -> f64 {
-        let of_name = |key: &str| key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'));
+        let of_name =
+            |key: &str| key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'));
         self.0.iter().filter(|(key, _)| of_name(key) && key.contains(label)).map(|(_, value)| value).sum()
     }
 }

@@ -191,7 +191,13 @@ impl LocalCluster {
     }
 
     /// Registers a node of `site` and writes its configuration, which is given back.
-    pub fn add_node(&mut self, node: &str, site: &str, cache_size: &str, extra_yaml: &str) -> Result<PathBuf> {
+    pub fn add_node(
+        &mut self,
+        node: &str,
+        site: &str,
+        cache_size: &str,
+        extra_yaml: &str,
+    ) -> Result<PathBuf> {
         let state = self.dir.join(node);
         fs::create_dir_all(&state)?;
         let metrics = self.choose_metrics(node)?;

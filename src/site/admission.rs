@@ -19,7 +19,12 @@ pub(super) struct SiteHandler {
 
 impl SiteHandler {
     pub(super) fn new(here: SiteName, view: Arc<View>, routed: &Routed) -> Self {
-        Self { here, view, nodes: Server::new(routed.for_nodes(), Arc::new(|_| Ok(()))), sites: Server::new(routed.for_sites(), Arc::new(|_| Ok(()))) }
+        Self {
+            here,
+            view,
+            nodes: Server::new(routed.for_nodes(), Arc::new(|_| Ok(()))),
+            sites: Server::new(routed.for_sites(), Arc::new(|_| Ok(()))),
+        }
     }
 
     /// What was served to nodes and to sites.
@@ -30,7 +35,7 @@ impl SiteHandler {
 
 #[async_trait]
 impl Handler for SiteHandler {
-    fn admit(&self, peer: &PeerIdentity, key_fingerprint: &str) -> Result<(), String> {
+    async fn admit(&self, peer: &PeerIdentity, key_fingerprint: &str) -> Result<(), String> {
         let fits = match peer {
             PeerIdentity::Site(site) => *site != self.here,
             PeerIdentity::Node(_, site) => *site == self.here,
@@ -38,6 +43,14 @@ impl Handler for SiteHandler {
         };
         if !fits {
             return Err(format!("{peer} has no business with the daemon of site {}", self.here));
+        }
+        // Who joined a moment ago is in the coordinator's view and not yet in ours. Asked twice, since the
+        // first answer may have been on its way before.
+        for _ in 0..2 {
+            if self.view.now().admits(peer, key_fingerprint) {
+                return Ok(());
+            }
+            self.view.refresh().await;
         }
         if !self.view.now().admits(peer, key_fingerprint) {
             return Err(format!("{peer} is not registered, or no longer; join again with a new token"));

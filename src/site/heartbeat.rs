@@ -20,6 +20,9 @@ const ORIGIN_LIMIT: Duration = Duration::from_secs(3);
 /// How soon the coordinator is tried again after it did not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// The least time between two heartbeats, however often an unknown peer makes us ask.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+
 /// Sends the heartbeats of one site.
 pub(super) struct Heart {
     pub(super) coordinator: String,
@@ -45,7 +48,11 @@ impl Heart {
                 result => tracing::debug!(ok = result.is_ok(), "heartbeat"),
             }
             fine = client.is_some();
-            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            let rest = async {
+                tokio::time::sleep(LEAST_PAUSE.min(pause)).await;
+                let _ = tokio::time::timeout(pause, self.view.wanted()).await;
+            };
+            if stop.run_until_cancelled(rest).await.is_none() {
                 return;
             }
         }
@@ -62,6 +69,7 @@ impl Heart {
         if let Some(view) = answer.view {
             self.view.learn(view);
         }
+        self.view.answered();
         *client = Some(connected);
         Ok(answer.interval.min(HEARTBEAT_INTERVAL))
     }

@@ -29,9 +29,11 @@ impl SiteDaemon {
                 links.iter().map(sample).collect()
             });
         };
-        add("globalfs_replication_bytes_transferred", "Bytes received from another site, on the wire", |link| {
-            link.remote.peer().counters().bytes_received
-        });
+        add(
+            "globalfs_replication_bytes_transferred",
+            "Bytes received from another site, on the wire",
+            |link| link.remote.peer().counters().bytes_received,
+        );
         add("globalfs_fetched_bytes_total", "Bytes of files fetched, as files have them", |link| {
             link.cached.counters().bytes_fetched
         });
@@ -41,9 +43,11 @@ impl SiteDaemon {
         add("globalfs_joined_chunks_total", "Chunks that a reader got from another one's transfer", |link| {
             link.cached.counters().chunks_joined
         });
-        add("globalfs_wire_damaged_chunks_total", "Chunks that arrived damaged and were asked for again", |link| {
-            link.remote.counters().chunks_damaged
-        });
+        add(
+            "globalfs_wire_damaged_chunks_total",
+            "Chunks that arrived damaged and were asked for again",
+            |link| link.remote.counters().chunks_damaged,
+        );
     }
 
     fn serve_metrics(&self, metrics: &mut Metrics) {

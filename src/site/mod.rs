@@ -46,7 +46,10 @@ impl SiteDaemon {
         let (found, wanted) =
             (files.identity().map_err(anyhow::Error::msg)?, PeerIdentity::Site(config.name.clone()));
         let dir = config.state_dir.display();
-        ensure!(found == wanted, "the certificate in {dir} is that of {found}, the configuration is for {wanted}");
+        ensure!(
+            found == wanted,
+            "the certificate in {dir} is that of {found}, the configuration is for {wanted}"
+        );
         let OriginUrl::File(directory) = &config.origin;
         let disk = disk::open(config.disk)?;
         let origin = Origin::open(directory, &config.name, disk, origin::Options::default())?;

@@ -1,11 +1,11 @@
 //! The ways to other sites: one connection and one cached source per site, all sharing the site's cache.
 
 use super::view::View;
+use globalfs_dataplane::Source;
 use globalfs_dataplane::cache::Cache;
 use globalfs_dataplane::fetch::{self, Cached};
 use globalfs_dataplane::remote::Remote;
 use globalfs_dataplane::route::Sites;
-use globalfs_dataplane::Source;
 use globalfs_proto::{FsError, FsResult, PeerIdentity, SiteName};
 use globalfs_transport::{Endpoint, Peer};
 use parking_lot::Mutex;

@@ -15,15 +15,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Notify, watch};
 
 /// What the daemon's start waits for the coordinator when an older view is on disk.
 const FRESH_LIMIT: Duration = Duration::from_secs(3);
+
+/// What an unknown peer waits for the coordinator's word on it.
+const REFRESH_LIMIT: Duration = Duration::from_millis(1500);
 
 /// The present view of the cluster, from one site's standpoint.
 pub(super) struct View {
     here: SiteName,
     file: PathBuf,
     now: ArcSwap<Known>,
+    /// Wakes the heartbeat before its time.
+    wanted: Notify,
+    /// Counts the heartbeats that were answered.
+    beats: watch::Sender<u64>,
 }
 
 /// One view with its policies ready to decide.
@@ -49,13 +57,21 @@ impl View {
             Ok(Ok(cluster)) => (cluster, true),
             Ok(Err(error)) if !is_passing(&error) => return Err(error.into()),
             Ok(Err(error)) => (read(&file).map_err(|_| error)?, false),
-            Err(_) => (read(&file).with_context(|| format!("the coordinator at {coordinator} is silent"))?, false),
+            Err(_) => {
+                (read(&file).with_context(|| format!("the coordinator at {coordinator} is silent"))?, false)
+            }
         };
         if !fresh {
             tracing::warn!(%coordinator, "the coordinator does not answer; going on with the last known view");
         }
         let known = Known::new(cluster)?;
-        let view = Self { here: here.clone(), file, now: ArcSwap::from_pointee(known) };
+        let view = Self {
+            here: here.clone(),
+            file,
+            now: ArcSwap::from_pointee(known),
+            wanted: Notify::new(),
+            beats: watch::Sender::new(0),
+        };
         view.keep();
         Ok(view)
     }
@@ -63,6 +79,23 @@ impl View {
     /// The view now.
     pub(super) fn now(&self) -> Arc<Known> {
         self.now.load_full()
+    }
+
+    /// Asks for a heartbeat now and waits until it was answered, for a short while.
+    pub(super) async fn refresh(&self) {
+        let mut beats = self.beats.subscribe();
+        self.wanted.notify_one();
+        let _ = tokio::time::timeout(REFRESH_LIMIT, beats.changed()).await;
+    }
+
+    /// Returns when somebody wants a heartbeat.
+    pub(super) async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// A heartbeat was answered, and its view, if any, is in place.
+    pub(super) fn answered(&self) {
+        self.beats.send_modify(|beats| *beats += 1);
     }
 
     /// Takes a newer view and keeps it on disk.
@@ -74,7 +107,17 @@ impl View {
                 self.keep();
                 tracing::info!(revision, "cluster_view_changed");
             }
-            Err(error) => tracing::error!(%error, revision, "the coordinator's view contradicts itself; kept the old one"),
+            Err(error) => {
+                tracing::error!(%error, revision, "the coordinator's view contradicts itself; kept the old one")
+            }
+        }
+    }
+
+    fn master_at(&self, home: Primary) -> Master {
+        match home {
+            Primary::EachSite => Master::Here,
+            Primary::Site(site) if site == self.here => Master::Here,
+            Primary::Site(site) => Master::Site(site),
         }
     }
 
@@ -124,22 +167,31 @@ impl Known {
 
 fn keys(cluster: &ClusterView) -> HashMap<PeerIdentity, String> {
     let sites = cluster.sites.iter().map(|s| (PeerIdentity::Site(s.name.clone()), s.key_fingerprint.clone()));
-    let node = |n: &NodeRecord| {
-        (PeerIdentity::Node(n.name.clone(), n.site.clone()), n.key_fingerprint.clone())
-    };
+    let node =
+        |n: &NodeRecord| (PeerIdentity::Node(n.name.clone(), n.site.clone()), n.key_fingerprint.clone());
     sites.chain(cluster.nodes.iter().map(node)).collect()
 }
 
 impl Placement for View {
     fn master(&self, path: &GlobalPath) -> Master {
-        match self.now.load().policies.primary(path) {
-            Primary::EachSite => Master::Here,
-            Primary::Site(site) if site == self.here => Master::Here,
-            Primary::Site(site) => Master::Site(site),
-        }
+        self.master_at(self.now.load().policies.primary(path))
     }
 
     fn junctions(&self, dir: &GlobalPath) -> Vec<Bytes> {
         self.now.load().policies.junctions(dir).into_iter().map(Bytes::from).collect()
+    }
+
+    fn listing_masters(&self, dir: &GlobalPath) -> Vec<Master> {
+        let homes = self.now.load().policies.listing_homes(dir);
+        let mut masters: Vec<Master> = homes.into_iter().map(|home| self.master_at(home)).collect();
+        // "Each site" and this site's name are two homes and one master; the first one is the directory's.
+        let mut seen = Vec::new();
+        masters.retain(|master| {
+            !seen.contains(master) && {
+                seen.push(master.clone());
+                true
+            }
+        });
+        masters
     }
 }

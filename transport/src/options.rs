@@ -51,6 +51,9 @@ pub const MAX_ADDRESSES: usize = 4;
 /// How long a peer may take to send its request once it has opened a stream.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a handler may take to decide whether a peer may ask.
+pub const ADMISSION_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long requests under way may go on after the order to stop.
 pub const GRACE: Duration = Duration::from_secs(2);
 

@@ -8,7 +8,7 @@ use crate::endpoint::Endpoint;
 use crate::failure::{self, code};
 use crate::identity::Caller;
 use crate::frame::{self, FrameError};
-use crate::options::{CONNECT_TIMEOUT, GRACE, MAX_CONNECTIONS, MAX_REQUEST_FRAME, REQUEST_TIMEOUT};
+use crate::options::{ADMISSION_TIMEOUT, CONNECT_TIMEOUT, GRACE, MAX_CONNECTIONS, MAX_REQUEST_FRAME, REQUEST_TIMEOUT};
 use crate::reply::Reply;
 use crate::tls;
 use async_trait::async_trait;
@@ -29,7 +29,7 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether `peer`, whose certificate is good, may ask at all; if not, why, in words for its
     /// administrator. `key_fingerprint` is the BLAKE3 hash of its public key, hexadecimal. Asked again before
     /// each request, so call off a right and it is gone.
-    fn admit(&self, peer: &PeerIdentity, key_fingerprint: &str) -> Result<(), String>;
+    async fn admit(&self, peer: &PeerIdentity, key_fingerprint: &str) -> Result<(), String>;
 
     /// Answers `request` through `reply` within `budget`. An error becomes the answer's last frame. The
     /// future is dropped when the budget is used up or the peer has lost interest.
@@ -76,8 +76,10 @@ struct Service {
 }
 
 impl Service {
-    fn admit(&self, caller: &Caller) -> Result<(), String> {
-        self.handler.admit(&caller.identity, &caller.key_fingerprint)
+    async fn admit(&self, caller: &Caller) -> Result<(), String> {
+        let asked = self.handler.admit(&caller.identity, &caller.key_fingerprint);
+        let late = Err("the daemon cannot tell in time whether this peer may ask".to_owned());
+        timeout(ADMISSION_TIMEOUT, asked).await.unwrap_or(late)
     }
 
     async fn attend(self, incoming: Incoming, config: Arc<ServerConfig>) {
@@ -107,7 +109,7 @@ impl Service {
         let connection = timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| FsError::Deadline)?;
         let connection = connection.map_err(|e| explain(&e))?;
         let admitted = match tls::caller_of(&connection) {
-            Some(caller) => self.admit(&caller).map(|()| Arc::new(caller)),
+            Some(caller) => self.admit(&caller).await.map(|()| Arc::new(caller)),
             None => Err("the certificate names no GlobalFS site, node or administrator".to_owned()),
         };
         match admitted {
@@ -144,7 +146,7 @@ impl Service {
         let reply = Reply::new(send, meter.clone(), peer.to_string());
         let request = timeout(REQUEST_TIMEOUT, read_request(&mut receive, &meter)).await;
         let served = match request.unwrap_or(Err(Unreadable::Gone)) {
-            Ok((budget, request)) => match self.admit(&caller) {
+            Ok((budget, request)) => match self.admit(&caller).await {
                 Ok(()) => self.answer(peer, request, budget, reply).await,
                 Err(why) => hang_up(&connection, code::REFUSED, peer, &why),
             },

@@ -140,7 +140,7 @@ impl Drop for NoticeDrop<'_> {
 
 #[async_trait]
 impl Handler for Scripted {
-    fn admit(&self, peer: &PeerIdentity, _key_fingerprint: &str) -> Result<(), String> {
+    async fn admit(&self, peer: &PeerIdentity, _key_fingerprint: &str) -> Result<(), String> {
         let welcome = *peer == site("cloud") && !self.closed.load(Ordering::SeqCst);
         if welcome { Ok(()) } else { Err(format!("{peer} is not registered")) }
     }
