@@ -185,7 +185,7 @@ impl File {
     }
 
     async fn read_range(&self, range: ByteRange, deadline: Deadline) -> FsResult<Bytes> {
-        if let Some(bytes) = self.from_last(range) {
+        if let Some(bytes) = self.in_last(range) {
             return Ok(bytes);
         }
         let span = range.chunks();
@@ -205,7 +205,7 @@ impl File {
         Ok(joined.into())
     }
 
-    fn from_last(&self, range: ByteRange) -> Option<Bytes> {
+    fn in_last(&self, range: ByteRange) -> Option<Bytes> {
         let last = self.last.lock();
         let chunk = last.as_ref()?;
         let span = range.chunks();

@@ -1,4 +1,5 @@
 //! Two sites and their nodes as users run them: the tree, the bytes that moved, the commands.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;
 

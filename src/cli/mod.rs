@@ -150,7 +150,8 @@ fn report(program: &str, result: anyhow::Result<()>) -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(format_args!("{program}: {error:#}"));
-            ExitCode::FAILURE
+            let is_usage = error.downcast_ref::<globalfs_fuse::OptionError>().is_some();
+            if is_usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -266,6 +266,11 @@ impl LocalCluster {
         }
     }
 
+    /// Where a daemon or a mount serves `/metrics` and `/health`.
+    pub fn metrics_address(&self, name: &str) -> Option<SocketAddr> {
+        self.metrics.get(name).copied()
+    }
+
     /// The metrics of a daemon, by name and labels as they are printed.
     pub fn metrics(&self, name: &str) -> Result<Metrics> {
         let address = self.metrics.get(name).with_context(|| format!("{name} has no metrics"))?;

@@ -7,8 +7,8 @@ use globalfs_controlplane::model::record::Health;
 use globalfs_controlplane::service::HEARTBEAT_INTERVAL;
 use globalfs_dataplane::cache::Cache;
 use globalfs_dataplane::origin::Origin;
-use globalfs_dataplane::{Deadline, Source};
-use globalfs_proto::{FsStat, GlobalPath};
+use globalfs_dataplane::Deadline;
+use globalfs_proto::FsStat;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -59,11 +59,12 @@ impl Heart {
     }
 
     async fn once(&self, client: &mut Option<ControlClient>) -> Result<Duration, ClientError> {
+        // First, since /health tells it also while there is no coordinator to be told.
+        let health = self.health().await;
         let connected = match client.take() {
             Some(connected) => connected,
             None => ControlClient::connect(&self.coordinator, &self.files).await?,
         };
-        let health = self.health().await;
         let revision = self.view.now().cluster.revision;
         let answer = connected.heartbeat(&health, &self.address, revision).await?;
         if let Some(view) = answer.view {
@@ -76,8 +77,13 @@ impl Heart {
 
     async fn health(&self) -> Health {
         let asked = Deadline::after(ORIGIN_LIMIT);
-        let disk = asked.bound(self.origin.fs_stat(&GlobalPath::root(), asked)).await;
-        self.origin_reachable.store(disk.is_ok(), Ordering::Relaxed);
+        let disk = asked.bound(self.origin.probe(asked)).await;
+        let was_reachable = self.origin_reachable.swap(disk.is_ok(), Ordering::Relaxed);
+        match &disk {
+            Ok(_) if !was_reachable => tracing::info!("origin_back"),
+            Err(error) if was_reachable => tracing::error!(%error, "origin_unreachable"),
+            _ => {}
+        }
         let (stat, cache) = (disk.as_ref().copied().unwrap_or_default(), self.cache.counters());
         let bytes = |blocks: fn(&FsStat) -> u64| blocks(&stat).saturating_mul(stat.block_size);
         Health {

@@ -1,6 +1,9 @@
 //! What the whole-system tests share: clusters of the real programs, data to read, and the rule for tests
 //! that need more than a plain user has.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+pub mod commands;
 
 use globalfs::local::{LocalCluster, LocalOptions, LocalSiteOptions, Programs};
 use rand::rngs::SmallRng;

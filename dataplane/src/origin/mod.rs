@@ -43,13 +43,15 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
     /// Create it, mount it, or correct the configuration.
-    #[error("the origin {0:?} does not exist")]
+    #[error("the origin {0:?} does not exist; make or mount it, or correct `origin` in the configuration")]
     Missing(PathBuf),
     /// Correct the configuration.
-    #[error("the origin {0:?} is not a directory")]
+    #[error("the origin {0:?} is not a directory; correct `origin` in the configuration")]
     NotADirectory(PathBuf),
     /// Run the daemon as another user, or grant it access.
-    #[error("no permission to read and enter the origin {0:?}")]
+    #[error(
+        "no permission to read and enter the origin {0:?}; run the daemon as another user, or grant it access"
+    )]
     PermissionDenied(PathBuf),
     /// Use a newer kernel, or permit the call in the container's seccomp profile.
     #[error(
@@ -109,6 +111,11 @@ impl Origin {
     /// What was done so far.
     pub fn counters(&self) -> &Counters {
         &self.0.counters
+    }
+
+    /// Whether the storage is there: its totals, or why not.
+    pub async fn probe(&self, deadline: Deadline) -> FsResult<FsStat> {
+        self.call(deadline, |inner| inner.tree.probe()).await
     }
 
     /// Runs `work` on a thread that may block, within the deadline. A call that outlives its deadline

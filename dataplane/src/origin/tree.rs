@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxF
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How often a resolution is repeated that the kernel gave up because of a rename meanwhile.
 const MAX_RESOLVE_REPEATS: u32 = 32;
@@ -37,6 +37,7 @@ const EISDIR: FsError = FsError::Os(21);
 /// One origin's directory.
 #[derive(Debug)]
 pub(super) struct Tree {
+    dir: PathBuf,
     root: OwnedFd,
     device: (u32, u32),
     site: SiteName,
@@ -48,7 +49,8 @@ impl Tree {
     pub(super) fn open(dir: &Path, site: &SiteName) -> Result<Self, OriginError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| open_error(dir, e))?;
-        let mut tree = Self { root, device: (0, 0), site: site.clone(), identity: identity(site, None) };
+        let (dir_name, identity) = (dir.to_owned(), identity(site, None));
+        let mut tree = Self { dir: dir_name, root, device: (0, 0), site: site.clone(), identity };
         let found = tree.find(&GlobalPath::root()).map_err(|e| confine_error(dir, e))?;
         let stat = statx(&found).map_err(|e| open_error(dir, e))?;
         tree.device = device(&stat);
@@ -151,6 +153,19 @@ impl Tree {
             files: totals.f_files,
             files_free: totals.f_ffree,
         })
+    }
+
+    /// The file system's totals, if the origin's directory has kept its place: a storage that was unmounted,
+    /// removed or mounted anew leaves behind a directory that still answers.
+    pub(super) fn probe(&self) -> FsResult<FsStat> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let named = rustix::fs::open(&self.dir, flags, Mode::empty()).and_then(statx).map_err(os)?;
+        let opened = statx(&self.root).map_err(os)?;
+        if (device(&named), named.stx_ino) == (device(&opened), opened.stx_ino) {
+            return self.fs_stat(&GlobalPath::root());
+        }
+        let dir = self.dir.display();
+        Err(FsError::Unreachable(format!("another directory is at {dir} now: restart the daemon to use it")))
     }
 
     /// A handle that names what is at `path`, of any kind, without opening it.
