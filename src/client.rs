@@ -6,7 +6,7 @@
 use crate::config::MountConfig;
 use crate::node;
 use bytes::Bytes;
-use globalfs_dataplane::{Chunk, Deadline, Source};
+use globalfs_dataplane::{Chunk, ChunkStream, Deadline, Source};
 use globalfs_proto::{Attr, ByteRange, DirEntry, FsError, FsResult, GlobalPath};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -182,6 +182,15 @@ impl File {
         };
         let deadline = self.client.deadline();
         deadline.bound(self.read_range(range, deadline)).await
+    }
+
+    /// The whole file in verified chunks, in order, as they arrive: for files that are larger than memory
+    /// should hold. The client's deadline is for all of it.
+    pub async fn chunks(&self) -> FsResult<ChunkStream> {
+        let Some(whole) = ByteRange::new(0, self.attr.size) else {
+            return Ok(tokio::sync::mpsc::channel(1).1);
+        };
+        self.client.source.read(&self.path, self.attr.version(), whole.chunks(), self.client.deadline()).await
     }
 
     async fn read_range(&self, range: ByteRange, deadline: Deadline) -> FsResult<Bytes> {

@@ -2,10 +2,13 @@
 //!
 //! *Invariant:* this package is the only place where the data plane, the control plane and the mount meet.
 
+mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod coordinator;
+#[doc(hidden)]
+pub mod demo;
 #[doc(hidden)]
 pub mod local;
 pub mod mount;

@@ -11,6 +11,7 @@ mod dataset;
 mod load;
 mod meter;
 mod running;
+mod session;
 
 use hdrhistogram::Histogram;
 use load::Pass;

@@ -4,9 +4,11 @@
 //! 0, 1 (it failed) or 2 (the command line is wrong); a reader that closes our stdout ends us quietly.
 
 pub mod access;
+pub mod bench;
 pub mod config;
 pub mod coordinator;
 pub mod daemon;
+pub mod demo;
 mod helper;
 pub mod mount;
 pub mod node;
@@ -69,10 +71,15 @@ enum GlobalfsCommand {
     Token(token::TokenCommand),
     /// Show the cluster at a glance
     Status(status::Status),
+    /// Measure how fast files come
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Mount the tree on this node
     Mount(mount::Mount),
     /// Unmount the tree
     Umount(mount::Umount),
+    /// Show what GlobalFS does: two sites and a mount on this machine
+    Demo(demo::Demo),
     /// Print the version
     Version(version::Version),
 }
@@ -127,8 +134,10 @@ impl GlobalfsCommand {
             Self::Node(command) => command.run(),
             Self::Token(command) => command.run(),
             Self::Status(command) => command.run(),
+            Self::Bench(command) => command.run(),
             Self::Mount(command) => command.run(),
             Self::Umount(command) => command.run(),
+            Self::Demo(command) => command.run(),
             Self::Version(command) => command.run(),
         }
     }

@@ -59,19 +59,15 @@ pub fn run(options: Options, stop: CancellationToken) -> Result<()> {
     shown
 }
 
-fn keep(
-    place: Place,
-    narrator: &Narrator,
-    cluster: Option<LocalCluster>,
-    shown: Result<()>,
-) -> Result<()> {
+fn keep(place: Place, narrator: &Narrator, cluster: Option<LocalCluster>, shown: Result<()>) -> Result<()> {
     let dir = place.keep();
     if let Some(mut cluster) = cluster {
         cluster.leave_running();
     }
     narrator.farewell(format_args!("Everything stays in {}.", dir.display()));
     if shown.is_ok() {
-        narrator.farewell(format_args!("Look around:   cd {}; ls -l; cat run/site-cloud.yaml", dir.display()));
+        narrator
+            .farewell(format_args!("Look around:   cd {}; ls -l; cat run/site-cloud.yaml", dir.display()));
     }
     narrator.farewell(format_args!("Take it down:  globalfs demo --stop {}", dir.display()));
     shown
@@ -83,7 +79,8 @@ fn tour(
     narrator: &Narrator,
     cluster: &mut Option<LocalCluster>,
 ) -> Result<()> {
-    narrator.line(format_args!("GlobalFS demo in {}; the commands below run there.", place.dir().display()))?;
+    narrator
+        .line(format_args!("GlobalFS demo in {}; the commands below run there.", place.dir().display()))?;
     narrator.title("Two sites")?;
     let sample = sample::write(&place.dir().join(ONPREM))?;
     narrator.text(format_args!(
@@ -98,7 +95,7 @@ fn tour(
         output::duration(started.elapsed())
     ))?;
     let mut tour = Tour { narrator, cluster: running, dir: place.dir() };
-    match mounted::mount(&mut tour, "node-1", CLOUD, mounted::FIRST)? {
+    match mounted::mount_first(&mut tour)? {
         None => mounted::show(&mut tour)?,
         Some(refusal) => library::show(&mut tour, &refusal)?,
     }
@@ -137,6 +134,13 @@ struct Moved {
 impl Tour<'_> {
     fn origin_file(&self, path: &str) -> PathBuf {
         self.dir.join(ONPREM).join(path)
+    }
+
+    /// Runs a command whose output is for us alone.
+    fn quietly(&self, command: &str) -> Result<String> {
+        let ended = self.narrator.run(command)?;
+        ensure!(ended.succeeded, "'{command}' failed: {}", ended.text.trim());
+        Ok(ended.text)
     }
 
     /// The counters once they stand still: the kernel reads ahead, and its bytes come after ours.

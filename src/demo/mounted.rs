@@ -5,9 +5,103 @@ use super::sample::{FIELD, FIELD_SIZE};
 use super::{Tour, check_first_read, check_no_move, check_rest};
 use anyhow::{Context, Result, bail, ensure};
 
-const [FIRST, SECOND, AT_ONPREM]: [&str; 3] = MOUNT_POINTS;
-
-/// Where the first node mounts.
-pub(super) const FIRST_MOUNT: &str = FIRST;
+const FIRST: &str = MOUNT_POINTS[0];
+const SECOND: &str = MOUNT_POINTS[1];
+const AT_ONPREM: &str = MOUNT_POINTS[2];
 
 const MIB: u64 = 1 << 20;
+
+/// What the mount command says where the system does not let it mount.
+const REFUSALS: [&str; 2] = ["FUSE is not available", "not permitted to mount"];
+
+/// Joins the first node and mounts there; gives the reason if FUSE is not permitted here.
+pub(super) fn mount_first(tour: &mut Tour<'_>) -> Result<Option<String>> {
+    tour.narrator.title("A node of cloud mounts the tree")?;
+    mount(tour, "node-1", CLOUD, FIRST)
+}
+
+/// Shows the rest of the tour.
+pub(super) fn show(tour: &mut Tour<'_>) -> Result<()> {
+    same_tree(tour)?;
+    let first = first_read(tour)?;
+    second_read(tour)?;
+    whole_file(tour, first)
+}
+
+fn mount(tour: &mut Tour<'_>, node: &str, site: &str, mount_point: &str) -> Result<Option<String>> {
+    tour.cluster.add_node(node, site, "1GiB", "")?;
+    let command = format!("globalfs-fuse mount {mount_point} --config run/{node}.yaml");
+    let ended = tour.narrator.try_command(&command)?;
+    let said = ended.text.trim();
+    match ended.succeeded {
+        true => Ok(None),
+        false if REFUSALS.iter().any(|refusal| said.contains(refusal)) => {
+            let reason = said.lines().find_map(|line| line.strip_prefix("globalfs-fuse: "));
+            Ok(Some(reason.unwrap_or(said).to_owned()))
+        }
+        false => bail!("{said}"),
+    }
+}
+
+fn mount_another(tour: &mut Tour<'_>, node: &str, site: &str, mount_point: &str) -> Result<()> {
+    let refusal = mount(tour, node, site, mount_point)?;
+    ensure!(refusal.is_none(), "the second mount was refused: {}", refusal.unwrap_or_default());
+    Ok(())
+}
+
+fn same_tree(tour: &mut Tour<'_>) -> Result<()> {
+    tour.narrator.title("The same tree at both sites")?;
+    mount_another(tour, "login-1", ONPREM, AT_ONPREM)?;
+    let at_cloud = tour.narrator.command(&format!("ls -l {FIRST} {FIRST}/datasets/climate"))?;
+    ensure!(at_cloud.contains("temperature.f32"), "the file is missing at cloud");
+    let listing = |root: &str| format!("cd {root} && ls -lR | sha256sum");
+    let at_cloud = tour.narrator.command(&listing(FIRST))?;
+    let at_onprem = tour.narrator.command(&listing(AT_ONPREM))?;
+    ensure!(at_cloud == at_onprem, "the listings differ");
+    tour.narrator.text(format_args!("=> names, sizes, owners, times are equal; of contents, {}", {
+        let moved = tour.moved()?.file_bytes;
+        ensure!(moved == 0, "listing moved {moved} bytes of contents");
+        "nothing has moved"
+    }))
+}
+
+/// The command that hashes the 33rd MiB of the large file below `root`.
+fn hash_part(root: &str) -> String {
+    format!("dd if={root}/{FIELD} bs=1M skip=32 count=1 status=none | sha256sum")
+}
+
+fn first_read(tour: &mut Tour<'_>) -> Result<u64> {
+    tour.narrator.title("The first read at cloud moves what is read")?;
+    tour.narrator
+        .text("1 MiB in the middle of a file of 64 MiB, through the mount and in onprem's own directory:")?;
+    let before = tour.moved()?;
+    let at_cloud = tour.narrator.command(&hash_part(FIRST))?;
+    let moved = tour.tell_moved(before)?;
+    let at_origin = tour.narrator.command(&hash_part(ONPREM))?;
+    ensure!(at_cloud == at_origin, "the bytes at cloud are not those of onprem");
+    check_first_read(moved, MIB)?;
+    Ok(moved)
+}
+
+fn second_read(tour: &mut Tour<'_>) -> Result<()> {
+    tour.narrator.title("The second reader at cloud moves nothing")?;
+    mount_another(tour, "node-2", CLOUD, SECOND)?;
+    let before = tour.moved()?;
+    let at_second = tour.narrator.command(&hash_part(SECOND))?;
+    let moved = tour.tell_moved(before)?;
+    ensure!(at_second == tour.quietly(&hash_part(ONPREM))?, "the bytes at the second node are wrong");
+    check_no_move(moved)
+}
+
+fn whole_file(tour: &mut Tour<'_>, first: u64) -> Result<()> {
+    tour.narrator.title("The whole file, verified")?;
+    let before = tour.moved()?;
+    let hashes =
+        tour.narrator.command(&format!("sha256sum {ONPREM}/{FIELD} {FIRST}/{FIELD} {SECOND}/{FIELD}"))?;
+    let mut hashes = hashes.lines().map(|line| line.split(' ').next());
+    let origin = hashes.next().flatten().context("sha256sum printed nothing")?;
+    ensure!(hashes.all(|hash| hash == Some(origin)), "a hash differs from that of onprem");
+    let moved = tour.tell_moved(before)?;
+    check_rest(moved, first, FIELD_SIZE)?;
+    tour.narrator.text("=> three equal hashes; the rest of the file moved, once for both nodes")
+}

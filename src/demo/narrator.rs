@@ -74,12 +74,18 @@ impl Narrator {
     /// Shows and runs a command.
     pub(super) fn try_command(&self, command: &str) -> Result<Ended> {
         self.line(format_args!("   $ {command}"))?;
+        let ended = self.run(command)?;
+        self.show(&ended.text)?;
+        Ok(ended)
+    }
+
+    /// Runs a command without a word.
+    pub(super) fn run(&self, command: &str) -> Result<Ended> {
         let mut shell = Command::new("sh");
         shell.args(["-c", command]).current_dir(&self.dir).env("PATH", &self.path);
         let output = shell.stdin(Stdio::null()).output().context("cannot start sh")?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text).into_owned();
-        self.show(&text)?;
         Ok(Ended { succeeded: output.status.success(), text })
     }
 

@@ -96,7 +96,10 @@ fn make_dir(dir: &Path) -> Result<bool> {
 
 fn check_free(dir: &Path) -> Result<()> {
     let shown = dir.display();
-    ensure!(!dir.join(MARKER).exists(), "{shown} has a demo already; stop it with 'globalfs demo --stop {shown}'");
+    ensure!(
+        !dir.join(MARKER).exists(),
+        "{shown} has a demo already; stop it with 'globalfs demo --stop {shown}'"
+    );
     for name in [ONPREM, CLOUD, RUN].iter().chain(&MOUNT_POINTS) {
         ensure!(!dir.join(name).exists(), "{shown} has a {name} already; name an empty directory");
     }

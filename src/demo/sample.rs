@@ -19,8 +19,18 @@ const COLUMNS: usize = 512;
 const STATIONS: [(&str, f32); 4] = [("hamburg", 9.5), ("nairobi", 19.0), ("quito", 13.5), ("tromso", 2.9)];
 const DAYS: u32 = 1461;
 const MODULES: [&str; 12] = [
-    "advection", "boundary", "clouds", "coupling", "diffusion", "grid", "ice", "land", "ocean", "output",
-    "radiation", "tracers",
+    "advection",
+    "boundary",
+    "clouds",
+    "coupling",
+    "diffusion",
+    "grid",
+    "ice",
+    "land",
+    "ocean",
+    "output",
+    "radiation",
+    "tracers",
 ];
 const FILES_PER_MODULE: u32 = 25;
 
@@ -96,20 +106,24 @@ fn source_text(module: &str, part: u32, mut noise: Noise) -> String {
 
 /// A smooth field with weather on top, in hundredths of a degree as instruments give it.
 fn write_field(path: &Path) -> Result<()> {
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    /// A prime, so that no two rows are alike.
+    const CYCLE: usize = 65_521;
     let mut noise = Noise(2026);
-    let weather: Vec<f32> = (0..65_521).map(|_| noise.next()).collect();
-    let mut place = 0;
-    for step in 0..STEPS {
-        for row in 0..ROWS {
-            let climate = 28.0 * (row as f32 / ROWS as f32 * std::f32::consts::PI).sin() - 6.0 + step as f32 / 8.0;
-            place = (place + 7919) % weather.len();
-            let line = weather.iter().cycle().skip(place).take(COLUMNS);
-            let bytes: Vec<u8> = line.flat_map(|w| (((climate + w) * 100.0) as i32 as f32 / 100.0).to_le_bytes()).collect();
-            file.write_all(&bytes)?;
-        }
+    let weather: Vec<f32> = (0..CYCLE + COLUMNS).map(|_| noise.next()).collect();
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    for line in 0..STEPS * ROWS {
+        let latitude = (line % ROWS) as f32 / ROWS as f32 * std::f32::consts::PI;
+        let climate = 28.0 * latitude.sin() - 6.0 + (line / ROWS) as f32 / 8.0;
+        let start = line * 7919 % CYCLE;
+        let weather = &weather[start..start + COLUMNS];
+        let bytes: Vec<u8> = weather.iter().flat_map(|w| hundredths(climate + w).to_le_bytes()).collect();
+        file.write_all(&bytes)?;
     }
     Ok(file.flush()?)
+}
+
+fn hundredths(value: f32) -> f32 {
+    (value * 100.0).round() / 100.0
 }
 
 /// Numbers between -3 and 3 that look random (xorshift). Never zero inside.

@@ -123,7 +123,8 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 /// Runs a shell command in `dir` and gives its standard output; fails with all it printed.
 pub fn shell(dir: &Path, command: &str) -> String {
-    let output = Command::new("bash").args(["-c", &format!("set -o pipefail; {command}")]).current_dir(dir).output();
+    let output =
+        Command::new("bash").args(["-c", &format!("set -o pipefail; {command}")]).current_dir(dir).output();
     let output = output.unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// A point in time to the millisecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,13 +29,6 @@ impl Timestamp {
     /// How long ago `earlier` was; zero when it is still to come.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.unix_ms() - earlier.unix_ms()).unwrap_or(0))
-    }
-}
-
-impl From<SystemTime> for Timestamp {
-    fn from(time: SystemTime) -> Self {
-        let ms = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_millis());
-        Self::from_unix_ms(i64::try_from(ms).unwrap_or(i64::MAX))
     }
 }
 

@@ -19,7 +19,6 @@ use globalfs_proto::{NodeName, PeerIdentity, SiteName};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// Nodes that one transaction removes; each takes a condition, and the cluster's record takes one too.
 const REMOVED_AT_ONCE: usize = 100;
@@ -341,7 +340,7 @@ pub(super) fn not_registered(message: String) -> ServiceError {
 
 /// The clock, read in this one place.
 pub(super) fn now() -> Timestamp {
-    SystemTime::now().into()
+    Timestamp::from_unix_ms(jiff::Timestamp::now().as_millisecond())
 }
 
 fn values<T>(held: Vec<Held<T>>) -> Vec<T> {

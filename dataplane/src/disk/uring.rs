@@ -1,6 +1,6 @@
 //! The disk on io_uring: a few rings, each with its own thread. See [`crate::ring`].
 
-use crate::disk::Disk;
+use crate::disk::{Disk, check_range};
 use crate::ring::Engine;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,10 +26,12 @@ impl UringDisk {
 #[async_trait]
 impl Disk for UringDisk {
     async fn read_at(&self, file: &Arc<File>, offset: u64, length: usize) -> io::Result<Bytes> {
+        check_range(offset, length)?;
         self.0.read(file, offset, length).await
     }
 
     async fn write_at(&self, file: &Arc<File>, offset: u64, data: Bytes) -> io::Result<()> {
+        check_range(offset, data.len())?;
         self.0.write(file, offset, data).await
     }
 

@@ -1,0 +1,48 @@
+//! Reading the tree through real mounts: what applications see, what moves, what damage and change do to it,
+//! and the life of a mount.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bulk;
+mod changing;
+mod damage;
+mod daemon;
+mod life;
+mod policy;
+mod ranges;
+mod tree;
+
+use common::{Setup, TestCluster};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Sites that repeat what they know of names for so long that no test sees them ask twice.
+fn long_memory() -> Setup {
+    Setup { site_yaml: "metadata_ttl: 1h\n".into(), ..Setup::default() }
+}
+
+/// Sites and nodes that ask about a name whenever they are asked.
+fn no_memory() -> Setup {
+    Setup { site_yaml: "metadata_ttl: 0s\n".into(), ..Setup::default() }
+}
+
+/// Mounts as [`TestCluster::mount`] does, with further lines of the node's configuration, and arguments.
+fn mount_with(test: &mut TestCluster, node: &str, site: &str, yaml: &str, args: &[&str]) -> PathBuf {
+    let at = test.scratch.path().join(format!("mnt-{node}"));
+    test.cluster.add_node(node, site, "1GiB", yaml).unwrap();
+    test.cluster.start_mount(node, &at, args).unwrap();
+    at
+}
+
+/// Tries until it succeeds, for at most `limit`.
+fn within<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let started = Instant::now();
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(error) => assert!(started.elapsed() < limit, "not within {limit:?}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
