@@ -3,9 +3,9 @@
 use crate::config::MountConfig;
 use crate::telemetry::metrics::{Metrics, Sample};
 use anyhow::{Context, Result, ensure};
-use globalfs_controlplane::client::ControlClient;
+use globalfs_controlplane::client::{ClientError, ControlClient};
 use globalfs_controlplane::files::CertFiles;
-use globalfs_dataplane::cache::{self, Cache};
+use globalfs_dataplane::cache::{self, Cache, CacheError};
 use globalfs_dataplane::disk::Preference;
 use globalfs_dataplane::fetch::{self, Cached};
 use globalfs_dataplane::remote::Remote;
@@ -15,10 +15,15 @@ use globalfs_transport::{Endpoint, Identity, Options, Peer};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a mount waits for the coordinator before it takes the address that it knows from last time.
 const ADDRESS_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long a cache may still be in use by the program that used it before.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(3);
+
+const HANDOVER_POLL: Duration = Duration::from_millis(20);
 
 /// The connection of a node to its site's daemon.
 #[derive(Clone)]
@@ -75,10 +80,17 @@ async fn daemon_address(config: &MountConfig, files: &CertFiles) -> Result<Strin
             remember(&note, &address);
             return Ok(address);
         }
+        // A node that was removed is told so here, not by a mount that refuses everything.
+        Ok(Err(error)) if !may_pass(&error) => return Err(error),
         Ok(Err(error)) => error,
         Err(_) => anyhow::anyhow!("the coordinator at {} does not answer", config.coordinator),
     };
     fs::read_to_string(note).map_err(|_| failed)
+}
+
+/// Whether the coordinator may answer later; everything else an administrator has to mend.
+fn may_pass(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ClientError::Unreachable { .. } | ClientError::Busy(_)))
 }
 
 async fn ask_address(config: &MountConfig, files: &CertFiles) -> Result<String> {
@@ -133,15 +145,21 @@ impl Node {
     }
 }
 
-/// Opens a cache directory with the disk engine that was asked for.
+/// Opens a cache directory with the disk engine that was asked for. Waits a while for a predecessor that has
+/// been told to end: the process of a mount ends shortly after the mount is gone.
 pub(crate) async fn open_cache(dir: &Path, quota_bytes: u64, preference: Preference) -> Result<Cache> {
     let options = cache::Options { dir: PathBuf::from(dir), quota_bytes };
-    // Recovery reads the whole directory.
-    let opened = tokio::task::spawn_blocking(move || -> Result<Cache> {
-        let disk = disk::open(preference)?;
-        Ok(Cache::open(options, disk)?)
-    });
-    opened.await?
+    let started = Instant::now();
+    loop {
+        let (options, disk) = (options.clone(), disk::open(preference)?);
+        // Recovery reads the whole directory.
+        match tokio::task::spawn_blocking(move || Cache::open(options, disk)).await? {
+            Err(CacheError::InUse { .. }) if started.elapsed() < HANDOVER_LIMIT => {
+                tokio::time::sleep(HANDOVER_POLL).await;
+            }
+            opened => return Ok(opened?),
+        }
+    }
 }
 
 /// What a cache tells, under the names of the original design where it has them.

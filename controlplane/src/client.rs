@@ -339,6 +339,9 @@ fn classify(endpoint: &str, error: &(dyn StdError + 'static)) -> ClientError {
             fault @ (Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }),
         )) => ClientError::CertificateExpired(format!("the coordinator's: {fault}")),
         Some(reason @ rustls::Error::InvalidCertificate(_)) => wrong(reason.to_string()),
+        Some(rustls::Error::InvalidMessage(_) | rustls::Error::PeerIncompatible(_)) => {
+            unreachable(endpoint, "what listens there is no GlobalFS coordinator")
+        }
         _ => match (causes(error), refusing_alert(&causes(error))) {
             (_, Some("CertificateExpired")) => {
                 ClientError::CertificateExpired("the coordinator refused ours".into())

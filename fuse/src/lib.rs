@@ -20,5 +20,5 @@ pub use model::{Identity, NodeId};
 pub use mount_point::{Detach, unmount};
 pub use operations::Operations;
 pub use options::{OptionError, Options};
-pub use session::{MountError, Session, mount};
+pub use session::{MountError, Session, mount, prepare};
 pub use volume::Volume;

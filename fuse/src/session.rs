@@ -15,6 +15,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -153,8 +154,9 @@ impl Drop for Session {
     }
 }
 
-/// Makes sure that `mountpoint` is a directory that is free to be mounted on, and resolves it.
-fn prepare(mountpoint: &Path) -> Result<PathBuf, MountError> {
+/// Makes sure that `mountpoint` is a directory that is free to be mounted on, and resolves it. [`mount`] does
+/// so by itself; programs call it first of all to tell early what is wrong.
+pub fn prepare(mountpoint: &Path) -> Result<PathBuf, MountError> {
     let wrong = |source| MountError::MountPoint { path: mountpoint.to_owned(), source };
     let path = mount_point::resolve(mountpoint).map_err(wrong)?;
     match mount_point::inspect(&path).map_err(wrong)? {
@@ -174,7 +176,7 @@ fn connect(
     mountpoint: &Path,
     options: &Options,
 ) -> Result<fuser::Session<Adapter>, MountError> {
-    let device = File::options().read(true).write(true).open(DEVICE).map_err(device_error)?;
+    let device = open_device().map_err(device_error)?;
     match mount_as_root(&device, mountpoint, options) {
         Ok(()) => {}
         Err(Errno::PERM) => return mount_as_user(adapter, mountpoint, options),
@@ -187,6 +189,13 @@ fn connect(
         }
         refused(mountpoint, &error)
     })
+}
+
+fn open_device() -> io::Result<File> {
+    let device = File::options().read(true).write(true).open(DEVICE)?;
+    // Some containers put an empty file in its place, of which mount(2) would only say `EINVAL`.
+    let is_device = device.metadata()?.file_type().is_char_device();
+    is_device.then_some(device).ok_or_else(|| io::Error::other("it is no device"))
 }
 
 /// `fuser` would mount as plain `fuse`, by which nobody could tell our mounts from others.

@@ -113,13 +113,12 @@ impl LocalPlan {
         session.read(&mut tally, set, KIND_CONCURRENCY, progress).await?;
         bed.remove_set().await?;
         let moved = tally.moved.site.context("the metrics of cloud are always read")?;
-        let distinct = if kind == Kind::Duplicates { size } else { tally.pass.bytes };
         Ok(Ratio {
             data: kind.name().to_owned(),
             leg: "onprem to cloud",
             files: tally.pass.reads,
             bytes_read: tally.pass.bytes,
-            distinct_bytes: (kind != Kind::Zeros).then_some(distinct),
+            distinct_bytes: Some(if kind.repeats() { size } else { tally.pass.bytes }),
             fetched_bytes: moved.fetched,
             wire_bytes: moved.wire,
             compression: ratio(moved.fetched, moved.wire),
@@ -129,7 +128,8 @@ impl LocalPlan {
 
     /// Bytes of all files of all sizes, each counted once.
     fn matrix_bytes(&self) -> u64 {
-        let sets = self.sizes.iter().flat_map(|size| self.concurrency.iter().map(move |n| set_bytes(*size, *n)));
+        let sets =
+            self.sizes.iter().flat_map(|size| self.concurrency.iter().map(move |n| set_bytes(*size, *n)));
         sets.fold(0, u64::saturating_add).saturating_mul(self.rounds as u64)
     }
 
@@ -144,7 +144,8 @@ impl LocalPlan {
     /// What the cache of cloud holds in the end, and how much of the disk is used at most.
     fn needed_bytes(&self) -> (u64, u64) {
         let read = self.matrix_bytes().saturating_add(self.kind_bytes());
-        let largest = self.sizes.iter().flat_map(|size| self.concurrency.iter().map(move |n| set_bytes(*size, *n)));
+        let largest =
+            self.sizes.iter().flat_map(|size| self.concurrency.iter().map(move |n| set_bytes(*size, *n)));
         let cache = read.saturating_add(read / 8).saturating_add(SPARE_BYTES);
         (cache, cache.saturating_add(largest.max().unwrap_or(0)))
     }
@@ -237,7 +238,8 @@ mod tests {
     #[test]
     fn what_cannot_fit_is_refused_before_anything_is_made() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = LocalPlan { sizes: vec![u64::MAX], concurrency: vec![256], rounds: 9, dir: dir.path().into() };
+        let plan =
+            LocalPlan { sizes: vec![u64::MAX], concurrency: vec![256], rounds: 9, dir: dir.path().into() };
         let error = Bed::start(&plan).err().unwrap().to_string();
         assert!(error.contains("free: choose smaller --sizes"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

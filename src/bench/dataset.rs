@@ -12,9 +12,38 @@ use std::path::Path;
 const BLOCK_BYTES: usize = 1024 * 1024;
 
 const WORDS: [&str; 32] = [
-    "the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on",
-    "not", "he", "his", "but", "at", "are", "this", "have", "from", "or", "had", "an", "which", "temperature",
-    "pressure", "simulation",
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "a",
+    "is",
+    "that",
+    "for",
+    "it",
+    "as",
+    "was",
+    "with",
+    "be",
+    "by",
+    "on",
+    "not",
+    "he",
+    "his",
+    "but",
+    "at",
+    "are",
+    "this",
+    "have",
+    "from",
+    "or",
+    "had",
+    "an",
+    "which",
+    "temperature",
+    "pressure",
+    "simulation",
 ];
 
 /// What a file consists of.
@@ -43,6 +72,11 @@ impl Kind {
             Self::Duplicates => "duplicates",
         }
     }
+
+    /// Whether all files of a set have the same content.
+    pub(super) fn repeats(self) -> bool {
+        matches!(self, Self::Zeros | Self::Duplicates)
+    }
 }
 
 /// Makes the directory `dir` with `count` files, named by their numbers, of `size` bytes each. `seed` tells
@@ -50,7 +84,7 @@ impl Kind {
 pub(super) fn write_set(dir: &Path, kind: Kind, count: usize, size: u64, seed: u64) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     for number in 0..count {
-        let own = if kind == Kind::Duplicates { 0 } else { number as u64 };
+        let own = if kind.repeats() { 0 } else { number as u64 };
         let mut random = SmallRng::seed_from_u64(seed << 32 | own);
         write_file(&dir.join(number.to_string()), kind, size, &mut random)?;
     }
@@ -99,7 +133,7 @@ mod tests {
         for kind in Kind::ALL {
             let files = set(kind, 1);
             assert!(files.iter().all(|file| file.len() == 5000), "{kind:?}");
-            assert_eq!(files[0] == files[1], matches!(kind, Kind::Zeros | Kind::Duplicates), "{kind:?}");
+            assert_eq!(files[0] == files[1], kind.repeats(), "{kind:?}");
             assert_eq!(set(kind, 1), files, "{kind:?}");
             assert_eq!(set(kind, 2) == files, kind == Kind::Zeros, "{kind:?}");
         }

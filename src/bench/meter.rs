@@ -81,9 +81,7 @@ impl Moved {
     /// Both together.
     pub(super) fn plus(self, other: Self) -> Self {
         let site = match (self.site, other.site) {
-            (Some(a), Some(b)) => {
-                Some(SiteMoved { wire: a.wire + b.wire, fetched: a.fetched + b.fetched })
-            }
+            (Some(a), Some(b)) => Some(SiteMoved { wire: a.wire + b.wire, fetched: a.fetched + b.fetched }),
             (a, b) => a.or(b),
         };
         Self {

@@ -118,7 +118,8 @@ impl RunningPlan {
         let attr = client.stat(self.path.as_bytes()).await.with_context(|| cannot(&self.path))?;
         let mut directories = vec![self.path.clone()];
         if attr.kind != FileKind::Directory {
-            ensure!(attr.kind == FileKind::Regular, "{} is no regular file and no directory", self.path);
+            let readable = attr.kind == FileKind::Regular && attr.size > 0;
+            ensure!(readable, "{} is neither a directory nor a file with content", self.path);
             found.add(directories.remove(0), attr.size);
         }
         let mut seen = 0;

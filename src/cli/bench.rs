@@ -125,7 +125,20 @@ fn parse_size(text: &str) -> Result<ByteSize, String> {
 
 fn print(output: Output, report: &Report) -> std::io::Result<()> {
     output.line(format_args!("{}\n", report.about))?;
-    let head = ["SIZE", "READERS", "CACHE", "FILES", "FIRST BYTE", "P90", "P99", "MAX", "PER SECOND", "OF TCP", "NODE WIRE", "SITE WIRE"];
+    let head = [
+        "SIZE",
+        "READERS",
+        "CACHE",
+        "FILES",
+        "FIRST BYTE",
+        "P90",
+        "P99",
+        "MAX",
+        "PER SECOND",
+        "OF TCP",
+        "NODE WIRE",
+        "SITE WIRE",
+    ];
     output.table(head, report.passes.iter().map(pass_row).collect())?;
     output.line("")?;
     let head = ["DATA", "LEG", "READ", "DISTINCT", "FETCHED", "ON THE WIRE", "COMPRESSION", "DEDUP"];

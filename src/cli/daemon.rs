@@ -2,6 +2,7 @@
 
 use crate::telemetry::{self, Component, LogFormat};
 use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::future::Future;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,12 +24,22 @@ impl DaemonArgs {
         work: impl FnOnce(CancellationToken) -> W,
     ) -> Result<()> {
         telemetry::init(component, self.log_format)?;
+        raise_descriptor_limit();
         let runtime = Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
         runtime.block_on(async {
             let stop = CancellationToken::new();
             tokio::spawn(cancel_on_signal(stop.clone())?);
             work(stop).await
         })
+    }
+}
+
+/// Takes all the descriptors that the system grants. Shells and systemd start programs with 1,024, for the sake
+/// of those that use `select(2)`; a daemon with many reads under way needs more.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, ?limit, "the limit of open files stays as it is");
     }
 }
 

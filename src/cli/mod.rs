@@ -158,11 +158,20 @@ fn report(program: &str, result: anyhow::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(format_args!("{program}: {error:#}"));
+            output::complain(format_args!("{program}: {}", causes(&error)));
             let is_usage = error.downcast_ref::<globalfs_fuse::OptionError>().is_some();
             if is_usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// The error and its causes in one line, each said once: some errors name their cause themselves.
+fn causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said {
+        said if said.is_empty() => cause,
+        said if said.ends_with(&cause) => said,
+        said => format!("{said}: {cause}"),
+    })
 }
 
 /// `globalfs ... | head` has got what it wanted.
@@ -188,6 +197,12 @@ mod tests {
     fn the_command_lines_are_consistent() {
         GlobalfsCli::command().debug_assert();
         FuseCli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let inner = anyhow::anyhow!("no such file").context("cannot read x: no such file").context("no start");
+        assert_eq!(causes(&inner), "no start: cannot read x: no such file");
     }
 
     #[test]

@@ -137,6 +137,7 @@ async fn serve(
     stop: CancellationToken,
     announce: bool,
 ) -> Result<()> {
+    let mountpoint = tokio::task::spawn_blocking(move || globalfs_fuse::prepare(&mountpoint)).await??;
     let node = Node::open(&config).await?;
     let server = match config.metrics {
         Some(address) => {

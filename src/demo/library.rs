@@ -6,6 +6,7 @@ use super::{Tour, check_first_read, check_no_move, check_rest};
 use crate::client::{Client, File};
 use anyhow::{Result, ensure};
 use globalfs_proto::{Attr, FileKind};
+use jiff::Timestamp;
 use std::os::unix::fs::FileExt;
 use tokio::runtime::Handle;
 
@@ -51,7 +52,7 @@ fn same_tree(tour: &mut Tour<'_>, at_cloud: &Client) -> Result<()> {
     let moved = tour.moved()?.file_bytes;
     ensure!(moved == 0, "listing moved {moved} bytes of contents");
     tour.narrator.text(format_args!(
-        "=> {} entries, with equal names, sizes, owners, times at both; of contents, nothing has moved",
+        "=> {} entries, with equal names, sizes, owners, times at both; of the contents, nothing has moved",
         here.len()
     ))
 }
@@ -64,7 +65,8 @@ fn walk(client: &Client) -> Result<Vec<String>> {
         for entry in Handle::current().block_on(client.read_dir(at))?.iter() {
             let (path, attr) = (format!("{dir}/{}", String::from_utf8_lossy(&entry.name)), &entry.attr);
             let Attr { size, mode, uid, gid, mtime_ns, .. } = attr;
-            lines.push(format!("{size:>9} {path:<34} {mode:o} {uid}:{gid} {mtime_ns}"));
+            let mtime = Timestamp::from_nanosecond((*mtime_ns).into())?;
+            lines.push(format!("{size:>9} {path:<34} {mode:o} {uid}:{gid} {mtime}"));
             if attr.kind == FileKind::Directory {
                 todo.push(path);
             }

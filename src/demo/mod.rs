@@ -172,7 +172,7 @@ impl Tour<'_> {
         let file_bytes = now.file_bytes - before.file_bytes;
         let wire_bytes = now.wire_bytes - before.wire_bytes;
         self.narrator.text(format_args!(
-            "=> from onprem to cloud: {} of file content, {} on the wire with names and attributes",
+            "=> from onprem to cloud: {} of file content; on the wire, compressed and with names, {}",
             output::bytes(file_bytes),
             output::bytes(wire_bytes)
         ))?;

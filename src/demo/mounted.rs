@@ -17,6 +17,8 @@ const REFUSALS: [&str; 2] = ["FUSE is not available", "not permitted to mount"];
 /// Joins the first node and mounts there; gives the reason if FUSE is not permitted here.
 pub(super) fn mount_first(tour: &mut Tour<'_>) -> Result<Option<String>> {
     tour.narrator.title("A node of cloud mounts the tree")?;
+    tour.narrator
+        .text("It has joined with a one-time token; its mount talks to the daemon of its own site only.")?;
     mount(tour, "node-1", CLOUD, FIRST)
 }
 
@@ -58,11 +60,9 @@ fn same_tree(tour: &mut Tour<'_>) -> Result<()> {
     let at_cloud = tour.narrator.command(&listing(FIRST))?;
     let at_onprem = tour.narrator.command(&listing(AT_ONPREM))?;
     ensure!(at_cloud == at_onprem, "the listings differ");
-    tour.narrator.text(format_args!("=> names, sizes, owners, times are equal; of contents, {}", {
-        let moved = tour.moved()?.file_bytes;
-        ensure!(moved == 0, "listing moved {moved} bytes of contents");
-        "nothing has moved"
-    }))
+    let moved = tour.moved()?.file_bytes;
+    ensure!(moved == 0, "listing moved {moved} bytes of contents");
+    tour.narrator.text("=> names, sizes, owners and times are equal; of the contents, nothing has moved")
 }
 
 /// The command that hashes the 33rd MiB of the large file below `root`.

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use tokio_util::sync::CancellationToken;
 
 /// Lines of a command's output that are shown.
-const SHOWN_LINES: usize = 12;
+const SHOWN_LINES: usize = 14;
 
 /// Speaks on stdout and runs commands in the demo's directory.
 pub(super) struct Narrator {
@@ -52,7 +52,7 @@ impl Narrator {
     }
 
     pub(super) fn text(&self, text: impl Display) -> Result<()> {
-        self.line(format_args!("   {text}"))
+        self.line(format!("   {text}").trim_end())
     }
 
     /// The last words, also when nobody reads stdout any more.

@@ -10,6 +10,7 @@ pub use metrics::Metrics;
 pub use programs::{Process, Programs};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -232,7 +233,9 @@ impl LocalCluster {
         self.processes.insert(node.to_owned(), process);
         self.mounts.insert(node.to_owned(), mountpoint.to_owned());
         self.wait_ready(node, |_| {
-            ensure!(is_mounted(mountpoint) && fs::metadata(mountpoint).is_ok(), "not mounted yet");
+            // Of a mount whose program was killed the kernel still remembers attributes, so it must not be asked.
+            let asked = statx(CWD, mountpoint, AtFlags::STATX_FORCE_SYNC, StatxFlags::TYPE);
+            ensure!(is_mounted(mountpoint) && asked.is_ok(), "not mounted yet");
             Ok(())
         })
     }

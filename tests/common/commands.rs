@@ -60,6 +60,8 @@ impl Outcome {
         let said = lines.collect::<Vec<_>>().join("\n");
         let missing: Vec<_> = words.iter().filter(|word| !said.contains(**word)).collect();
         assert!(missing.is_empty(), "does not say {missing:?}:\n{said}");
+        let parts: Vec<&str> = said.split(": ").collect();
+        assert!(parts.windows(2).all(|two| two[0] != two[1]), "says it twice:\n{said}");
         assert_eq!(self.stdout, "", "an error is no result");
         self
     }

@@ -106,9 +106,9 @@ fn two_gigabytes_through_two_mounts_and_small_caches() {
     let cluster = test.cluster.dir();
     let caches = [test.cluster.site_cache_dir("cloud"), cluster.join("node-1/cache"), cluster.join("node-2/cache")];
     let stop = AtomicBool::new(false);
+    let check = format!("sha256sum --strict --quiet -c {}", sums.display());
     let most = thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(&caches, &stop));
-        let check = format!("sha256sum --strict --quiet -c {}", sums.display());
         let readers = mounts.each_ref().map(|mount| scope.spawn(|| shell(mount, &check)));
         let results = readers.map(|reader| reader.join());
         stop.store(true, Ordering::Relaxed);

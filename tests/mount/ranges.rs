@@ -67,7 +67,7 @@ fn a_megabyte_in_a_large_file_moves_little() {
         }
     });
     let mount = test.mount("node-1", "cloud");
-    let mut read = |name: &str, at: u64, want: &[u8]| {
+    let read = |name: &str, at: u64, want: &[u8]| {
         let before = test.wan_bytes("cloud");
         let mut got = vec![1; want.len()];
         File::open(mount.join(name)).unwrap().read_exact_at(&mut got, at).unwrap();

@@ -9,6 +9,7 @@ use globalfs_proto::limits::MAX_FRAME;
 use globalfs_proto::{ChunkHeader, FsError, FsResult, Response};
 use quinn::SendStream;
 use std::future::Future;
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// Sends frames and chunks to whoever asked. Each call waits until the windows of the connection have
@@ -43,8 +44,9 @@ impl Reply {
     }
 
     /// Ends the answer: with `error` as its last frame if there is one, so far as the stream still allows.
-    pub(crate) async fn end(mut self, error: Option<FsError>) {
-        if timeout(GRACE, self.try_end(error)).await.is_err() {
+    /// What is on its way has the rest of the budget to arrive: on a busy link that takes its time.
+    pub(crate) async fn end(mut self, error: Option<FsError>, budget_left: Duration) {
+        if timeout(budget_left.max(GRACE), self.try_end(error)).await.is_err() {
             let _ = self.stream.reset(code::BROKEN_OFF);
         }
     }

@@ -18,7 +18,7 @@ use quinn::{Connection, Incoming, RecvStream, SendStream, ServerConfig};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -164,7 +164,7 @@ impl Service {
         budget: Duration,
         mut reply: Reply,
     ) -> bool {
-        let cancelled = reply.cancelled();
+        let (begun, cancelled) = (Instant::now(), reply.cancelled());
         let outcome = tokio::select! {
             biased;
             () = cancelled => return false,
@@ -175,7 +175,7 @@ impl Service {
         if let Some(error) = &error {
             tracing::debug!(%peer, %error, "a request failed");
         }
-        reply.end(error).await;
+        reply.end(error, budget.saturating_sub(begun.elapsed())).await;
         in_time
     }
 }

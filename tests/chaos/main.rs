@@ -1,19 +1,21 @@
 //! kill -9 of every program at random moments while files are read: what is read stays right, reads end
 //! before their deadline, and whatever was killed starts again where it was.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod coordinator;
+mod load;
 
 use common::{Setup, TestCluster, can_mount, noise, shell};
 use globalfs::local::is_mounted;
+use load::Load;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,14 +30,8 @@ const READERS_PER_MOUNT: usize = 2;
 /// What a mount gives an operation.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What one system call may take: an `open` is several operations, and the machine may be busy.
-const CALL_LIMIT: Duration = Duration::from_secs(15);
-
 /// How soon after the last restart everything must be readable again.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(15);
-
-/// Bytes asked for by one read.
-const READ_LENGTH: usize = 256 * 1024;
 
 const MIB: usize = 1024 * 1024;
 const FILES: usize = 24;
@@ -177,25 +173,36 @@ impl Chaos {
         }
     }
 
+    /// What was read before the kill is read after it from the caches: of the site by a new node, of the
+    /// node by itself.
     fn caches_survive_a_kill(&mut self) {
-        let used =
-            |chaos: &Self| chaos.test.cluster.metrics("cloud").unwrap().sum("globalfs_cache_used_bytes");
-        let before = used(self);
-        self.test.cluster.kill("cloud").unwrap();
-        self.restart("cloud");
-        let after = used(self);
-        assert!(before > 8e6 && after > before * 0.75, "{before} bytes in the cache, {after} after the kill");
-        self.everything_equals_the_origin();
-        let metrics = self.test.cluster.metrics("cloud").unwrap();
-        assert!(metrics.sum("globalfs_cache_hits") > 0.0);
-        assert_eq!(metrics.sum("globalfs_cache_damaged_chunks_total"), 0.0);
+        let content = self.files.iter().max_by_key(|content| content.len()).unwrap().clone();
+        let path = file_path(self.files.iter().position(|file| *file == content).unwrap());
+        let old = self.test.mount("old", "cloud");
+        assert_eq!(fs::read(old.join(&path)).unwrap(), content);
+        for name in ["cloud", "old"] {
+            self.test.cluster.kill(name).unwrap();
+        }
+        self.test.cluster.start_site("cloud").unwrap();
+        self.test.cluster.start_mount("old", &old, &[]).unwrap();
+        let new = self.test.mount("new", "cloud");
+        for (name, mount) in [("cloud", new), ("old", old)] {
+            assert_eq!(fs::read(mount.join(&path)).unwrap(), content);
+            let metrics = self.test.cluster.metrics(name).unwrap();
+            // Chunks that were on their way to the disk are lost.
+            let (half, fetched) = (content.len() as f64 / 2.0, metrics.sum("globalfs_fetched_bytes_total"));
+            assert!(fetched < half, "{name} fetched {fetched} bytes again");
+            assert!(metrics.sum("globalfs_cache_read_bytes_total") > half, "{name}");
+            assert_eq!(metrics.sum("globalfs_cache_damaged_chunks_total"), 0.0, "{name}");
+        }
     }
 
     fn stale_mount_points_can_be_replaced(&mut self) {
         for (node, mount) in NODES.iter().zip(self.mounts.clone()) {
             self.test.cluster.kill(node).unwrap();
-            let dead = fs::metadata(&mount).unwrap_err();
-            assert_eq!(dead.raw_os_error(), Some(Errno::NOTCONN.raw_os_error()), "{dead}");
+            // The kernel still remembers attributes, so it is told to ask.
+            let asked = statx(CWD, &mount, AtFlags::STATX_FORCE_SYNC, StatxFlags::TYPE);
+            assert_eq!(asked.err(), Some(Errno::NOTCONN));
             self.restart(node);
             assert_eq!(mounts_at(&mount), 1, "the stale mount is gone");
         }
@@ -230,151 +237,5 @@ struct Stop<'a>(&'a AtomicBool);
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
-    }
-}
-
-/// The longest of many times.
-#[derive(Default)]
-struct Longest(AtomicU64);
-
-impl Longest {
-    fn note(&self, time: Duration) {
-        self.0.fetch_max(time.as_millis() as u64, Ordering::SeqCst);
-    }
-}
-
-impl std::fmt::Display for Longest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ms", self.0.load(Ordering::SeqCst))
-    }
-}
-
-/// Readers and what they saw.
-struct Load {
-    files: Vec<Vec<u8>>,
-    stop: AtomicBool,
-    /// Odd while something is down.
-    outages: AtomicU64,
-    read_bytes: AtomicU64,
-    errors: AtomicU64,
-    faults: std::sync::Mutex<Vec<String>>,
-    longest_call: Longest,
-    longest_restart: Longest,
-    longest_recovery: Longest,
-}
-
-impl Load {
-    fn new(chaos: &Chaos) -> Self {
-        Self {
-            files: chaos.files.clone(),
-            stop: AtomicBool::default(),
-            outages: AtomicU64::default(),
-            read_bytes: AtomicU64::default(),
-            errors: AtomicU64::default(),
-            faults: std::sync::Mutex::default(),
-            longest_call: Longest::default(),
-            longest_restart: Longest::default(),
-            longest_recovery: Longest::default(),
-        }
-    }
-
-    /// Errors are fine while something is down, and only then.
-    fn read_until_stopped(&self, mount: &Path, seed: u64) {
-        let mut random = SmallRng::seed_from_u64(seed);
-        while !self.stop.load(Ordering::SeqCst) {
-            let before = self.outages.load(Ordering::SeqCst);
-            let outcome = match random.random_range(0..6) {
-                0 => self.list(mount),
-                1..3 => self.read_whole(mount, &mut random),
-                _ => self.read_part(mount, random.random_range(0..FILES), &mut random),
-            };
-            let Err(error) = outcome else { continue };
-            self.errors.fetch_add(1, Ordering::SeqCst);
-            if before % 2 == 0 && before == self.outages.load(Ordering::SeqCst) {
-                self.fault(format!("{}: nothing is down, and yet: {error}", mount.display()));
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn read_whole(&self, mount: &Path, random: &mut SmallRng) -> io::Result<()> {
-        let file = random.random_range(0..FILES);
-        let opened = self.open(mount, file, random)?;
-        self.compare(&opened, file, 0, usize::MAX)
-    }
-
-    fn read_part(&self, mount: &Path, file: usize, random: &mut SmallRng) -> io::Result<()> {
-        let opened = self.open(mount, file, random)?;
-        let offset = random.random_range(0..=self.files[file].len());
-        self.compare(&opened, file, offset, random.random_range(1..MIB))
-    }
-
-    /// Half of the readers go past the kernel's page cache, to the mount itself.
-    fn open(&self, mount: &Path, file: usize, random: &mut SmallRng) -> io::Result<File> {
-        let flags = if random.random() { OFlags::DIRECT } else { OFlags::empty() };
-        let path = mount.join(file_path(file));
-        self.timed("open", || File::options().read(true).custom_flags(flags.bits() as i32).open(path))
-    }
-
-    /// A call may give fewer bytes than asked for, and none at the end alone.
-    fn compare(&self, opened: &File, file: usize, offset: usize, length: usize) -> io::Result<()> {
-        let rest = &self.files[file][offset..];
-        let mut rest = &rest[..length.min(rest.len())];
-        let (mut buffer, mut at) = (vec![0; READ_LENGTH], offset as u64);
-        while !rest.is_empty() {
-            let wanted = rest.len().min(READ_LENGTH);
-            let got = self.timed("read", || opened.read_at(&mut buffer[..wanted], at))?;
-            if got == 0 || buffer[..got] != rest[..got] {
-                self.fault(format!("file {file}: {got} bytes at {at} are not those of the origin"));
-                return Ok(());
-            }
-            self.read_bytes.fetch_add(got as u64, Ordering::SeqCst);
-            (rest, at) = (&rest[got..], at + got as u64);
-        }
-        Ok(())
-    }
-
-    fn list(&self, mount: &Path) -> io::Result<()> {
-        let listed =
-            self.timed("readdir", || fs::read_dir(mount.join("data/1"))?.collect::<io::Result<Vec<_>>>())?;
-        let mut found: Vec<usize> =
-            listed.iter().map(|entry| entry.file_name().to_str().unwrap().parse().unwrap()).collect();
-        found.sort_unstable();
-        if !found.iter().copied().eq((0..FILES).filter(|n| n % 3 == 1)) {
-            self.fault(format!("a wrong listing: {found:?}"));
-        }
-        Ok(())
-    }
-
-    fn timed<T>(&self, what: &str, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let begun = Instant::now();
-        let outcome = call();
-        self.longest_call.note(begun.elapsed());
-        if begun.elapsed() > CALL_LIMIT {
-            self.fault(format!("{what} took {:?}", begun.elapsed()));
-        }
-        outcome
-    }
-
-    fn fault(&self, what: String) {
-        self.faults.lock().unwrap().push(what);
-    }
-
-    /// Nothing that must never happen has happened.
-    fn check(&self) {
-        let faults = self.faults.lock().unwrap();
-        assert!(faults.is_empty(), "{faults:#?}");
-    }
-
-    fn summary(&self) -> String {
-        format!(
-            "{} outages, {} MiB read, {} errors meanwhile; the longest call {}, restart {}, recovery {}",
-            self.outages.load(Ordering::SeqCst) / 2,
-            self.read_bytes.load(Ordering::SeqCst) / MIB as u64,
-            self.errors.load(Ordering::SeqCst),
-            self.longest_call,
-            self.longest_restart,
-            self.longest_recovery,
-        )
     }
 }
