@@ -1,4 +1,5 @@
 //! What an administrator and an operator look at: status, lists, metrics, health, logs.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -6,8 +7,8 @@ use common::commands::{
     Outcome, altered, command, eventually, free_address, globalfs, http_get, json, logged,
 };
 use common::{Setup, TestCluster, can_mount, noise, programs};
-use globalfs::local::Process;
 use globalfs::Client;
+use globalfs::local::Process;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -31,7 +32,8 @@ fn positive(value: &Value) -> bool {
 fn await_health(config: &Path) -> Value {
     eventually("the health of all sites", || {
         let status = json(&["status"], config);
-        let told = status["sites"].as_array().unwrap().iter().all(|s| positive(&s["health"]["disk_total_bytes"]));
+        let told =
+            status["sites"].as_array().unwrap().iter().all(|s| positive(&s["health"]["disk_total_bytes"]));
         if told { Ok(status) } else { Err(status.to_string()) }
     })
 }
@@ -91,7 +93,10 @@ fn the_cluster_is_shown_to_people_and_machines() {
         assert_eq!(sites.as_array().unwrap().len(), 2);
         check_site(&json(&["site", "show", "onprem"], config), "primary", &test);
         let nodes = json(&["node", "list"], config);
-        assert_eq!((named(&nodes, "n1")["site"].as_str(), nodes.as_array().unwrap().len()), (Some("cloud"), 1));
+        assert_eq!(
+            (named(&nodes, "n1")["site"].as_str(), nodes.as_array().unwrap().len()),
+            (Some("cloud"), 1)
+        );
         assert_eq!(json(&["status"], config)["cluster"], "local");
     }
     let said = |args: &[&str], words: &[&str]| {
@@ -99,7 +104,10 @@ fn the_cluster_is_shown_to_people_and_machines() {
         words.iter().for_each(|word| assert!(text.contains(word), "no {word} in\n{text}"));
     };
     let head = "cluster local: 2 of 3 sites joined, 1 nodes, 1 policies, home of all other paths: onprem";
-    said(&["status"], &[head, "later has not joined yet: globalfs token create --site later", "SITE", "cloud"]);
+    said(
+        &["status"],
+        &[head, "later has not joined yet: globalfs token create --site later", "SITE", "cloud"],
+    );
     said(&["site", "list"], &["ROLE", "STATUS", "DISK FREE", "active", "primary", "burst", "0B of 4GiB"]);
     said(&["site", "show", "cloud"], &["origin reachable", "yes", "last heartbeat", "cache quota", VERSION]);
     said(&["node", "list"], &["NODE", "REGISTERED", "n1"]);
@@ -191,7 +199,10 @@ fn daemons_tell_metrics_and_health() {
     has_lines(&coordinator, &["globalfs_site_status{site=\"cloud\",role=\"burst\"} 1"]);
     has_lines(&coordinator, &["globalfs_control_requests_total ", "globalfs_control_joins_total 3"]);
     for name in ["onprem", "cloud"] {
-        assert_eq!(health(&test, name), (200, serde_json::json!({"healthy": true, "origin_reachable": true})));
+        assert_eq!(
+            health(&test, name),
+            (200, serde_json::json!({"healthy": true, "origin_reachable": true}))
+        );
     }
     let told = serde_json::json!({"healthy": true, "store_reachable": true, "sites": 2});
     assert_eq!(health(&test, "coordinator"), (200, told));

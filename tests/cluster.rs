@@ -26,3 +26,18 @@ fn a_file_moves_once() {
     let metrics = test.cluster.metrics("cloud").unwrap();
     assert_eq!(metrics.sum("globalfs_fetched_bytes_total"), 3_000_000.0);
 }
+
+/// A node knows its daemon's address from last time; that must not hide that it was removed since.
+#[test]
+fn a_removed_node_is_told_so_at_once() {
+    let mut test = Setup::default().start(|_| {});
+    let config = test.cluster.add_node("node-1", "cloud", "1GiB", "").unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let connect = || runtime.block_on(globalfs::Client::connect(&config)).map(drop);
+    connect().unwrap();
+    test.cluster.admin(&["node", "remove", "node-1", "--site", "cloud"]).unwrap();
+    let error = connect().unwrap_err().to_string();
+    assert!(error.contains("node node-1 of site cloud is not registered"), "{error}");
+    test.cluster.kill("coordinator").unwrap();
+    connect().unwrap();
+}

@@ -1,4 +1,5 @@
 //! `globalfs demo` as a user runs it: with mounts, without FUSE, kept and stopped, interrupted.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;
 

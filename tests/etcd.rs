@@ -1,4 +1,5 @@
 //! The whole cluster with its metadata in a real etcd; and what a build without etcd support says.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -96,11 +97,14 @@ mod with_etcd {
         assert_eq!(record("/globalfs/metadata/cluster")["cluster"], "local");
         let tokens: Vec<_> = before.iter().filter(|(key, _)| key.contains("/tokens/")).collect();
         assert_eq!(tokens.len(), 3, "two sites, one node");
-        assert!(tokens.iter().all(|(_, token)| token["secret_hash"].is_string() && token["used"].is_object()));
+        assert!(
+            tokens.iter().all(|(_, token)| token["secret_hash"].is_string() && token["used"].is_object())
+        );
         assert_eq!(before.len(), 2 + 1 + 1 + 1 + 3, "and nothing per file: {before:#?}");
 
         let admin = on.test.cluster.coordinator_config();
-        let seen = |status: Value| [status["nodes"].clone(), status["policies"].clone(), status["revision"].clone()];
+        let seen =
+            |status: Value| [status["nodes"].clone(), status["policies"].clone(), status["revision"].clone()];
         let shown = seen(json(&["status"], &admin));
         on.test.cluster.kill("coordinator").unwrap();
         on.test.cluster.start_coordinator().unwrap();
@@ -123,6 +127,8 @@ mod with_etcd {
         let admin = on.test.cluster.coordinator_config();
         let runtime = Runtime::new().unwrap();
         let client = runtime.block_on(Client::connect(&node)).unwrap();
+        // The daemon has heard of the node then, and will remember.
+        assert_eq!(runtime.block_on(text_of(&client, "/f0")), "text 0");
         on.etcd.kill().unwrap();
         let asked = Instant::now();
         globalfs(&["status"], &admin).fails(1, &["the metadata store does not answer"]);
@@ -181,7 +187,8 @@ mod with_etcd {
         globalfs(&["node", "register", "n1", "--token", token.trim()], &node).works();
         assert_eq!(json(&["node", "list"], &second)[0]["name"], "n1");
         let again = altered(&node, "again.yaml", &[("state_dir", "again"), ("coordinator", &listen)]);
-        globalfs(&["node", "register", "n1", "--token", token.trim()], &again).fails(1, &["token was used at"]);
+        globalfs(&["node", "register", "n1", "--token", token.trim()], &again)
+            .fails(1, &["token was used at"]);
 
         // The first one dies; the second one has everything.
         on.test.cluster.kill("coordinator").unwrap();

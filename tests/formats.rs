@@ -81,16 +81,16 @@ fn limits_are_as_documented() {
         number[..end].trim_end_matches(',').replace(',', "").parse::<u64>().expect(name) * unit
     };
     assert_eq!(shown("CHUNK_SIZE"), CHUNK_SIZE);
-    assert_eq!(shown("MAX_CHUNKS_PER_READ"), MAX_CHUNKS_PER_READ.into());
+    assert_eq!(shown("MAX_CHUNKS_PER_READ"), u64::from(MAX_CHUNKS_PER_READ));
     assert_eq!(shown("MAX_REQUEST_FRAME"), MAX_REQUEST_FRAME as u64);
     assert_eq!(shown("MAX_FRAME"), MAX_FRAME as u64);
     assert_eq!(shown("LIST_FRAME_TARGET"), LIST_FRAME_TARGET as u64);
     assert_eq!(shown("MAX_DIR_ENTRIES"), MAX_DIR_ENTRIES as u64);
     assert_eq!(shown("MAX_XATTR"), MAX_XATTR as u64);
-    assert_eq!(shown("STREAM_WINDOW"), STREAM_WINDOW.into());
-    assert_eq!(shown("RECEIVE_WINDOW"), RECEIVE_WINDOW.into());
+    assert_eq!(shown("STREAM_WINDOW"), u64::from(STREAM_WINDOW));
+    assert_eq!(shown("RECEIVE_WINDOW"), u64::from(RECEIVE_WINDOW));
     assert_eq!(shown("SEND_WINDOW"), SEND_WINDOW);
-    assert_eq!(shown("MAX_REQUESTS_PER_CONNECTION"), MAX_REQUESTS_PER_CONNECTION.into());
+    assert_eq!(shown("MAX_REQUESTS_PER_CONNECTION"), u64::from(MAX_REQUESTS_PER_CONNECTION));
     assert_eq!(shown("MAX_CONNECTIONS"), MAX_CONNECTIONS as u64);
     assert_eq!(shown("REQUEST_TIMEOUT"), REQUEST_TIMEOUT.as_secs());
     assert_eq!(shown("MAX_DEADLINE"), MAX_DEADLINE.as_secs());

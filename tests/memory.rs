@@ -5,7 +5,11 @@ mod common;
 
 use common::{Setup, TestCluster, can_mount, noise};
 use globalfs::Client;
+use globalfs::config::MountConfig;
+use globalfs::node::Link;
+use globalfs_dataplane::{ChunkStream, Deadline, Source};
 use globalfs_proto::limits::CHUNK_SIZE;
+use globalfs_proto::{ChunkIndex, ChunkSpan, GlobalPath};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -14,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Instant;
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -54,9 +59,13 @@ fn sixty_four_streams_stay_below_256_mb() {
         }
     });
     let config = test.cluster.add_node("reader", "cloud", "1GiB", "").unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let bytes = noise(64, (STREAM_LENGTH + STREAMS as u64) as usize);
     for round in ["cold", "warm"] {
+        let _stalled = runtime.block_on(stall(&config));
         let begun = Instant::now();
-        read_streams(&config, &noise(64, (STREAM_LENGTH + STREAMS as u64) as usize));
+        eprintln!("stalled: {:?}", ["cloud", "onprem"].map(|site| peak_bytes(&test, site) / MIB));
+        read_streams(&runtime, &config, &bytes);
         let seconds = begun.elapsed().as_secs_f64();
         let [cloud, onprem] = ["cloud", "onprem"].map(|site| peak_bytes(&test, site));
         let rate = STREAMS as f64 * STREAM_LENGTH as f64 / MIB as f64 / seconds;
@@ -67,8 +76,7 @@ fn sixty_four_streams_stay_below_256_mb() {
 }
 
 /// Reads every file in a stream of its own, through several connections, all at the same time.
-fn read_streams(config: &Path, bytes: &[u8]) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+fn read_streams(runtime: &Runtime, config: &Path, bytes: &[u8]) {
     thread::scope(|scope| {
         let mut clients = Vec::new();
         for _ in 0..CONNECTIONS {
@@ -80,6 +88,23 @@ fn read_streams(config: &Path, bytes: &[u8]) {
             scope.spawn(move || handle.block_on(read_stream(&client, n, wanted)));
         }
     });
+}
+
+/// As many streams again, of readers that take one chunk and no more: what they asked for is in the way.
+async fn stall(config: &Path) -> Vec<ChunkStream> {
+    let config = MountConfig::load(config).unwrap();
+    let deadline = Deadline::after(config.deadline);
+    let (mut streams, link) = (Vec::new(), Link::open(&config).await.unwrap());
+    for n in 0..STREAMS {
+        let path = GlobalPath::new(format!("/{n}").as_bytes()).unwrap();
+        let Ok(attr) = link.remote().stat(&path, Deadline::after(std::time::Duration::from_secs(2))).await else { eprintln!("stat {n} late"); break };
+        let version = attr.version();
+        let span = ChunkSpan { first: ChunkIndex(0), count: STREAM_LENGTH / CHUNK_SIZE };
+        let mut stream = link.remote().read(&path, version, span, deadline).await.unwrap();
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(1500), stream.recv()).await;
+        streams.push(stream);
+    }
+    streams
 }
 
 async fn read_stream(client: &Client, n: usize, wanted: &[u8]) {
@@ -178,12 +203,16 @@ fn ten_thousand_open_files_exhaust_nothing() {
     let begun = Instant::now();
     let files = in_parallel(|n| File::open(mount.join(format!("{n}"))).unwrap());
     check_descriptors(&test);
+    // More than a cache keeps open.
     in_parallel(|n| {
+        if n % 4 != 0 {
+            return;
+        }
         let mut bytes = [0; 100];
         let length = files[n].read_at(&mut bytes, 0).unwrap();
         assert_eq!(bytes[..length], *content(n).as_bytes());
     });
-    eprintln!("{} files opened and read in {:.1} s", files.len(), begun.elapsed().as_secs_f64());
+    eprintln!("{} files opened, a quarter read, in {:.1} s", files.len(), begun.elapsed().as_secs_f64());
     check_descriptors(&test);
 }
 

@@ -5,7 +5,7 @@ use crate::config::Document;
 use anyhow::{Context, Result, bail};
 use globalfs_controlplane::ca::admin_dir;
 use globalfs_controlplane::client::ControlClient;
-use globalfs_controlplane::files::CertFiles;
+use globalfs_controlplane::files::{CertFiles, FilesError};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -51,7 +51,13 @@ impl Access {
 }
 
 fn load(dir: &Path) -> Result<CertFiles> {
-    CertFiles::load(dir).with_context(|| format!("no credentials in {}", dir.display()))
+    match CertFiles::load(dir) {
+        Err(FilesError::NotJoined(dir)) if dir.ends_with("admin") => bail!(
+            "no administrator's certificate in {}: the coordinator makes it at its first start",
+            dir.display()
+        ),
+        files => Ok(files?),
+    }
 }
 
 /// Where a server that listens on `address` is reached from its own machine.

@@ -34,10 +34,21 @@ Exit status: 0 it worked, 1 it failed (also a bad configuration file), 2 the com
 Logs go to stderr; RUST_LOG chooses what is logged, as in RUST_LOG=debug or RUST_LOG=globalfs=trace.";
 
 const GLOBALFS_HELP: &str = "\
-Examples:
-  globalfs config check /etc/globalfs/coordinator.yaml
+Examples, in the order of a first use:
+  globalfs demo                                       all of it on this machine, explained
+  globalfs config check /etc/globalfs/*.yaml          is the configuration right?
+  globalfs coordinator start                          once per cluster; or its systemd unit
+  globalfs token create --site cloud                  a token lets one machine join, once
+  globalfs site register cloud --token gfs1...        at the site
+  globalfs site start                                 its daemon; or its systemd unit
+  globalfs token create --site cloud --node c001
+  globalfs node register c001 --token gfs1...         at the node
+  globalfs mount /globalfs -o ro,allow_other
+  globalfs status                                     sites, health, caches
+  globalfs bench fetch                                how fast, and what moves, on this machine
   globalfs policy test /results/job-1 --config /etc/globalfs/coordinator.yaml
 
+Configurations are looked for in /etc/globalfs; 'globalfs COMMAND --help' has more examples.
 Exit status: 0 it worked, 1 it failed (also a bad configuration file), 2 the command line is wrong.
 Logs go to stderr; RUST_LOG chooses what is logged, as in RUST_LOG=debug or RUST_LOG=globalfs=trace.";
 

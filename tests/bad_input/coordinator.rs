@@ -65,7 +65,7 @@ fn an_administrator_needs_a_coordinator_and_its_certificate() {
     fs::write(&policies, "policies: []\n").unwrap();
     globalfs(&["status"], &policies).fails(1, &["policy.yaml has policies only", "expected a coordinator's"]);
     let elsewhere = altered(&config, "elsewhere.yaml", &[("data_dir", "elsewhere")]);
-    globalfs(&["status"], &elsewhere).fails(1, &["no credentials in", "elsewhere/admin"]);
+    globalfs(&["status"], &elsewhere).fails(1, &["no administrator's certificate in", "elsewhere/admin", "at its first start"]);
     assert!(test.cluster.stop("coordinator").unwrap());
     let listen = value(&config, "listen");
     for args in [&["status"][..], &["site", "list"], &["token", "create", "--site", "cloud"]] {

@@ -1,8 +1,9 @@
 //! What the machine beneath a site's daemon refuses: space for its cache, and io_uring.
 
-use crate::common::commands::{altered, globalfs, logged};
-use crate::common::{Setup, noise, shell, skip};
+use crate::common::commands::{altered, eventually, free_address, globalfs, logged};
+use crate::common::{Setup, noise, programs, shell, skip};
 use globalfs::Client;
+use globalfs::local::Process;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -64,6 +65,36 @@ fn a_full_disk_costs_the_cache_and_not_the_reader() {
     assert!(warnings <= started.elapsed().as_secs() / 10 + 1, "{warnings} warnings");
     assert!(test.cluster.stop("cloud").unwrap());
     test.cluster.start_site("cloud").expect("a full cache is no reason not to start");
+}
+
+#[test]
+fn a_coordinator_on_a_full_disk_starts_once_there_is_room() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("a_coordinator_on_a_full_disk_starts_once_there_is_room", "root");
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let data = scratch.path().join("data");
+    let _disk = TinyDisk::mount(&data, "64m");
+    let fill = data.join("fill");
+    shell(&data, "head -c 64M /dev/zero > fill || true");
+    let config = scratch.path().join("c.yaml");
+    let yaml = "cluster: c\ndata_dir: data\nsites:\n  - {name: onprem, role: primary}\n";
+    fs::write(&config, format!("{yaml}listen: {}\n", free_address())).unwrap();
+    let start = ["coordinator", "start"];
+    // Again, since the first attempt may have left something.
+    for _ in 0..2 {
+        globalfs(&start, &config).fails(1, &["data/store", "No space left on device"]);
+    }
+    fs::remove_file(&fill).unwrap();
+    let mut daemon = Command::new(programs().globalfs);
+    daemon.args(start).arg("--config").arg(&config);
+    let process = Process::spawn(daemon, scratch.path().join("log")).unwrap();
+    let token = eventually("a token", || {
+        let made = globalfs(&["token", "create", "--site", "onprem"], &config);
+        if made.code == 0 { Ok(made.stdout) } else { Err(made.stderr) }
+    });
+    assert!(token.starts_with("gfs1."), "{token}");
+    assert!(process.terminate().unwrap());
 }
 
 /// The kernel forbids io_uring to everybody while this value lives.

@@ -1,5 +1,6 @@
 //! What is wrong is told: what, where and what to do, with the right exit code, without a panic, and
 //! without anything half done left behind.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../common/mod.rs"]
 mod common;

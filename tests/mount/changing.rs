@@ -41,7 +41,7 @@ impl Way {
     fn length(self, generation: u64) -> usize {
         match self {
             Way::InPlace => 700_000,
-            Way::InPlaceLarge => 48_000_000,
+            Way::InPlaceLarge => 16_000_000,
             Way::Truncated | Way::Renamed => 8 * (1 + (generation * 7_919 % 60_000) as usize),
         }
     }
@@ -70,7 +70,7 @@ impl Way {
     /// Generations come in bursts, with pauses in which a reader can finish.
     fn pause(self, generation: u64) -> Duration {
         Duration::from_millis(match self {
-            Way::InPlaceLarge => 300 + generation * 371 % 1500,
+            Way::InPlaceLarge => 500 + generation * 771 % 3_000,
             _ if generation % 4 != 0 => 0,
             _ => generation * 37 % 200,
         })
@@ -191,7 +191,7 @@ fn a_reader_never_sees_a_mix_of_generations() {
     eprintln!("{read} reads, {stale} stale; last generations {last:?}; seen {counts:?}");
     assert!(read >= 40, "{read} reads, {stale} stale");
     for way in WAYS {
-        assert!(generations.get(&way).is_some_and(|seen| seen.len() >= 3), "{counts:?}");
+        assert!(generations.get(&way).is_some_and(|seen| seen.len() >= 2), "{way:?} of {counts:?}");
     }
     for (mount, (way, last)) in [&cloud, &onprem].iter().flat_map(|m| WAYS.iter().zip(&last).map(move |x| (m, x))) {
         within(Duration::from_secs(10), || {

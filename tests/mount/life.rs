@@ -88,8 +88,8 @@ fn what_hinders_a_mount_is_told() {
     };
     check(&mount.0.join("none"), "", 1, "No such file or directory");
     check(&test.origin("onprem").join("file"), "", 1, "not a directory");
-    check(&mount.0, "allow_othr", 1, "did you mean 'allow_other'?");
-    check(&mount.0, "ro,threads=99", 1, "threads");
+    check(&mount.0, "allow_othr", 2, "did you mean 'allow_other'?");
+    check(&mount.0, "ro,threads=99", 2, "threads");
     let (code, _, said) = run(&program, &["umount", text(&mount.0)]);
     assert!(code == 1 && said.contains("cannot unmount"), "{code} {said}");
     assert!(!is_mounted(&mount.0));

@@ -98,7 +98,9 @@ fn add_attributes(dir: &Path) {
 }
 
 fn same(at: [&Path; 2], command: &str) {
+    let started = std::time::Instant::now();
     let [want, got] = at.map(|dir| shell(dir, command));
+    eprintln!("TIMING {:?} {}", started.elapsed(), &command[..20.min(command.len())]);
     assert!(!want.trim().is_empty(), "{command} says nothing");
     assert!(want == got, "{command}\nwants\n{}\ngot\n{}", head(&want), head(&got));
 }

@@ -1,5 +1,8 @@
-//! Answers about names, repeated for a short time: attributes, directories, link targets, and that a name
-//! does not exist. Errors other than `ENOENT` are not kept.
+//! Answers about names, repeated for a short time: attributes, directories, link targets, extended attributes,
+//! and that a name or an extended attribute does not exist. Other errors are not kept.
+//!
+//! Extended attributes matter because `ls -l` and `cp -a` ask for some of each file, and most files have none.
+//! Unlike the rest they are not forgotten when a file is seen to change: they grow old by the clock alone.
 //!
 //! A directory's entries answer for the attributes of what they name. That a name is not listed is not taken
 //! as an answer: the lister may have left out what it could not reach.
@@ -23,6 +26,8 @@ enum Question {
     Attr(GlobalPath),
     List(GlobalPath),
     Link(GlobalPath),
+    XattrNames(GlobalPath),
+    Xattr(GlobalPath, Bytes),
 }
 
 #[derive(Clone)]
@@ -30,6 +35,9 @@ enum Answer {
     Attr(Attr),
     List(Arc<Directory>),
     Link(Bytes),
+    Xattr(Bytes),
+    /// The file has no such extended attribute, or its file system has none at all.
+    NoXattr(FsError),
     Missing,
 }
 
@@ -100,6 +108,40 @@ impl Metadata {
         }
     }
 
+    pub(super) async fn get_xattr(
+        &self,
+        upstream: &Arc<dyn Source>,
+        path: &GlobalPath,
+        name: &[u8],
+        deadline: Deadline,
+    ) -> FsResult<Bytes> {
+        let ask = || async { xattr_answer(upstream.get_xattr(path, name, deadline).await) };
+        self.xattr(Question::Xattr(path.clone(), Bytes::copy_from_slice(name)), deadline, ask).await
+    }
+
+    pub(super) async fn list_xattr(
+        &self,
+        upstream: &Arc<dyn Source>,
+        path: &GlobalPath,
+        deadline: Deadline,
+    ) -> FsResult<Bytes> {
+        let ask = || async { xattr_answer(upstream.list_xattr(path, deadline).await) };
+        self.xattr(Question::XattrNames(path.clone()), deadline, ask).await
+    }
+
+    async fn xattr<F: Future<Output = FsResult<Answer>>>(
+        &self,
+        question: Question,
+        deadline: Deadline,
+        ask: impl Fn() -> F,
+    ) -> FsResult<Bytes> {
+        match self.ask(question, deadline, ask).await? {
+            Answer::Xattr(bytes) => Ok(bytes),
+            Answer::NoXattr(error) => Err(error),
+            _ => Err(FsError::NOT_FOUND),
+        }
+    }
+
     /// The master told these attributes just now.
     pub(super) async fn learn(&self, path: &GlobalPath, attr: Attr) {
         self.0.insert(Question::Attr(path.clone()), Answer::Attr(attr)).await;
@@ -161,14 +203,28 @@ fn missing(error: FsError) -> FsResult<Answer> {
     if error == FsError::NOT_FOUND { Ok(Answer::Missing) } else { Err(error) }
 }
 
+/// Keeps those errors that are answers.
+fn xattr_answer(answer: FsResult<Bytes>) -> FsResult<Answer> {
+    const ENODATA: FsError = FsError::Os(61);
+    const EOPNOTSUPP: FsError = FsError::Os(95);
+    match answer {
+        Ok(bytes) => Ok(Answer::Xattr(bytes)),
+        Err(error @ (ENODATA | EOPNOTSUPP)) => Ok(Answer::NoXattr(error)),
+        Err(error) => Err(error),
+    }
+}
+
 fn weight(question: &Question, answer: &Answer) -> u32 {
-    let (Question::Attr(path) | Question::List(path) | Question::Link(path)) = question;
+    let (path, name) = match question {
+        Question::Attr(path) | Question::List(path) | Question::Link(path) | Question::XattrNames(path) => (path, 0),
+        Question::Xattr(path, name) => (path, name.len()),
+    };
     let bytes = match answer {
-        Answer::Attr(_) | Answer::Missing => 0,
-        Answer::Link(target) => target.len(),
+        Answer::Attr(_) | Answer::Missing | Answer::NoXattr(_) => 0,
+        Answer::Link(bytes) | Answer::Xattr(bytes) => bytes.len(),
         Answer::List(directory) => directory.bytes(),
     };
-    u32::try_from(ENTRY_OVERHEAD + path.as_bytes().len() + bytes).unwrap_or(u32::MAX)
+    u32::try_from(ENTRY_OVERHEAD + path.as_bytes().len() + name + bytes).unwrap_or(u32::MAX)
 }
 
 impl Directory {

@@ -127,11 +127,11 @@ impl Source for Cached {
     }
 
     async fn get_xattr(&self, path: &GlobalPath, name: &[u8], deadline: Deadline) -> FsResult<Bytes> {
-        deadline.bound(self.0.upstream.get_xattr(path, name, deadline)).await
+        self.0.metadata.get_xattr(&self.0.upstream, path, name, deadline).await
     }
 
     async fn list_xattr(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
-        deadline.bound(self.0.upstream.list_xattr(path, deadline)).await
+        self.0.metadata.list_xattr(&self.0.upstream, path, deadline).await
     }
 
     async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {

@@ -2,12 +2,14 @@
 //!
 //! *Invariant:* a chunk leaves only if its bytes are those of the wanted version, by this argument. Every
 //! change of a file sets its ctime to the kernel's coarse clock, before the new bytes can be read. Reading
-//! begins only when the wanted ctime is older than a tick of that clock ([`SETTLE`]), so a change from then
-//! on sets another ctime, and the look at the attributes after the read, before the chunk is let out, finds
-//! it. A file that loses its name to another gets a new ctime too, so its readers are told to look again.
+//! begins only when the wanted ctime is older than a tick of that clock ([`SETTLE`]) and no write is at work
+//! any more that began under it, so a change from then on sets another ctime, and the look at the attributes
+//! after the read, before the chunk is let out, finds it. A file that loses its name to another gets a new
+//! ctime too, so its readers are told to look again.
 //!
 //! What this cannot see: stores into a page that is mapped and already dirty, which move no time stamp until
-//! the page is written back, and another host's changes on a network file system that caches attributes.
+//! the page is written back; direct writes over allocated blocks that take longer than the settling; and
+//! another host's changes on a network file system that caches attributes.
 
 use super::Origin;
 use crate::source::{Chunk, ChunkStream, Deadline};
@@ -60,14 +62,26 @@ impl Reading {
     /// has moved on, whatever it shows.
     async fn settle(&self) -> FsResult<()> {
         let wait = time_to_settle(self.version.ctime_ns, SystemTime::now());
-        if wait.is_zero() {
-            return Ok(());
-        }
         if wait > self.deadline.remaining() {
             return Err(FsError::Deadline);
         }
-        tokio::time::sleep(wait).await;
-        self.check(Bytes::new()).await.map(drop)
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        self.outwait_writer().await
+    }
+
+    /// A write stamps the file when it begins, and may take long. Looking for data waits for the lock that
+    /// ext4, btrfs and tmpfs hold from the stamp to the last byte; XFS holds it against each read by itself.
+    async fn outwait_writer(&self) -> FsResult<()> {
+        let (file, version) = (self.file.clone(), self.version);
+        let look = move |inner: &super::Inner| {
+            // There may be no data: the wait alone matters, and the offset of our descriptor serves nobody.
+            let _ = rustix::fs::seek(&*file, rustix::fs::SeekFrom::Data(0));
+            let attr = inner.tree.attr(&*file)?;
+            if attr.version() == version { Ok(()) } else { Err(FsError::Stale(Some(Box::new(attr)))) }
+        };
+        self.origin.call(self.deadline, look).await
     }
 
     /// Reads on until the span is done, an error, the deadline, or until nobody listens any more.

@@ -281,4 +281,21 @@ mod tests {
         let text = open_error(Path::new("/data"), Errno::IO).to_string();
         assert!(text.contains("/data") && text.contains("os error 5"), "{text}");
     }
+
+    #[test]
+    fn an_origin_that_lost_its_place_is_told() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (dir, aside) = (scratch.path().join("origin"), scratch.path().join("aside"));
+        std::fs::create_dir(&dir).unwrap();
+        let tree = Tree::open(&dir, &SiteName::new("onprem").unwrap()).unwrap();
+        assert!(tree.probe().unwrap().blocks > 0);
+        std::fs::rename(&dir, &aside).unwrap();
+        assert_eq!(tree.probe(), Err(FsError::NOT_FOUND));
+        std::fs::create_dir(&dir).unwrap();
+        let error = tree.probe().unwrap_err().to_string();
+        assert!(error.contains("another directory is at") && error.contains("restart"), "{error}");
+        std::fs::remove_dir(&dir).unwrap();
+        std::fs::rename(&aside, &dir).unwrap();
+        assert!(tree.probe().is_ok(), "back in its place");
+    }
 }

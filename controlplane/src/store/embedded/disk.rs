@@ -2,6 +2,8 @@
 //!
 //! *Invariant:* every read works on one snapshot, so entries and revision belong together.
 
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use fjall::{
@@ -24,11 +26,19 @@ pub(super) struct Disk {
 }
 
 impl Disk {
+    /// Opens the database in `dir`, which is made when there is none.
     pub(super) fn open(dir: &Path) -> Result<Disk> {
-        std::fs::create_dir_all(dir)
-            .map_err(|error| StoreError::Broken(format!("cannot create {}: {error}", dir.display())))?;
+        let is_empty = |mut entries: fs::ReadDir| entries.next().is_none();
+        if fs::read_dir(dir).map_or_else(|error| error.kind() == ErrorKind::NotFound, is_empty) {
+            make(dir)?;
+        }
+        Self::open_in(dir)
+    }
+
+    fn open_in(dir: &Path) -> Result<Disk> {
         let database = SingleWriterTxDatabase::builder(dir).open().map_err(|error| match error {
             fjall::Error::Locked => StoreError::Locked(dir.to_owned()),
+            fjall::Error::Io(error) => cannot("open", dir, &error),
             other => StoreError::Broken(format!("cannot open {}: {}", dir.display(), describe(&other))),
         })?;
         let keyspace = |name| database.keyspace(name, KeyspaceCreateOptions::default).map_err(broken);
@@ -96,6 +106,27 @@ impl Disk {
         let key = last.map(|item| item.key().map_err(broken)).transpose()?;
         Ok(Revision(key.map_or(Ok(0), |key| decode_u64(&key))?))
     }
+}
+
+/// Makes a database beside its place and moves it there once it is whole: fjall does not open what a crash
+/// or a full disk has left half made, so that is made anew.
+fn make(dir: &Path) -> Result<()> {
+    let failed = |error| cannot("create", dir, &error);
+    let parent = dir.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(failed)?;
+    let parent = File::open(parent).map_err(failed)?;
+    parent.try_lock().map_err(|_| StoreError::Locked(dir.to_owned()))?;
+    let fresh = dir.with_added_extension("new");
+    if fresh.exists() {
+        fs::remove_dir_all(&fresh).map_err(failed)?;
+    }
+    drop(Disk::open_in(&fresh)?);
+    fs::rename(&fresh, dir).and_then(|()| parent.sync_all()).map_err(failed)
+}
+
+fn cannot(act: &str, dir: &Path, error: &io::Error) -> StoreError {
+    let text = format!("cannot {act} {}: {error}", dir.display());
+    if error.kind() == ErrorKind::StorageFull { StoreError::Full(text) } else { StoreError::Broken(text) }
 }
 
 /// An error of the database, for an administrator to look at.

@@ -106,6 +106,31 @@ async fn a_change_in_the_middle_of_a_stream_ends_it() {
     assert_eq!(fixture.read("/file", new, 0, 1).await.unwrap()[0].data, b"new"[..]);
 }
 
+/// A write stamps the file when it begins, and a long one is still at work when that stamp has settled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_takes_long_is_one_change() {
+    const LENGTH: u64 = 1536 * CHUNK_SIZE;
+    let fixture = Fixture::new();
+    let file = fs::File::create(fixture.at("file")).unwrap();
+    let write = move |generation| file.write_all_at(&vec![generation; LENGTH as usize], 0).unwrap();
+    write(0);
+    let writer = std::thread::spawn(move || {
+        (1..=6).for_each(|generation| {
+            write(generation);
+            std::thread::sleep(Duration::from_millis(100));
+        });
+    });
+    let (mut whole, mut seen) = (0, 0);
+    while !writer.is_finished() || whole == 0 {
+        let version = fixture.version("/file").await;
+        let Ok(first) = fixture.read("/file", version, 0, 1).await else { continue };
+        let Ok(last) = fixture.read("/file", version, LENGTH / CHUNK_SIZE - 1, 1).await else { continue };
+        assert_eq!(first[0].data[0], last[0].data[0], "two generations under one version");
+        (whole, seen) = (whole + 1, first[0].data[0].max(seen));
+    }
+    assert!(whole > 3 && seen > 0, "{whole} reads, last generation {seen}");
+}
+
 /// Writes generation after generation into the same file, in place, without any pause.
 fn write_until(stop: &AtomicBool, path: &Path, length: usize) {
     let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
