@@ -81,16 +81,11 @@ async fn daemon_address(config: &MountConfig, files: &CertFiles) -> Result<Strin
             return Ok(address);
         }
         // A node that was removed is told so here, not by a mount that refuses everything.
-        Ok(Err(error)) if !may_pass(&error) => return Err(error),
+        Ok(Err(error)) if !error.downcast_ref().is_some_and(ClientError::is_passing) => return Err(error),
         Ok(Err(error)) => error,
         Err(_) => anyhow::anyhow!("the coordinator at {} does not answer", config.coordinator),
     };
     fs::read_to_string(note).map_err(|_| failed)
-}
-
-/// Whether the coordinator may answer later; everything else an administrator has to mend.
-fn may_pass(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(ClientError::Unreachable { .. } | ClientError::Busy(_)))
 }
 
 async fn ask_address(config: &MountConfig, files: &CertFiles) -> Result<String> {

@@ -4,9 +4,10 @@
 mod common;
 
 use common::{can_mount, programs, run, skip};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -148,11 +149,13 @@ impl Drop for StopOnDrop<'_> {
 
 #[test]
 fn an_interrupted_demo_cleans_up() {
-    for (signal, at) in [(Signal::INT, "== Two sites"), (Signal::TERM, "== The same tree at both sites")] {
+    let moments = ["== Two sites", "== The same tree at both sites", "== The whole file, verified"];
+    for (signal, at) in [Signal::INT, Signal::TERM, Signal::INT].into_iter().zip(moments) {
         let scratch = TempDir::with_prefix("globalfs-test-").unwrap();
         let dir = scratch.path().join("demo");
         let mut demo = start(&dir, at);
-        kill_process(Pid::from_child(&demo), signal).unwrap();
+        // As a terminal does: to the demo and to all that it has started.
+        kill_process_group(Pid::from_child(&demo), signal).unwrap();
         let code = wait(&mut demo);
         let mut err = String::new();
         demo.stderr.take().unwrap().read_to_string(&mut err).unwrap();
@@ -177,7 +180,7 @@ fn what_a_killed_demo_leaves_can_be_stopped() {
 /// Starts a demo in `dir` and waits until it prints the line `at`.
 fn start(dir: &Path, at: &str) -> Child {
     let mut command = Command::new(programs().globalfs);
-    command.args(["demo", "--dir"]).arg(dir).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(["demo", "--dir"]).arg(dir).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut demo = command.spawn().unwrap();
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
     assert!(lines.by_ref().map_while(Result::ok).any(|line| line == at), "the demo never said '{at}'");

@@ -125,6 +125,13 @@ pub enum ClientError {
     Failed(String),
 }
 
+impl ClientError {
+    /// Whether the same call may succeed later; everything else an administrator has to mend.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Busy(_))
+    }
+}
+
 impl ControlClient {
     /// Connects to the coordinator at `endpoint` (`host:port`) as who `files` says.
     pub async fn connect(endpoint: &str, files: &CertFiles) -> Result<Self, ClientError> {

@@ -56,6 +56,8 @@ pub fn run(options: Options, stop: CancellationToken) -> Result<()> {
     drop(cluster);
     place.remove()?;
     narrator.farewell("Everything is stopped, unmounted and removed.");
+    // Ctrl-C reaches the commands as well, and what fails then fails for that reason.
+    ensure!(!narrator.is_stopped(), "interrupted");
     shown
 }
 

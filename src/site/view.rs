@@ -20,8 +20,8 @@ use tokio::sync::{Notify, watch};
 /// What the daemon's start waits for the coordinator when an older view is on disk.
 const FRESH_LIMIT: Duration = Duration::from_secs(3);
 
-/// What an unknown peer waits for the coordinator's word on it.
-const REFRESH_LIMIT: Duration = Duration::from_millis(1500);
+/// What an unknown peer waits for the coordinator's word on it, twice within the transport's limit.
+const REFRESH_LIMIT: Duration = Duration::from_millis(900);
 
 /// The present view of the cluster, from one site's standpoint.
 pub(super) struct View {
@@ -55,7 +55,7 @@ impl View {
         let asked = tokio::time::timeout(FRESH_LIMIT, ask(coordinator, files)).await;
         let (cluster, fresh) = match asked {
             Ok(Ok(cluster)) => (cluster, true),
-            Ok(Err(error)) if !is_passing(&error) => return Err(error.into()),
+            Ok(Err(error)) if !error.is_passing() => return Err(error.into()),
             Ok(Err(error)) => (read(&file).map_err(|_| error)?, false),
             Err(_) => {
                 (read(&file).with_context(|| format!("the coordinator at {coordinator} is silent"))?, false)
@@ -134,11 +134,6 @@ impl View {
 
 async fn ask(coordinator: &HostPort, files: &CertFiles) -> Result<ClusterView, ClientError> {
     ControlClient::connect(&coordinator.to_string(), files).await?.view().await
-}
-
-/// Whether the coordinator may answer later; everything else an administrator has to mend.
-fn is_passing(error: &ClientError) -> bool {
-    matches!(error, ClientError::Unreachable { .. } | ClientError::Busy(_))
 }
 
 fn read(file: &Path) -> Result<ClusterView> {

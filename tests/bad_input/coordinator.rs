@@ -41,10 +41,12 @@ fn a_coordinator_that_cannot_start() {
     fs::write(&damaged, "nonsense").unwrap();
     cannot_start(&test, &[], &["ca.crt: ", "restore it from a backup"]);
     fs::write(&damaged, good).unwrap();
-    without(&damaged, || without(&data.join("ca.key"), || {
-        cannot_start(&test, &[], &["is not the authority of this cluster", "copy ca.crt and ca.key"]);
-        // The authority that it made for itself gives way to the true one.
-    }));
+    without(&damaged, || {
+        without(&data.join("ca.key"), || {
+            cannot_start(&test, &[], &["is not the authority of this cluster", "copy ca.crt and ca.key"]);
+            // The authority that it made for itself gives way to the true one.
+        })
+    });
     test.cluster.start_coordinator().unwrap();
     assert!(test.cluster.admin(&["status"]).unwrap().contains("2 of 2 sites joined"));
 }
@@ -65,7 +67,8 @@ fn an_administrator_needs_a_coordinator_and_its_certificate() {
     fs::write(&policies, "policies: []\n").unwrap();
     globalfs(&["status"], &policies).fails(1, &["policy.yaml has policies only", "expected a coordinator's"]);
     let elsewhere = altered(&config, "elsewhere.yaml", &[("data_dir", "elsewhere")]);
-    globalfs(&["status"], &elsewhere).fails(1, &["no administrator's certificate in", "elsewhere/admin", "at its first start"]);
+    globalfs(&["status"], &elsewhere)
+        .fails(1, &["no administrator's certificate in", "elsewhere/admin", "at its first start"]);
     assert!(test.cluster.stop("coordinator").unwrap());
     let listen = value(&config, "listen");
     for args in [&["status"][..], &["site", "list"], &["token", "create", "--site", "cloud"]] {

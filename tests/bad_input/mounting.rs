@@ -43,7 +43,8 @@ fn mounts_that_cannot_be_made() {
     }
     let dev_without_fuse = "mount -t tmpfs none /dev && exec \"$@\"";
     let program = programs().globalfs_fuse;
-    let args = ["-m", "bash", "-c", dev_without_fuse, "-", program.to_str().unwrap(), "mount", "--foreground"];
+    let args =
+        ["-m", "bash", "-c", dev_without_fuse, "-", program.to_str().unwrap(), "mount", "--foreground"];
     let rest = [here.as_os_str(), "--config".as_ref(), config.as_os_str()];
     let hidden = command(Path::new("/usr/bin/unshare"), args.iter().map(OsStr::new).chain(rest));
     Outcome::of(hidden).fails(1, &["FUSE is not available", "modprobe fuse", "--device /dev/fuse"]);

@@ -1,8 +1,6 @@
 //! A site's daemon that cannot start says why; what a removed site still can do.
 
-use crate::common::commands::{
-    Outcome, altered, command, eventually, free_address, globalfs, logged, value,
-};
+use crate::common::commands::{Outcome, altered, command, eventually, free_address, globalfs, logged, value};
 use crate::common::{Setup, TestCluster, programs, skip};
 use globalfs::Client;
 use globalfs_proto::FsError;
@@ -37,7 +35,8 @@ fn credentials(test: &TestCluster, site: &str, copy: &str) -> PathBuf {
 fn certificates_that_are_not_good() {
     let test = cluster_without_cloud();
     let fresh = test.scratch.path().join("fresh");
-    let no = ["no certificate in", fresh.to_str().unwrap(), "globalfs token create", "globalfs site register"];
+    let no =
+        ["no certificate in", fresh.to_str().unwrap(), "globalfs token create", "globalfs site register"];
     cannot_start(&test, &[("state_dir", fresh.to_str().unwrap())], &no);
     let check = |dir: &Path, words: &[&str]| {
         cannot_start(&test, &[("state_dir", dir.to_str().unwrap())], words);
@@ -124,7 +123,7 @@ fn directories_without_permission() {
     let origin = format!("file://{}", closed.display());
     let unreadable = altered(config, "unreadable.yaml", &[("origin", &origin)]);
     let unwritable = altered(config, "unwritable.yaml", &[("state_dir", state.to_str().unwrap())]);
-    fs::set_permissions(&closed, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, Permissions::from_mode(0o000)).unwrap();
     fs::set_permissions(&state, Permissions::from_mode(0o500)).unwrap();
     let outcomes = [without_privileges(&unreadable), without_privileges(&unwritable)];
     for dir in [&closed, &state] {
@@ -148,7 +147,8 @@ fn refusal(runtime: &Runtime, client: &Client, path: &str) -> FsError {
 #[test]
 fn a_removed_site_is_out() {
     let policy = "policies:\n  - {name: c, pattern: '/cloud/**', primary: cloud, sync_mode: never}\n";
-    let setup = Setup { policy_yaml: policy.into(), site_yaml: "metadata_ttl: 0s\n".into(), ..Setup::default() };
+    let setup =
+        Setup { policy_yaml: policy.into(), site_yaml: "metadata_ttl: 0s\n".into(), ..Setup::default() };
     let mut test = setup.start(|origin| fs::write(origin.join("f"), "text").unwrap());
     fs::create_dir(test.origin("cloud").join("cloud")).unwrap();
     fs::write(test.origin("cloud").join("cloud/f"), "text").unwrap();
@@ -166,7 +166,10 @@ fn a_removed_site_is_out() {
     assert!(line.contains("site cloud is not registered") && line.contains("join again"), "{line}");
     // Nobody asks it any more, and nobody answers it.
     let error = refusal(&runtime, &at_onprem, "/cloud/f");
-    assert!(matches!(&error, FsError::Unreachable(why) if why.contains("cloud is not registered")), "{error}");
+    assert!(
+        matches!(&error, FsError::Unreachable(why) if why.contains("cloud is not registered")),
+        "{error}"
+    );
     let error = refusal(&runtime, &at_cloud, "/f");
     assert!(matches!(&error, FsError::Refused(why) if why.contains("not registered")), "{error}");
     runtime.block_on(at_onprem.open("/f")).unwrap();

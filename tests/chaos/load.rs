@@ -81,7 +81,7 @@ impl Load {
             thread::sleep(READER_PAUSE);
             let Err(error) = outcome else { continue };
             self.errors.fetch_add(1, Ordering::SeqCst);
-            if before % 2 == 0 && before == self.outages.load(Ordering::SeqCst) {
+            if before.is_multiple_of(2) && before == self.outages.load(Ordering::SeqCst) {
                 self.fault(format!("{}: nothing is down, and yet: {error}", mount.display()));
             }
         }

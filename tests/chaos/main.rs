@@ -1,5 +1,6 @@
 //! kill -9 of every program at random moments while files are read: what is read stays right, reads end
 //! before their deadline, and whatever was killed starts again where it was.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -28,8 +28,7 @@ const QUOTA_BYTES: u64 = 512 * MIB;
 /// The file system's own bookkeeping of fragmented files, which no quota can know, in parts of the quota.
 const SLACK: u64 = 100;
 
-/// Writes the files; every third one is text, the others do not compress. Returns their checksums as
-/// `sha256sum` prints them.
+/// Writes the files; every third one is text, the others do not compress.
 fn fill(origin: &Path) {
     let mut number = 0;
     for (size, count) in SIZES {
@@ -51,7 +50,7 @@ fn write_file(path: &Path, number: u64, size: u64) {
         let length = left.min(block.len());
         if number % 3 == 0 {
             let line = format!("{number} bottles of beer on the wall, {left} bytes to go\n");
-            block.iter_mut().zip(line.bytes().cycle()).for_each(|(to, from)| *to = from);
+            block = line.repeat(length.div_ceil(line.len())).into_bytes();
         } else {
             noise.fill(&mut block[..length]);
         }
@@ -104,7 +103,8 @@ fn two_gigabytes_through_two_mounts_and_small_caches() {
     fs::write(&sums, shell(&test.origin("onprem"), list)).unwrap();
     let mounts = [mount_small(&mut test, "node-1"), mount_small(&mut test, "node-2")];
     let cluster = test.cluster.dir();
-    let caches = [test.cluster.site_cache_dir("cloud"), cluster.join("node-1/cache"), cluster.join("node-2/cache")];
+    let caches =
+        [test.cluster.site_cache_dir("cloud"), cluster.join("node-1/cache"), cluster.join("node-2/cache")];
     let stop = AtomicBool::new(false);
     let check = format!("sha256sum --strict --quiet -c {}", sums.display());
     let most = thread::scope(|scope| {

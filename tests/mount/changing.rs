@@ -193,7 +193,9 @@ fn a_reader_never_sees_a_mix_of_generations() {
     for way in WAYS {
         assert!(generations.get(&way).is_some_and(|seen| seen.len() >= 2), "{way:?} of {counts:?}");
     }
-    for (mount, (way, last)) in [&cloud, &onprem].iter().flat_map(|m| WAYS.iter().zip(&last).map(move |x| (m, x))) {
+    for (mount, (way, last)) in
+        [&cloud, &onprem].iter().flat_map(|m| WAYS.iter().zip(&last).map(move |x| (m, x)))
+    {
         within(Duration::from_secs(10), || {
             let bytes = fs::read(mount.join(way.name())).map_err(|error| error.to_string())?;
             let generation = way.generation(&bytes);

@@ -83,7 +83,10 @@ fn what_hinders_a_mount_is_told() {
         let mut args = vec!["mount", text(at), "--config", text(&config)];
         args.extend(["-o", options].iter().filter(|_| !options.is_empty()));
         let (found, _, said) = run(&program, &args);
-        assert!(found == code && said.contains(reason), "wanted {code} and '{reason}', got {found} and '{said}'");
+        assert!(
+            found == code && said.contains(reason),
+            "wanted {code} and '{reason}', got {found} and '{said}'"
+        );
         assert!(said.starts_with("globalfs") && said.lines().count() == 1, "{said}");
     };
     check(&mount.0.join("none"), "", 1, "No such file or directory");
@@ -108,11 +111,15 @@ fn fstab_speaks_to_the_helper() {
     let options = "ro,_netdev,nofail,noexec,allow_other,x-systemd.automount";
     assert_eq!(run(&helper, &[text(&config), text(&mount.0), "-f", "-o", options]).0, 0);
     assert!(!is_mounted(&mount.0), "-f only rehearses");
-    let (code, _, said) = run(&helper, &[text(&config), text(&mount.0), "-n", "-o", options, "-t", "globalfs"]);
+    let (code, _, said) =
+        run(&helper, &[text(&config), text(&mount.0), "-n", "-o", options, "-t", "globalfs"]);
     assert_eq!((code, said.as_str()), (0, ""));
     mount.assert_reads();
     let line = mount_line(&mount.0);
-    assert!(line.starts_with(text(&config)) && line.contains("noexec") && line.contains("allow_other"), "{line}");
+    assert!(
+        line.starts_with(text(&config)) && line.contains("noexec") && line.contains("allow_other"),
+        "{line}"
+    );
     shell(test.scratch.path(), "umount mnt-background");
     assert!(!is_mounted(&mount.0), "umount(8) needs no help");
 }

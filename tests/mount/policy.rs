@@ -70,6 +70,10 @@ fn names_come_and_go_with_their_master() {
     assert_eq!(fs::read_to_string(results.join("late")).unwrap(), "late");
 
     test.cluster.kill("cloud").unwrap();
-    assert_eq!(fs::read_to_string(mount.join("datasets/x")).unwrap(), "x of onprem", "without the other site");
+    assert_eq!(
+        fs::read_to_string(mount.join("datasets/x")).unwrap(),
+        "x of onprem",
+        "without the other site"
+    );
     assert!(shell(&mount, "ls").starts_with("datasets\n"));
 }

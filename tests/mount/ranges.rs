@@ -39,7 +39,10 @@ fn the_second_mount_of_a_site_moves_nothing() {
     let listing = read_all(&first);
     let (wire, chunks) = (test.wan_bytes("cloud"), fetched_bytes(&test));
     assert_eq!(chunks, (large.len() + text.len()) as u64);
-    assert!(wire > large.len() as u64 && wire < large.len() as u64 + 200_000, "text travels compressed: {wire}");
+    assert!(
+        wire > large.len() as u64 && wire < large.len() as u64 + 200_000,
+        "text travels compressed: {wire}"
+    );
 
     let second = test.mount("node-2", "cloud");
     assert_eq!(read_all(&second), listing);

@@ -216,7 +216,9 @@ fn xattr_answer(answer: FsResult<Bytes>) -> FsResult<Answer> {
 
 fn weight(question: &Question, answer: &Answer) -> u32 {
     let (path, name) = match question {
-        Question::Attr(path) | Question::List(path) | Question::Link(path) | Question::XattrNames(path) => (path, 0),
+        Question::Attr(path) | Question::List(path) | Question::Link(path) | Question::XattrNames(path) => {
+            (path, 0)
+        }
         Question::Xattr(path, name) => (path, name.len()),
     };
     let bytes = match answer {

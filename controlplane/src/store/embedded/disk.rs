@@ -109,19 +109,22 @@ impl Disk {
 }
 
 /// Makes a database beside its place and moves it there once it is whole: fjall does not open what a crash
-/// or a full disk has left half made, so that is made anew.
+/// or a full disk has left half made. If two processes do so at a time, the second one finds its place taken.
 fn make(dir: &Path) -> Result<()> {
     let failed = |error| cannot("create", dir, &error);
-    let parent = dir.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(failed)?;
-    let parent = File::open(parent).map_err(failed)?;
-    parent.try_lock().map_err(|_| StoreError::Locked(dir.to_owned()))?;
-    let fresh = dir.with_added_extension("new");
-    if fresh.exists() {
-        fs::remove_dir_all(&fresh).map_err(failed)?;
+    let fresh = dir.with_added_extension(format!("new-{}", std::process::id()));
+    fs::create_dir_all(dir).map_err(failed)?;
+    let place = || {
+        fs::rename(&fresh, dir)?;
+        // Otherwise a loss of power could take back the name, and with it what is acknowledged later.
+        File::open(dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+    };
+    let made = Disk::open_in(&fresh).map(drop).and_then(|()| place().map_err(failed));
+    if made.is_err() {
+        // Gives the space back; what cannot be removed does no harm.
+        let _ = fs::remove_dir_all(&fresh);
     }
-    drop(Disk::open_in(&fresh)?);
-    fs::rename(&fresh, dir).and_then(|()| parent.sync_all()).map_err(failed)
+    made
 }
 
 fn cannot(act: &str, dir: &Path, error: &io::Error) -> StoreError {
