@@ -48,7 +48,7 @@ fn write_file(path: &Path, number: u64, size: u64) {
     let mut left = size as usize;
     while left > 0 {
         let length = left.min(block.len());
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             let line = format!("{number} bottles of beer on the wall, {left} bytes to go\n");
             block = line.repeat(length.div_ceil(line.len())).into_bytes();
         } else {

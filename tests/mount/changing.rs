@@ -71,7 +71,7 @@ impl Way {
     fn pause(self, generation: u64) -> Duration {
         Duration::from_millis(match self {
             Way::InPlaceLarge => 500 + generation * 771 % 3_000,
-            _ if generation % 4 != 0 => 0,
+            _ if !generation.is_multiple_of(4) => 0,
             _ => generation * 37 % 200,
         })
     }

@@ -1,5 +1,6 @@
 //! Reading the tree through real mounts: what applications see, what moves, what damage and change do to it,
 //! and the life of a mount.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../common/mod.rs"]
 mod common;
