@@ -7,7 +7,7 @@ use crate::config::MountConfig;
 use crate::node;
 use bytes::Bytes;
 use globalfs_dataplane::{Chunk, ChunkStream, Deadline, Source};
-use globalfs_proto::{Attr, ByteRange, DirEntry, FsError, FsResult, GlobalPath};
+use globalfs_proto::{Attr, ByteRange, DirEntry, FileKind, FsError, FsResult, GlobalPath};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +85,6 @@ impl Client {
     /// # Errors
     /// `EISDIR` for a directory, `EINVAL` for anything else that is no regular file.
     pub async fn open(&self, path: impl AsRef<[u8]>) -> FsResult<File> {
-        use globalfs_proto::FileKind;
         const EISDIR: i32 = 21;
         const EINVAL: i32 = 22;
         let (path, attr) = self.resolve(path.as_ref(), self.deadline()).await?;
@@ -96,9 +95,23 @@ impl Client {
         }
     }
 
-    /// Follows symbolic links in every component, relative ones from where they lie, absolute ones from the
-    /// root of the namespace.
+    /// Follows symbolic links in every component. One request when there are none: no daemon follows a link,
+    /// so a path that is found as it stands has none but perhaps its last.
     async fn resolve(&self, path: &[u8], deadline: Deadline) -> FsResult<(GlobalPath, Attr)> {
+        if let Ok(whole) = GlobalPath::parse(path) {
+            let attr = self.source.stat(&whole, deadline).await;
+            match attr {
+                Ok(attr) if attr.kind != FileKind::Symlink => return Ok((whole, attr)),
+                Ok(_) | Err(FsError::NOT_A_DIRECTORY) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.walk(path, deadline).await
+    }
+
+    /// Component by component, relative links from where they lie, absolute ones from the root of the
+    /// namespace.
+    async fn walk(&self, path: &[u8], deadline: Deadline) -> FsResult<(GlobalPath, Attr)> {
         let mut todo: Vec<Vec<u8>> = split(path)?;
         let mut at = GlobalPath::root();
         let mut attr = self.source.stat(&at, deadline).await?;
@@ -111,7 +124,7 @@ impl Client {
             }
             let next = at.join(&name).map_err(bad_path)?;
             attr = self.source.stat(&next, deadline).await?;
-            if attr.kind != globalfs_proto::FileKind::Symlink {
+            if attr.kind != FileKind::Symlink {
                 at = next;
                 continue;
             }
