@@ -5,13 +5,13 @@
 #![allow(clippy::unwrap_used)]
 
 use globalfs::config::{
-    ByteSize, CoordinatorConfig, Document, MAX_FILE_BYTES, MountConfig, OriginUrl, PolicyConfig,
-    SiteConfig, StoreConfig,
+    ByteSize, CoordinatorConfig, Document, MAX_FILE_BYTES, MountConfig, OriginUrl, PolicyConfig, SiteConfig,
+    StoreConfig,
 };
 use globalfs_controlplane::model::policy::{Primary, SyncMode};
 use globalfs_controlplane::model::record::SiteRole;
-use globalfs_proto::GlobalPath;
 use globalfs_dataplane::disk::Preference;
+use globalfs_proto::GlobalPath;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -35,7 +35,10 @@ fn sources() -> Vec<(String, String)> {
 /// The lines that are code: neither comments nor below the file's `#[cfg(test)]`.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let product = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
-    product.enumerate().map(|(n, line)| (n + 1, line)).filter(|(_, line)| !line.trim_start().starts_with("//"))
+    product
+        .enumerate()
+        .map(|(n, line)| (n + 1, line))
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
 fn fail_on(broken: Vec<String>) {
@@ -66,7 +69,8 @@ fn dependencies_point_down() {
 
 #[test]
 fn pure_code_names_no_io_clock_or_async() {
-    let banned = ["tokio", "quinn", "io_uring", "std::fs", "std::net", "Instant", "SystemTime", "async fn", ".await"];
+    let banned =
+        ["tokio", "quinn", "io_uring", "std::fs", "std::net", "Instant", "SystemTime", "async fn", ".await"];
     let mut broken = Vec::new();
     for (path, text) in sources() {
         let product = !path.ends_with("tests.rs");
@@ -94,7 +98,10 @@ fn unsafe_stays_at_home() {
             }
             if !homes.iter().any(|home| path.starts_with(home)) {
                 broken.push(format!("{path}:{}: {word} code outside {homes:?}", n + 1));
-            } else if !lines[n.saturating_sub(6)..n].iter().any(|l| l.contains("SAFETY:") || l.contains("# Safety")) {
+            } else if !lines[n.saturating_sub(6)..n]
+                .iter()
+                .any(|l| l.contains("SAFETY:") || l.contains("# Safety"))
+            {
                 broken.push(format!("{path}:{}: no `SAFETY:` above", n + 1));
             }
         }
@@ -132,5 +139,10 @@ fn every_dependency_says_why() {
     let section = manifest.split("[workspace.dependencies]").nth(1).unwrap();
     let lines = section.lines().take_while(|line| !line.starts_with('['));
     let external = lines.filter(|line| line.contains(" = ") && !line.starts_with("globalfs"));
-    fail_on(external.filter(|line| !line.contains('#')).map(|line| format!("Cargo.toml: no reason: {line}")).collect());
+    fail_on(
+        external
+            .filter(|line| !line.contains('#'))
+            .map(|line| format!("Cargo.toml: no reason: {line}"))
+            .collect(),
+    );
 }

@@ -6,9 +6,9 @@ pub mod encoding;
 pub mod fetch;
 pub mod model;
 pub mod origin;
+pub mod remote;
 mod ring;
 pub mod route;
-pub mod remote;
 pub mod serve;
 pub mod source;
 #[doc(hidden)]

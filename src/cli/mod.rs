@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn a_cause_is_said_once() {
-        let inner = anyhow::anyhow!("no such file").context("cannot read x: no such file").context("no start");
+        let inner =
+            anyhow::anyhow!("no such file").context("cannot read x: no such file").context("no start");
         assert_eq!(causes(&inner), "no start: cannot read x: no such file");
     }
 

@@ -7,8 +7,8 @@ mod common;
 
 mod bulk;
 mod changing;
-mod damage;
 mod daemon;
+mod damage;
 mod life;
 mod policy;
 mod ranges;

@@ -6,9 +6,11 @@
 use crate::counters::{Live, Meter};
 use crate::endpoint::Endpoint;
 use crate::failure::{self, code};
-use crate::identity::Caller;
 use crate::frame::{self, FrameError};
-use crate::options::{ADMISSION_TIMEOUT, CONNECT_TIMEOUT, GRACE, MAX_CONNECTIONS, MAX_REQUEST_FRAME, REQUEST_TIMEOUT};
+use crate::identity::Caller;
+use crate::options::{
+    ADMISSION_TIMEOUT, CONNECT_TIMEOUT, GRACE, MAX_CONNECTIONS, MAX_REQUEST_FRAME, REQUEST_TIMEOUT,
+};
 use crate::reply::Reply;
 use crate::tls;
 use async_trait::async_trait;
