@@ -103,7 +103,7 @@ fn the_cluster_is_shown_to_people_and_machines() {
         let text = globalfs(args, &admin).works();
         words.iter().for_each(|word| assert!(text.contains(word), "no {word} in\n{text}"));
     };
-    let head = "cluster local: 2 of 3 sites joined, 1 nodes, 1 policies, home of all other paths: onprem";
+    let head = "cluster local: sites joined 2 of 3, nodes 1, policies 1, home of all other paths onprem";
     said(
         &["status"],
         &[head, "later has not joined yet: globalfs token create --site later", "SITE", "cloud"],

@@ -65,7 +65,7 @@ fn shows_the_tour_and_cleans_up() {
         "=> from onprem to cloud: 0B of file content",
         "=> from onprem to cloud: 63MiB of file content",
         "=> three equal hashes",
-        "cluster local: 2 of 2 sites joined",
+        "cluster local: sites joined 2 of 2",
         "Everything is stopped, unmounted and removed.",
     ] {
         assert!(out.contains(said), "no '{said}' in\n{out}");

@@ -29,7 +29,7 @@ impl Status {
         output.json(&status)?;
         let view = &status.view;
         output.line(format!(
-            "cluster {}: {} of {} sites joined, {} nodes, {} policies, home of all other paths: {}",
+            "cluster {}: sites joined {} of {}, nodes {}, policies {}, home of all other paths {}",
             view.cluster,
             view.sites.len(),
             status.declared.len(),

@@ -48,7 +48,7 @@ fn a_coordinator_that_cannot_start() {
         })
     });
     test.cluster.start_coordinator().unwrap();
-    assert!(test.cluster.admin(&["status"]).unwrap().contains("2 of 2 sites joined"));
+    assert!(test.cluster.admin(&["status"]).unwrap().contains("sites joined 2 of 2"));
 }
 
 /// Runs `check` while the file is not there, and puts it back.
