@@ -25,8 +25,13 @@ pub enum Detach {
     Now,
 }
 
-/// Unmounts what is mounted at `mountpoint`. As another user than root this needs `fusermount3`.
+/// Unmounts the volume that is mounted at `mountpoint`, and nothing that is not ours. As another user than root
+/// this needs `fusermount3`.
 pub fn unmount(mountpoint: &Path, detach: Detach) -> io::Result<()> {
+    let mounts = std::fs::read("/proc/self/mountinfo")?;
+    if !find_mount(&mounts, mountpoint).is_some_and(|mount| mount.is_ours) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no GlobalFS is mounted there"));
+    }
     let flags = match detach {
         Detach::WhenUnused => UnmountFlags::NOFOLLOW,
         Detach::Now => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
@@ -189,6 +194,14 @@ mod tests {
     fn escapes_are_undone() {
         assert_eq!(unescape(b"a\\040b\\134\\012"), b"a b\\\n");
         assert_eq!(unescape(b"\\9\\04\\777"), b"\\9\\04\\777");
+    }
+
+    #[test]
+    fn unmounts_nothing_that_is_not_ours() {
+        for at in ["/", "/proc", "/nowhere"] {
+            let refused = unmount(Path::new(at), Detach::WhenUnused).unwrap_err();
+            assert_eq!(refused.to_string(), "no GlobalFS is mounted there", "{at}");
+        }
     }
 
     #[test]
