@@ -9,16 +9,24 @@ use globalfs_fuse::Volume;
 use globalfs_proto::{Attr, ByteRange, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// Reads that hold data at a time, each a megabyte at most; further ones wait, within their deadlines.
+const MAX_READS: usize = 256;
 
 /// The node's cache in front of its site's daemon, with one deadline for every kernel request.
 pub struct NodeVolume {
-    /// The node's cache and what is behind it.
-    pub cached: Cached,
-    /// What each request is given.
-    pub deadline: Duration,
+    cached: Cached,
+    deadline: Duration,
+    reads: Semaphore,
 }
 
 impl NodeVolume {
+    /// Shows what `cached` has; each request is given `deadline`.
+    pub fn new(cached: Cached, deadline: Duration) -> Self {
+        Self { cached, deadline, reads: Semaphore::new(MAX_READS) }
+    }
+
     fn deadline(&self) -> Deadline {
         Deadline::after(self.deadline)
     }
@@ -30,6 +38,7 @@ impl NodeVolume {
         range: ByteRange,
         deadline: Deadline,
     ) -> FsResult<Vec<Bytes>> {
+        let _turn = self.reads.acquire().await.expect("the semaphore is never closed");
         let span = range.chunks();
         let mut chunks = self.cached.read(path, version, span, deadline).await?;
         let mut parts = Vec::with_capacity(span.count as usize);

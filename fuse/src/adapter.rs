@@ -27,11 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tracing::debug;
-
-/// Requests being worked on; further ones wait in the kernel. Each may hold a megabyte of data.
-const MAX_REQUESTS_IN_FLIGHT: usize = 256;
 
 /// Read-ahead requests that the kernel may have waiting here: the window of a fast, distant site
 /// (10 Gbit/s x 80 ms) is 100 requests of a megabyte.
@@ -55,7 +51,6 @@ struct Lifetimes {
 pub(crate) struct Adapter {
     shared: Arc<Shared>,
     lifetimes: Lifetimes,
-    permits: Arc<Semaphore>,
     runtime: Handle,
 }
 
@@ -77,20 +72,16 @@ impl Adapter {
         let lifetimes =
             Lifetimes { attr: options.attr_ttl, entry: options.entry_ttl, negative: options.negative_ttl };
         let shared = Arc::new(Shared { operations, errors: ErrorLog::default() });
-        Self { shared, lifetimes, permits: Arc::new(Semaphore::new(MAX_REQUESTS_IN_FLIGHT)), runtime }
+        Self { shared, lifetimes, runtime }
     }
 
-    /// Runs `work` as a task, as soon as fewer than [`MAX_REQUESTS_IN_FLIGHT`] are running.
+    /// Runs `work` as a task. Their number is that of the callers who wait in the kernel, and of its background
+    /// requests; a limit here would make one request wait for others' deadlines. Memory is the volume's to bound.
     fn spawn<F>(&self, work: impl FnOnce(Arc<Shared>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let permit = self.runtime.block_on(self.permits.clone().acquire_owned());
-        let work = work(self.shared.clone());
-        self.runtime.spawn(async move {
-            work.await;
-            drop(permit);
-        });
+        self.runtime.spawn(work(self.shared.clone()));
     }
 }
 

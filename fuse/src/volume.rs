@@ -34,7 +34,8 @@ pub trait Volume: Send + Sync + 'static {
 
     /// `length` bytes at `offset` of content `version`; fewer only at the end of the file.
     ///
-    /// Pieces are in order. One piece reaches the kernel as it is; several are joined first.
+    /// Any number may be asked for at a time: the volume bounds the memory that they take together. Pieces are
+    /// in order. One piece reaches the kernel as it is; several are joined first.
     async fn read(
         &self,
         path: &GlobalPath,

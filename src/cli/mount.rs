@@ -146,7 +146,7 @@ async fn serve(
         }
         None => None,
     };
-    let volume = Arc::new(NodeVolume { cached: node.cached.clone(), deadline: config.deadline });
+    let volume = Arc::new(NodeVolume::new(node.cached.clone(), config.deadline));
     let runtime = tokio::runtime::Handle::current();
     let session =
         tokio::task::spawn_blocking(move || globalfs_fuse::mount(volume, &mountpoint, &options, runtime))
