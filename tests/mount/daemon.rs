@@ -2,6 +2,7 @@
 
 use crate::common::{Setup, TestCluster, can_mount, noise};
 use crate::{mount_with, within};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -119,4 +120,24 @@ fn a_mount_ends_cleanly_while_the_daemon_is_gone() {
     fails_in_time("a stat", || fs::metadata(mount.join("file")));
     assert!(test.cluster.stop("node").unwrap());
     assert!(!globalfs::local::is_mounted(&mount));
+}
+
+/// A daemon that hangs says nothing at all, and a crowd of callers must not wait for one another.
+#[test]
+fn a_crowd_before_a_frozen_daemon_is_let_go_in_time() {
+    const CALLERS: usize = 600;
+    if !can_mount("a_crowd_before_a_frozen_daemon_is_let_go_in_time") {
+        return;
+    }
+    let (test, mount) = cluster("");
+    let daemon = Pid::from_raw(test.cluster.pid("cloud").unwrap() as i32).unwrap();
+    kill_process(daemon, Signal::STOP).unwrap();
+    std::thread::scope(|threads| {
+        for caller in 0..CALLERS {
+            let path = mount.join(format!("name-{caller}"));
+            threads.spawn(move || fails_in_time("a lookup in a crowd", || fs::metadata(path)));
+        }
+    });
+    kill_process(daemon, Signal::CONT).unwrap();
+    works_again(&mount);
 }
