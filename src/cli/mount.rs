@@ -14,6 +14,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 const HELP: &str = "\
@@ -127,6 +128,10 @@ impl Mount {
     }
 }
 
+/// How long the kernel may take to let go of an unmounted tree. A container that was started meanwhile has a
+/// copy of the mount and would keep it, and us, for its whole life.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+
 /// What the background half says when the tree is mounted.
 const READY: &str = "mounted\n";
 
@@ -184,7 +189,9 @@ async fn unmount(session: &Session) -> Result<()> {
         session.unmount(Detach::Now)?;
         return Ok(());
     }
-    session.wait().await;
+    if tokio::time::timeout(LEAVE_LIMIT, session.wait()).await.is_err() {
+        tracing::warn!("another mount namespace still holds the mount; it ends with this program");
+    }
     Ok(())
 }
 
