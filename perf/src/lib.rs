@@ -1,0 +1,4 @@
+//! What is measured across sites, and the WAN on one machine that it is measured over.
+
+pub mod model;
+pub mod wan;

@@ -1,0 +1,49 @@
+//! `cargo perf`: the WAN on one machine from the command line.
+
+use clap::{Parser, Subcommand};
+use globalfs_perf::wan::{self, LinkArgs, Wan};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Measures across sites, over a WAN on one machine.
+#[derive(Parser)]
+#[command(name = "cargo perf", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a command on the near side of a link; the far side is 198.19.0.1
+    Shell {
+        #[command(flatten)]
+        link: LinkArgs,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Removes what killed runs have left
+    Clean,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Shell { link, command } => shell(&link, &command),
+        Command::Clean => {
+            wan::clean().iter().for_each(|name| println!("removed {name}"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Ends as the command ends.
+fn shell(link: &LinkArgs, command: &[OsString]) -> anyhow::Result<ExitCode> {
+    wan::remove_when_killed()?;
+    let wan = Wan::start(link.options())?;
+    let mut inside = wan.near().command(&command[0]);
+    inside.args(&command[1..]).env("GLOBALFS_WAN_NEAR", wan.near().name());
+    let status = inside.env("GLOBALFS_WAN_FAR", wan.far().name()).status()?;
+    eprintln!("{}", wan.counters());
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
