@@ -28,6 +28,8 @@ pub struct DirectionCounters {
     pub held_back: u64,
     /// Frames for which the memory of the link did not suffice, or that the other side's kernel refused.
     pub failed: u64,
+    /// Frames that were delivered more than 1 ms late: the machine was too busy to be a link.
+    pub late: u64,
 }
 
 impl fmt::Display for LinkCounters {
@@ -39,9 +41,9 @@ impl fmt::Display for LinkCounters {
 
 impl fmt::Display for DirectionCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { packets, bytes, lost, queue_full, held_back, failed } = self;
+        let Self { packets, bytes, lost, queue_full, held_back, failed, late } = self;
         write!(f, "{packets} packets, {bytes} bytes; {lost} lost, {queue_full} found the queue full, ")?;
-        write!(f, "{held_back} held back, {failed} failed")
+        write!(f, "{held_back} held back, {failed} failed, {late} late")
     }
 }
 
@@ -54,6 +56,7 @@ pub(super) struct Counting {
     queue_full: AtomicU64,
     held_back: AtomicU64,
     failed: AtomicU64,
+    late: AtomicU64,
 }
 
 impl Counting {
@@ -69,6 +72,10 @@ impl Counting {
         self.failed.fetch_add(1, Relaxed);
     }
 
+    pub(super) fn add_late(&self, is_late: bool) {
+        self.late.fetch_add(u64::from(is_late), Relaxed);
+    }
+
     pub(super) fn read(&self) -> DirectionCounters {
         DirectionCounters {
             packets: self.packets.load(Relaxed),
@@ -77,6 +84,7 @@ impl Counting {
             queue_full: self.queue_full.load(Relaxed),
             held_back: self.held_back.load(Relaxed),
             failed: self.failed.load(Relaxed),
+            late: self.late.load(Relaxed),
         }
     }
 }

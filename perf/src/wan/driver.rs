@@ -9,6 +9,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::num::NonZeroU64;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -16,7 +17,13 @@ use std::time::Instant;
 /// Frames that are read before the thread looks again what is due.
 const MAX_BATCH_FRAMES: usize = 16;
 
-/// Above the programs that use the link, so that their work does not delay it.
+/// How long a thread takes to run after its timer, about: it asks to be woken earlier by that much.
+const WAKE_NS: u64 = 40_000;
+
+/// What is delivered later than this counts as late.
+const LATE_NS: u64 = 1_000_000;
+
+/// For where no real-time priority is granted.
 const NICENESS: i32 = -20;
 
 /// How the threads of a link are told.
@@ -68,11 +75,11 @@ impl Driver {
         prefer_this_thread();
         let mut waiting = Waiting::default();
         let mut scratch = vec![0; MAX_FRAME_BYTES];
-        let mut generation = 0;
+        let (mut generation, mut reached_ns) = (0, 0);
         while !self.control.stopping.load(Ordering::Acquire) {
             self.follow(&mut generation);
-            self.deliver(&mut waiting);
-            self.sleep(&waiting);
+            self.deliver(&mut waiting, reached_ns);
+            reached_ns = self.sleep(&waiting);
             if self.accept(&mut waiting, &mut scratch).is_err() {
                 return;
             }
@@ -91,8 +98,10 @@ impl Driver {
         self.clock.elapsed().as_nanos() as u64
     }
 
-    fn deliver(&self, waiting: &mut Waiting) {
-        while let Some(frame) = waiting.pop_due(self.now_ns()) {
+    /// Sends what is due now, or was at the time that the thread slept for.
+    fn deliver(&self, waiting: &mut Waiting, reached_ns: u64) {
+        while let Some((at_ns, frame)) = waiting.pop_due(self.now_ns().max(reached_ns)) {
+            self.counting.add_late(self.now_ns().saturating_sub(at_ns) > LATE_NS);
             if self.to.send(&frame).is_err() {
                 self.counting.fail();
             }
@@ -100,13 +109,20 @@ impl Driver {
         }
     }
 
-    /// Until a frame can be read, one is due, or the link stops.
-    fn sleep(&self, waiting: &Waiting) {
-        let timeout = waiting.next_at_ns().map(|at_ns| at_ns.saturating_sub(self.now_ns())).map(timespec);
-        let mut events =
-            [PollFd::new(self.from.fd(), PollFlags::IN), PollFd::new(&self.control.wake, PollFlags::IN)];
+    /// Until a frame can be read, one is due, or the link stops. Gives the time that has come: where a frame
+    /// is due the timer's, which is nearer to the truth than the clock, on the mean.
+    fn sleep(&self, waiting: &Waiting) -> u64 {
+        let target_ns = waiting.next_at_ns();
+        let timeout = target_ns.map(|at_ns| timespec(at_ns.saturating_sub(self.now_ns() + WAKE_NS)));
+        let mut events = [
+            PollFd::new(self.from.fd(), PollFlags::IN),
+            PollFd::new(&self.control.wake, PollFlags::IN),
+        ];
         // An interrupted or failed wait only means to look earlier.
-        let _ = poll(&mut events, timeout.as_ref());
+        match (poll(&mut events, timeout.as_ref()), target_ns) {
+            (Ok(0), Some(target_ns)) => target_ns,
+            _ => 0,
+        }
     }
 
     fn accept(&mut self, waiting: &mut Waiting, scratch: &mut [u8]) -> Result<(), Errno> {
@@ -136,8 +152,12 @@ fn timespec(nanoseconds: u64) -> Timespec {
     Timespec { tv_sec: seconds.try_into().unwrap_or(i64::MAX), tv_nsec: rest as i64 }
 }
 
-/// Exact timers and precedence; without them the link is less exact but right.
+/// Exact timers, and precedence over the programs that use the link: their work must not look like jitter.
+/// Where it is not granted the link is less exact, which the count of late frames tells.
 fn prefer_this_thread() {
+    let thread = rustix::thread::gettid();
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
+    let _ = rustix::process::setpriority_process(Some(thread), NICENESS);
+    let thread = thread.as_raw_nonzero().to_string();
+    let _ = Command::new("chrt").args(["--fifo", "--pid", "1", &thread]).output();
 }

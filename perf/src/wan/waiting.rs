@@ -49,14 +49,14 @@ impl Waiting {
         Ok(())
     }
 
-    /// Takes a frame that has arrived by `now_ns`.
-    pub(super) fn pop_due(&mut self, now_ns: u64) -> Option<Vec<u8>> {
+    /// Takes a frame that is due by `now_ns`, with the time when it was.
+    pub(super) fn pop_due(&mut self, now_ns: u64) -> Option<(u64, Vec<u8>)> {
         if self.next_at_ns()? > now_ns {
             return None;
         }
         let parcel = self.heap.pop()?;
         self.bytes -= parcel.frame.len();
-        Some(parcel.frame)
+        Some((parcel.at_ns, parcel.frame))
     }
 
     /// When the next frame arrives.
