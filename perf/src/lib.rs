@@ -1,4 +1,5 @@
 //! What is measured across sites, and the WAN on one machine that it is measured over.
 
+pub mod link_test;
 pub mod model;
 pub mod wan;

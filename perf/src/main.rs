@@ -1,6 +1,7 @@
 //! `cargo perf`: the WAN on one machine from the command line.
 
 use clap::{Parser, Subcommand};
+use globalfs_perf::link_test;
 use globalfs_perf::wan::{self, LinkArgs, Wan};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -23,6 +24,8 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
+    /// Tests the link itself against ping, TCP and UDP, which takes about a minute
+    LinkTest,
     /// Removes what killed runs have left
     Clean,
 }
@@ -30,6 +33,7 @@ enum Command {
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Shell { link, command } => shell(&link, &command),
+        Command::LinkTest => test_link(),
         Command::Clean => {
             wan::clean().iter().for_each(|name| println!("removed {name}"));
             Ok(ExitCode::SUCCESS)
@@ -46,4 +50,15 @@ fn shell(link: &LinkArgs, command: &[OsString]) -> anyhow::Result<ExitCode> {
     let status = inside.env("GLOBALFS_WAN_FAR", wan.far().name()).status()?;
     eprintln!("{}", wan.counters());
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
+
+/// A line as soon as it is known; fails when one failed.
+fn test_link() -> anyhow::Result<ExitCode> {
+    wan::remove_when_killed()?;
+    println!("{:<34} {:<44} {:<32} ", "link", "expected", "measured");
+    let passed = link_test::run(|row| {
+        let verdict = if row.passed { "ok" } else { "FAILED" };
+        println!("{:<34} {:<44} {:<32} {verdict}", row.link, row.expected, row.measured);
+    })?;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -77,9 +77,9 @@ impl Driver {
         let mut scratch = vec![0; MAX_FRAME_BYTES];
         let (mut generation, mut reached_ns) = (0, 0);
         while !self.control.stopping.load(Ordering::Acquire) {
-            self.follow(&mut generation);
             self.deliver(&mut waiting, reached_ns);
             reached_ns = self.sleep(&waiting);
+            self.follow(&mut generation);
             if self.accept(&mut waiting, &mut scratch).is_err() {
                 return;
             }
@@ -114,10 +114,8 @@ impl Driver {
     fn sleep(&self, waiting: &Waiting) -> u64 {
         let target_ns = waiting.next_at_ns();
         let timeout = target_ns.map(|at_ns| timespec(at_ns.saturating_sub(self.now_ns() + WAKE_NS)));
-        let mut events = [
-            PollFd::new(self.from.fd(), PollFlags::IN),
-            PollFd::new(&self.control.wake, PollFlags::IN),
-        ];
+        let mut events =
+            [PollFd::new(self.from.fd(), PollFlags::IN), PollFd::new(&self.control.wake, PollFlags::IN)];
         // An interrupted or failed wait only means to look earlier.
         match (poll(&mut events, timeout.as_ref()), target_ns) {
             (Ok(0), Some(target_ns)) => target_ns,

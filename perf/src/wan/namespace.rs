@@ -85,8 +85,8 @@ impl Namespace {
         run(Command::new("ip").args(["-n", &self.name]).args(arguments))
     }
 
-    /// Runs `work` on a thread of its own that is in this namespace.
-    fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+    /// Runs `work` on a thread of its own that is in this namespace: sockets made there stay there.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let file = File::open(self.path()).with_context(|| format!("no namespace {}", self.name))?;
         let kind = Some(rustix::thread::LinkNameSpaceType::Network);
         std::thread::scope(|scope| {
