@@ -1,6 +1,7 @@
 //! `cargo perf`: the WAN on one machine from the command line.
 
 use clap::{Parser, Subcommand};
+use globalfs_perf::compare::{Compare, Matrix};
 use globalfs_perf::link_test;
 use globalfs_perf::wan::{self, LinkArgs, Wan};
 use std::ffi::OsString;
@@ -24,15 +25,28 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
+    /// Compares GlobalFS with what people use today, over one link
+    Compare(Compare),
+    /// The comparison over nine links: 5, 40 and 150 ms, without loss and with 0.1 and 1 %
+    Matrix(Matrix),
     /// Tests the link itself against ping, TCP and UDP, which takes about a minute
     LinkTest,
     /// Removes what killed runs have left
     Clean,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Shell { link, command } => shell(&link, &command),
+        Command::Compare(compare) => compare.run(),
+        Command::Matrix(matrix) => matrix.run(),
         Command::LinkTest => test_link(),
         Command::Clean => {
             wan::clean().iter().for_each(|name| println!("removed {name}"));
