@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use std::num::NonZeroU64;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -70,9 +71,10 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Moves frames until the link stops or a device is gone.
-    pub(super) fn run(mut self) {
+    /// Moves frames until the link stops or a device is gone; drops `ready` when it is as exact as it gets.
+    pub(super) fn run(mut self, ready: Sender<()>) {
         prefer_this_thread();
+        drop(ready);
         let mut waiting = Waiting::default();
         let mut scratch = vec![0; MAX_FRAME_BYTES];
         let (mut generation, mut reached_ns) = (0, 0);

@@ -22,8 +22,8 @@ use anyhow::{Context, Result, ensure};
 use counters::Counting;
 use driver::{Control, Driver};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tun::Tun;
@@ -98,6 +98,7 @@ impl Wan {
 
     fn start_threads(&mut self, tuns: &[Arc<Tun>; 2]) -> Result<()> {
         let clock = Instant::now();
+        let (ready, all_ready) = mpsc::channel();
         for (direction, counting) in self.counting.iter().enumerate() {
             let driver = Driver {
                 from: tuns[direction].clone(),
@@ -108,8 +109,13 @@ impl Wan {
                 clock,
             };
             let thread = std::thread::Builder::new().name(format!("wan-{direction}"));
-            self.threads.push(thread.spawn(|| driver.run()).context("cannot start a thread of the link")?);
+            let ready = ready.clone();
+            let thread = thread.spawn(|| driver.run(ready)).context("cannot start a thread of the link")?;
+            self.threads.push(thread);
         }
+        drop(ready);
+        // Ends when each thread has dropped its sender; nothing is ever sent.
+        all_ready.iter().for_each(drop);
         Ok(())
     }
 }
