@@ -69,10 +69,10 @@ fn shell(link: &LinkArgs, command: &[OsString]) -> anyhow::Result<ExitCode> {
 /// A line as soon as it is known; fails when one failed.
 fn test_link() -> anyhow::Result<ExitCode> {
     wan::remove_when_killed()?;
-    println!("{:<34} {:<44} {:<32} ", "link", "expected", "measured");
+    println!("{:<34} {:<52} {:<42} ", "link", "expected", "measured");
     let passed = link_test::run(|row| {
         let verdict = if row.passed { "ok" } else { "FAILED" };
-        println!("{:<34} {:<44} {:<32} {verdict}", row.link, row.expected, row.measured);
+        println!("{:<34} {:<52} {:<42} {verdict}", row.link, row.expected, row.measured);
     })?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,5 +1,6 @@
 //! Round trips as `ping` of the near side measures them.
 
+use super::prefer_this_thread;
 use crate::wan::Wan;
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
@@ -17,6 +18,7 @@ pub struct RoundTrips {
 
 /// Sends `count` requests, one each `interval`.
 pub fn ping(wan: &Wan, count: u32, interval: Duration) -> Result<RoundTrips> {
+    prefer_this_thread();
     let (count, interval) = (count.to_string(), format!("{:.3}", interval.as_secs_f64()));
     let mut command = wan.near().command("ping");
     command.args(["-q", "-n", "-W", "1", "-c", &count, "-i", &interval, &wan.far().address().to_string()]);

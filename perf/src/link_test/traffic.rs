@@ -1,5 +1,6 @@
 //! Traffic of the self-test: sockets that are made inside the namespaces and used by threads of this process.
 
+use super::prefer_this_thread;
 use crate::wan::{Namespace, Wan};
 use anyhow::{Context, Result, ensure};
 use quinn_udp::{Transmit, UdpSockRef, UdpSocketState};
@@ -40,6 +41,7 @@ pub struct Transfer {
 
 /// Sends over one TCP connection with CUBIC for `warm_up` and then `measured`.
 pub fn tcp(wan: &Wan, warm_up: Duration, measured: Duration) -> Result<Transfer> {
+    prefer_this_thread();
     let (sender, receiver) = connection(wan)?;
     let until = Instant::now() + warm_up + measured;
     let sending = thread::spawn(move || send_pattern(sender, until));
@@ -104,6 +106,7 @@ pub struct Datagrams {
 
 /// Sends `count` numbered datagrams as super-packets, for which [`BURST_DATAGRAMS`] has to divide `count`.
 pub fn datagrams(wan: &Wan, count: u32) -> Result<Datagrams> {
+    prefer_this_thread();
     let receiver = udp_socket(wan.far())?;
     let sender = udp_socket(wan.near())?;
     let to = SocketAddr::from((wan.far().address(), receiver.local_addr()?.port()));

@@ -67,6 +67,13 @@ impl<'a> Packet<'a> {
         bytes as u32
     }
 
+    /// Bytes of the frame that [`Self::cut`] makes.
+    pub fn frame_bytes(&self, first: u32, count: u32) -> usize {
+        self.parts.map_or(self.frame.len(), |parts| {
+            VNET_HEADER_BYTES + parts.payload + self.payload_of(&parts, first, count).len()
+        })
+    }
+
     /// Writes the frame of `count` segments from `first` to `out`, as segmentation offload would have made it.
     pub fn cut(&self, first: u32, count: u32, out: &mut Vec<u8>) {
         out.clear();

@@ -139,6 +139,7 @@ proptest! {
         let count = count % (parts.segments() - first) + 1;
         let mut cut = Vec::new();
         packet.cut(first, count, &mut cut);
+        prop_assert_eq!(packet.frame_bytes(first, count), cut.len());
         prop_assert_eq!(cut, parts.run(first, count).frame());
     }
 

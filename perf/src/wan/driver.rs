@@ -138,7 +138,7 @@ impl Driver {
     }
 
     fn send_off(&self, waiting: &mut Waiting, packet: &Packet, unit: Unit) {
-        let mut frame = waiting.buffer();
+        let mut frame = waiting.buffer(packet.frame_bytes(unit.first, unit.count));
         packet.cut(unit.first, unit.count, &mut frame);
         if let Err(frame) = waiting.push(unit.at_ns, frame) {
             self.counting.fail();
