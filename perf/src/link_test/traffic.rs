@@ -104,7 +104,7 @@ pub struct Datagrams {
     pub broken: u32,
 }
 
-/// Sends `count` numbered datagrams as super-packets, for which [`BURST_DATAGRAMS`] has to divide `count`.
+/// Sends `count` numbered datagrams, a multiple of 32, as super-packets.
 pub fn datagrams(wan: &Wan, count: u32) -> Result<Datagrams> {
     prefer_this_thread();
     let receiver = udp_socket(wan.far())?;

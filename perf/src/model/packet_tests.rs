@@ -26,11 +26,12 @@ struct Parts {
 
 fn parts() -> impl Strategy<Value = Parts> {
     let header = (any::<bool>(), any::<bool>(), any::<u16>(), any::<u32>(), 0..=10_usize);
-    let body = (1..=9000_u16, prop::collection::vec(any::<u8>(), 1..30_000), any::<bool>());
-    (header, body).prop_map(|(header, (segment_bytes, payload, has_cwr))| {
+    let body = (1..=9000_u16, (1..30_000_usize, any::<u8>()), any::<bool>());
+    (header, body).prop_map(|(header, (segment_bytes, (length, first), has_cwr))| {
         let (is_tcp, is_v6, identification, sequence, words) = header;
         let flags = FIN_PSH_ACK | if has_cwr { CWR } else { 0 };
         let tcp_options = words * 4;
+        let payload = (0..length).map(|n| (n * n) as u8 ^ first).collect();
         Parts { is_tcp, is_v6, identification, sequence, flags, tcp_options, segment_bytes, payload }
     })
 }
