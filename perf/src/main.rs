@@ -1,7 +1,7 @@
 //! `cargo perf`: the WAN on one machine from the command line.
 
 use clap::{Parser, Subcommand};
-use globalfs_perf::compare::{Compare, Matrix};
+use globalfs_perf::compare::{Compare, Fetch, Matrix};
 use globalfs_perf::link_test;
 use globalfs_perf::wan::{self, LinkArgs, Wan};
 use std::ffi::OsString;
@@ -29,6 +29,8 @@ enum Command {
     Compare(Compare),
     /// The comparison over nine links: 5, 40 and 150 ms, without loss and with 0.1 and 1 %
     Matrix(Matrix),
+    /// Runs `globalfs bench fetch` on the near side of a link
+    Fetch(Fetch),
     /// Tests the link itself against ping, TCP and UDP, which takes about a minute
     LinkTest,
     /// Removes what killed runs have left
@@ -47,6 +49,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Shell { link, command } => shell(&link, &command),
         Command::Compare(compare) => compare.run(),
         Command::Matrix(matrix) => matrix.run(),
+        Command::Fetch(fetch) => fetch.run(),
         Command::LinkTest => test_link(),
         Command::Clean => {
             wan::clean().iter().for_each(|name| println!("removed {name}"));

@@ -3,6 +3,7 @@
 
 mod build;
 mod data;
+mod fetch;
 mod model;
 mod phases;
 mod python;
@@ -12,6 +13,8 @@ mod run;
 mod stream;
 mod systems;
 mod table;
+
+pub use fetch::Fetch;
 
 use crate::sandbox;
 use crate::wan::{LinkArgs, LinkOptions};

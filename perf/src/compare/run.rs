@@ -81,9 +81,7 @@ fn measure_over(
 impl<'a> Field<'a> {
     fn start(bed: Bed<'a>, plan: &'a Plan, link: &LinkOptions) -> Result<Self> {
         data::write_others(&bed.origin())?;
-        let tries = (0..STREAM_TRIES).map(|_| stream::measure(bed.wan, STREAM_BYTES, STREAM_LIMIT));
-        let speeds = tries.collect::<Result<Vec<f64>>>().context("a TCP + TLS stream over the link")?;
-        let stream_bytes_per_s = Summary::of(&speeds).map_or(0.0, |summary| summary.median);
+        let stream_bytes_per_s = measure_stream(bed.wan)?;
         say(format_args!("{}: a TCP + TLS stream {:.1} MB/s", describe(link), stream_bytes_per_s / 1e6));
         let started = plan.systems.iter().map(|kind| {
             let started = kind.start(&bed).map_err(|error| format!("fails: {error:#}"));
@@ -109,7 +107,7 @@ impl<'a> Field<'a> {
             tally.bounds.push(phase.bound(&self.reference(&prepared)));
             tally.local_s.push(prepared.local_s);
             std::thread::sleep(REST);
-            self.round(&prepared, &mut tally);
+            self.round(&prepared, &mut tally)?;
             fs::remove_dir_all(origin.join(&prepared.folder))?;
         }
         Ok(self.row(phase, tally))
@@ -125,17 +123,17 @@ impl<'a> Field<'a> {
         }
     }
 
-    fn round(&mut self, prepared: &Prepared, tally: &mut Tally) {
+    fn round(&mut self, prepared: &Prepared, tally: &mut Tally) -> Result<()> {
         let origin = self.bed.origin();
-        let bytes_per_s = match prepared.phase.unit() {
-            Unit::OfStream => self.stream_bytes_per_s,
-            _ => self.bytes_per_s(),
-        };
+        if prepared.phase.unit() == Unit::OfStream {
+            // Measured again beside what is compared with it: other work on the machine slows both.
+            self.stream_bytes_per_s = measure_stream(self.bed.wan)?;
+        }
         let setting = Setting {
             wan: self.bed.wan,
             origin: &origin,
             rtt: self.link.rtt,
-            bytes_per_s,
+            bytes_per_s: self.bytes_per_s(),
             limit: self.plan.limit,
         };
         for (kind, system) in &mut self.systems {
@@ -144,6 +142,7 @@ impl<'a> Field<'a> {
                 Ok(system) => tally.add(*kind, prepared, system.as_mut(), setting),
             }
         }
+        Ok(())
     }
 
     fn row(&self, phase: Phase, mut tally: Tally) -> Row {
@@ -177,7 +176,7 @@ impl Tally {
             return;
         }
         let started = Instant::now();
-        let measured = prepared.measure(system, setting);
+        let measured = system.publish(&prepared.folder).and_then(|()| prepared.measure(system, setting));
         system.unmount();
         let (name, symbol) = (prepared.phase.name(), prepared.phase.unit().symbol());
         match measured {
@@ -196,6 +195,13 @@ impl Tally {
             self.fails(kind, "measured once, being slow".into());
         }
     }
+}
+
+/// Bytes per second of one TCP + TLS stream.
+fn measure_stream(wan: &Wan) -> Result<f64> {
+    let tries = (0..STREAM_TRIES).map(|_| stream::measure(wan, STREAM_BYTES, STREAM_LIMIT));
+    let speeds = tries.collect::<Result<Vec<f64>>>().context("a TCP + TLS stream over the link")?;
+    Ok(Summary::of(&speeds).map_or(0.0, |summary| summary.median))
 }
 
 fn reason_of(error: &anyhow::Error) -> String {

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use globalfs::local::{LocalCluster, LocalOptions, LocalSiteOptions, Places};
 use std::ffi::OsStr;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -53,9 +54,9 @@ impl GlobalFs {
         Ok(started)
     }
 
-    /// The cluster, for what is asked of it besides its mounts.
-    pub(crate) fn cluster(&self) -> &LocalCluster {
-        &self.cluster
+    /// Where the daemon of the near site serves its metrics, within the near network.
+    pub(crate) fn site_metrics(&self) -> Option<SocketAddr> {
+        self.cluster.metrics_address(CLOUD)
     }
 
     /// The configuration of a node of `cloud` that is not mounted.

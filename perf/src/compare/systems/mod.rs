@@ -1,6 +1,7 @@
 //! The file systems that are compared, all over the same origin and the same link.
 
 mod globalfs;
+mod juicefs;
 mod peer;
 mod peers;
 mod s3;
@@ -22,6 +23,11 @@ pub(crate) trait System {
     /// Mounts it `count` times with empty caches that know no name, and gives the mount points. What crosses
     /// the link as soon as one is mounted has crossed when this returns.
     fn mount_cold(&mut self, count: usize) -> Result<Vec<PathBuf>>;
+
+    /// Makes what is new below `folder` of the origin readable, where that takes more than putting it there.
+    fn publish(&mut self, _folder: &Path) -> Result<()> {
+        Ok(())
+    }
 
     /// Takes the mounts away; whatever reads there at the moment fails.
     fn unmount(&mut self);
@@ -53,6 +59,8 @@ pub(crate) enum Kind {
     S3fs,
     /// Mountpoint for Amazon S3.
     MountS3,
+    /// JuiceFS, with its metadata and objects at the far end.
+    JuiceFs,
 }
 
 impl Bed<'_> {
@@ -61,7 +69,7 @@ impl Bed<'_> {
         self.dir.join("far/origin")
     }
 
-    fn near(&self) -> Place {
+    pub(super) fn near(&self) -> Place {
         place(self.wan.near())
     }
 
@@ -79,8 +87,8 @@ impl Bed<'_> {
 
 impl Kind {
     /// Every system, ours first.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::GlobalFs, Self::Sshfs, Self::Rclone, Self::RcloneS3, Self::S3fs, Self::MountS3];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::GlobalFs, Self::Sshfs, Self::Rclone, Self::RcloneS3, Self::S3fs, Self::MountS3, Self::JuiceFs];
 
     /// What it is called on command lines and in tables.
     pub(crate) fn name(self) -> &'static str {
@@ -91,6 +99,7 @@ impl Kind {
             Self::RcloneS3 => "rclone-s3",
             Self::S3fs => "s3fs",
             Self::MountS3 => "mount-s3",
+            Self::JuiceFs => "juicefs",
         }
     }
 

@@ -4,7 +4,7 @@ use super::{Bed, System, empty};
 use anyhow::{Context, Result, bail, ensure};
 use globalfs::local::{Place, Process, is_mounted};
 use std::fs;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -41,11 +41,8 @@ impl Peer {
         command: MountCommand,
     ) -> Result<Self> {
         let dir = bed.folder("near", name)?;
-        let log = dir.join("server.log");
-        let mut server = bed.far().enter(|| Process::spawn(server, log.clone()))?;
-        let address = (bed.wan.far().address(), port);
-        let listens = || bed.far().enter(|| Ok(TcpStream::connect(address)?)).map(drop);
-        wait(&mut server, &log, listens).context("its server")?;
+        let address = (bed.wan.far().address(), port).into();
+        let server = start_server(&bed.far(), server, address, &dir.join("server.log"))?;
         Ok(Self { near: bed.near(), dir, _server: server, command, mount: None })
     }
 
@@ -89,6 +86,19 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.unmount();
     }
+}
+
+/// Starts a server and waits until it listens.
+pub(super) fn start_server(
+    far: &Place,
+    command: Command,
+    address: SocketAddr,
+    log: &Path,
+) -> Result<Process> {
+    let mut server = far.enter(|| Process::spawn(command, log.to_owned()))?;
+    let listens = || far.enter(|| Ok(TcpStream::connect(address)?)).map(drop);
+    wait(&mut server, log, listens).context("its server")?;
+    Ok(server)
 }
 
 fn wait(process: &mut Process, log: &Path, mut probe: impl FnMut() -> Result<()>) -> Result<()> {

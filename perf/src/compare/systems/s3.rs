@@ -13,6 +13,9 @@ use std::process::Command;
 const ACCESS_KEY: &str = "compare";
 const SECRET_KEY: &str = "compare-secret";
 
+/// What the servers ask for.
+pub(super) const KEYS: (&str, &str) = (ACCESS_KEY, SECRET_KEY);
+
 /// The origin's name at the far end, where its parent holds buckets.
 const BUCKET: &str = "origin";
 
@@ -61,7 +64,11 @@ pub(super) fn rclone(bed: &Bed<'_>) -> Result<Peer> {
         ":s3,provider=Rclone,endpoint='{}',access_key_id={ACCESS_KEY},secret_access_key={SECRET_KEY}:{BUCKET}",
         url(bed, port)
     );
-    let command = move |at: &Path, cache: &Path| rclone_mount(&remote, at, cache);
+    let command = move |at: &Path, cache: &Path| {
+        let mut command = rclone_mount(&remote, at, cache);
+        command.arg("--use-server-modtime");
+        command
+    };
     Peer::start(bed, "rclone-s3", server, port, Box::new(command))
 }
 
@@ -70,7 +77,7 @@ fn url(bed: &Bed<'_>, port: u16) -> String {
 }
 
 /// Shows the far directory: each directory in it is a bucket.
-fn server(bed: &Bed<'_>, port: u16) -> Command {
+pub(super) fn server(bed: &Bed<'_>, port: u16) -> Command {
     let mut command = Command::new("s3s-fs");
     command.args(["--host", &bed.wan.far().address().to_string(), "--port", &port.to_string()]);
     command.args(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]).arg(bed.dir.join("far"));
