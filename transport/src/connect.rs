@@ -126,7 +126,7 @@ impl Link {
 
     async fn connect_to(&self, address: SocketAddr) -> FsResult<Connection> {
         let gone = |why: &str| FsError::Unreachable(format!("{} ({address}) {why}", self.whom()));
-        let config = self.endpoint.client_config(address.ip());
+        let config = self.endpoint.client_config(address);
         let connecting = self
             .endpoint
             .quinn()

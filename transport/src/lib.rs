@@ -6,12 +6,14 @@
 
 mod answer;
 mod client;
+mod congestion;
 mod connect;
 mod counters;
 mod endpoint;
 mod failure;
 mod frame;
 mod identity;
+mod model;
 pub mod options;
 mod reply;
 mod server;

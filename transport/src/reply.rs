@@ -27,6 +27,12 @@ impl Reply {
         Self { stream, meter, whom, whole: true }
     }
 
+    /// Lets this answer go before those that are long.
+    pub(crate) fn hurry(&self) {
+        // Fails when the peer has lost interest already, which others find out.
+        let _ = self.stream.set_priority(1);
+    }
+
     /// Sends one frame. [`FsError::Limit`] when it is larger than a frame may be, and nothing is sent.
     pub async fn send(&mut self, response: &Response) -> FsResult<()> {
         let message = response.encode();
