@@ -42,7 +42,9 @@ async fn main() -> Result<()> {
             let (address, mib) = (address.parse()?, mib.parse()?);
             fetch(Path::new(directory), address, how, mib, requests.parse()?).await
         }
-        _ => bail!("transfer serve DIRECTORY ADDRESS | transfer fetch DIRECTORY ADDRESS quic|tcp MIB REQUESTS"),
+        _ => {
+            bail!("transfer serve DIRECTORY ADDRESS | transfer fetch DIRECTORY ADDRESS quic|tcp MIB REQUESTS")
+        }
     }
 }
 
@@ -204,7 +206,8 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 fn tls_server(directory: &Path) -> Result<rustls::ServerConfig> {
-    let chain = CertificateDer::pem_file_iter(directory.join("onprem.crt"))?.collect::<Result<Vec<_>, _>>()?;
+    let chain =
+        CertificateDer::pem_file_iter(directory.join("onprem.crt"))?.collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_file(directory.join("onprem.key"))?;
     let config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?

@@ -93,14 +93,7 @@ impl Controller for Adapter {
         self.congestion.on_sent(self.time(now), bytes);
     }
 
-    fn on_ack(
-        &mut self,
-        _now: Instant,
-        sent: Instant,
-        bytes: u64,
-        _app_limited: bool,
-        _rtt: &RttEstimator,
-    ) {
+    fn on_ack(&mut self, _now: Instant, sent: Instant, bytes: u64, _app_limited: bool, _rtt: &RttEstimator) {
         self.congestion.on_acked(self.time(sent), bytes);
     }
 

@@ -109,8 +109,6 @@ pub(crate) fn transport(congestion: Factory, largest_packet: u16) -> Arc<Transpo
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(RECEIVE_WINDOW.into())
         .send_window(SEND_WINDOW)
-        // Answers that were asked for first end first, and what is lost in a burst is lost of few of them.
-        .send_fairness(false)
         .max_concurrent_bidi_streams(MAX_REQUESTS_PER_CONNECTION.into())
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)

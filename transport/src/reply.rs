@@ -27,10 +27,13 @@ impl Reply {
         Self { stream, meter, whom, whole: true }
     }
 
-    /// Lets this answer go before those that are long.
-    pub(crate) fn hurry(&self) {
+    /// Lets this answer go before those that are long, or, if it is long itself, before those that were asked
+    /// for later: side by side they would all end at the same time, and then the line is empty for the round
+    /// trip that the next requests take.
+    pub(crate) fn queue(&self, bulk: bool) {
+        let age = (self.stream.id().index() % (1 << 30)) as i32;
         // Fails when the peer has lost interest already, which others find out.
-        let _ = self.stream.set_priority(1);
+        let _ = self.stream.set_priority(if bulk { -age } else { 1 });
     }
 
     /// Sends one frame. [`FsError::Limit`] when it is larger than a frame may be, and nothing is sent.

@@ -150,10 +150,10 @@ impl Service {
         let served = match request.unwrap_or(Err(Unreadable::Gone)) {
             Ok((budget, request)) => match self.admit(&caller).await {
                 Ok(()) => {
-                    if is_bulk(&request) {
+                    let bulk = is_bulk(&request);
+                    reply.queue(bulk);
+                    if bulk {
                         widen(&connection);
-                    } else {
-                        reply.hurry();
                     }
                     self.answer(peer, request, budget, reply).await
                 }

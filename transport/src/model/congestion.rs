@@ -161,7 +161,6 @@ impl Congestion {
         }
     }
 
-    #[cfg(test)] pub(crate) fn show(&self) -> String { format!("two {:?} rate {:?} min {:?} low {:?} comp {} nol {} cruise {:?} ceil {} win {}", self.phase, self.rate.get(), self.min_rtt, self.lowest_rtt, self.competing, self.cycles_without_loss, self.cruise_time, self.ceiling, self.window) }
     /// Bytes that may be in flight.
     pub(crate) fn window(&self) -> u64 {
         self.window
@@ -310,7 +309,9 @@ impl Congestion {
         let empty = in_flight <= self.target() + self.packet;
         match self.phase {
             Phase::Startup => {}
-            Phase::Drain if empty && !self.restarted && self.lost > self.delivery.delivered() => self.restart(),
+            Phase::Drain if empty && !self.restarted && self.lost > self.delivery.delivered() => {
+                self.restart()
+            }
             Phase::Drain if empty => self.cruise(now),
             Phase::Drain => {}
             Phase::Cruise { until, until_round } if now >= until && round >= until_round => {

@@ -89,9 +89,9 @@ pub(super) struct Flow {
     wakes: Option<Duration>,
     /// Only so many bytes in each such time are there to be sent.
     pub(super) application: Option<(u64, Duration)>,
+    offered_before: u64,
     pub(super) received: u64,
     pub(super) lost: u64,
-    pub(super) dropped: u64,
     pub(super) largest_window: u64,
 }
 
@@ -142,9 +142,9 @@ impl World {
             unacknowledged: Vec::new(),
             wakes: None,
             application: None,
+            offered_before: 0,
             received: 0,
             lost: 0,
-            dropped: 0,
             largest_window: 0,
         });
         let flow = self.flows.len() - 1;
@@ -211,7 +211,6 @@ impl World {
         let waits = self.line_free_at.saturating_sub(self.now);
         let queued = waits.as_secs_f64() * self.path.bits_per_second as f64 / 8.0;
         if queued as u64 + PACKET > self.path.queue_bytes {
-            self.flows[flow].dropped += 1;
             return;
         }
         self.longest_queue = self.longest_queue.max(waits);
@@ -248,14 +247,26 @@ impl Flow {
         }
     }
 
+    /// From now on only `bytes` in each `time` are there to be sent.
+    pub(super) fn pause(&mut self, now: Duration, bytes: u64, time: Duration) {
+        self.application = Some((bytes, time));
+        self.begins = now;
+        self.offered_before = self.next * PACKET;
+    }
+
+    /// Bytes that the application has had to send so far, and when there will be more.
+    fn offered(&self, now: Duration) -> Option<(u64, Duration)> {
+        let (bytes, time) = self.application?;
+        let times = u32::try_from((now - self.begins).as_nanos() / time.as_nanos()).unwrap() + 1;
+        Some((self.offered_before + u64::from(times) * bytes, self.begins + time * times))
+    }
+
     /// `Err` with the time when to try again; with nothing when an acknowledgement has to come first.
     fn may_send(&mut self, now: Duration) -> Result<(), Option<Duration>> {
-        if let Some((bytes, time)) = self.application {
-            let offered = (now - self.begins).as_nanos() / time.as_nanos() + 1;
-            if self.next * PACKET > offered as u64 * bytes {
-                let next = time * u32::try_from(offered).unwrap();
-                return Err(Some(self.begins + next));
-            }
+        if let Some((offered, more_at)) = self.offered(now)
+            && self.next * PACKET > offered
+        {
+            return Err(Some(more_at));
         }
         let window = self.window();
         if self.in_flight + PACKET >= window {
@@ -298,10 +309,7 @@ impl Flow {
     }
 
     fn on_ack(&mut self, now: Duration, packets: &[u64]) {
-        let had_data = self.application.is_none_or(|(bytes, time)| {
-            let offered = (now - self.begins).as_nanos() / time.as_nanos() + 1;
-            self.next * PACKET <= offered as u64 * bytes
-        });
+        let had_data = self.offered(now).is_none_or(|(offered, _)| self.next * PACKET <= offered);
         for packet in packets {
             let Some(sent) = self.sent.remove(packet) else { continue };
             self.in_flight -= PACKET;
