@@ -85,6 +85,11 @@ impl Endpoint {
         self.0.counters.snapshot()
     }
 
+    /// Connections that are open now, ours and those of others.
+    pub fn open_connections(&self) -> usize {
+        self.0.quinn.open_connections()
+    }
+
     /// Ends every connection and tells the peers so.
     pub async fn close(&self) {
         self.0.quinn.close(code::STOPPING, b"");

@@ -53,6 +53,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a failed connect is remembered, so that a crowd of requests fails fast.
 pub const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
+/// The longest pause of a peer that is kept connected while it cannot be reached: a daemon that comes back
+/// is found within this time.
+pub const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);
+
 /// Addresses of one host name that are tried.
 pub const MAX_ADDRESSES: usize = 4;
 

@@ -145,7 +145,7 @@ impl Service {
     ) {
         let peer = &caller.identity;
         let meter = Meter::new(self.live.clone(), None);
-        let reply = Reply::new(send, meter.clone(), peer.to_string());
+        let reply = Reply::new(send, meter.clone(), peer.to_string(), self.stop.clone());
         let request = timeout(REQUEST_TIMEOUT, read_request(&mut receive, &meter)).await;
         let served = match request.unwrap_or(Err(Unreadable::Gone)) {
             Ok((budget, request)) => match self.admit(&caller).await {
