@@ -15,6 +15,7 @@ mod frame;
 mod identity;
 mod model;
 pub mod options;
+mod pool;
 mod reply;
 mod server;
 mod socket;

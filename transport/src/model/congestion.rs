@@ -8,6 +8,7 @@
 //! *Invariants:* the window lies between [`MIN_PACKETS`] and [`MAX_WINDOW`]; loss below [`LOSS_LIMIT`] alone
 //! never makes it smaller; the queue that it makes of its own is below half a round trip once started.
 
+use super::clumps::Clumps;
 use super::delivery::{Delivery, Sample};
 use super::rate::{HighestRate, Rate};
 use std::time::Duration;
@@ -73,6 +74,9 @@ const MIN_RTT_LIFE: Duration = Duration::from_secs(10);
 /// time is allowed in flight on top, which is all of the window in a LAN and little of it in a WAN.
 const HOST_DELAY: Duration = Duration::from_millis(1);
 
+/// The most of it that is believed where acknowledgements were seen to come in such clumps: busy hosts.
+const MAX_HOST_DELAY: Duration = Duration::from_millis(12);
+
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -111,6 +115,7 @@ pub(crate) struct Congestion {
     phase: Phase,
     round: Round,
     rate: HighestRate,
+    clumps: Clumps,
     full_rate: Rate,
     rounds_without_growth: u32,
     min_rtt: Option<Duration>,
@@ -143,6 +148,7 @@ impl Congestion {
             phase: Phase::Startup,
             round: Round::default(),
             rate: HighestRate::default(),
+            clumps: Clumps::default(),
             full_rate: Rate::default(),
             rounds_without_growth: 0,
             min_rtt: None,
@@ -236,6 +242,9 @@ impl Congestion {
         if !sample.app_limited || sample.rate > self.rate.get() {
             self.rate.put(sample.rate);
         }
+        if matches!(self.phase, Phase::Cruise { .. } | Phase::Down { .. }) {
+            self.clumps.put(now, sample.acked, self.rate.get());
+        }
     }
 
     fn end_round(&mut self, sample: &Sample) {
@@ -320,6 +329,7 @@ impl Congestion {
                 } else {
                     self.rate_before_up = self.rate.get();
                     self.rate.turn();
+                    self.clumps.turn();
                     self.phase = Phase::Up { until_round: round + 2 };
                 }
             }
@@ -375,8 +385,17 @@ impl Congestion {
         self.rate.get().times(gain).bytes_in(rtt)
     }
 
+    /// What is under way only because somebody will look at it late. A queue that is never empty does that as
+    /// well, and need not be made longer.
+    fn late(&self) -> u64 {
+        let rate = self.rate.get();
+        let standing = self.lowest_rtt.unwrap_or_default().saturating_sub(self.min_rtt.unwrap_or_default());
+        let clumps = self.clumps.largest().min(rate.bytes_in(MAX_HOST_DELAY));
+        clumps.saturating_sub(rate.bytes_in(standing)).max(rate.bytes_in(HOST_DELAY))
+    }
+
     fn target(&self) -> u64 {
-        let late = self.rate.get().bytes_in(HOST_DELAY);
+        let late = self.late();
         late + match self.phase {
             Phase::Startup => self.volume(STARTUP_GAIN) + late,
             Phase::Drain => self.volume(1.0),

@@ -112,6 +112,8 @@ pub(super) struct World {
     line_free_at: Duration,
     pub(super) longest_queue: Duration,
     random: u64,
+    /// The senders' host does nothing for the second time after the first.
+    pub(super) stalls: Option<(Duration, Duration)>,
 }
 
 impl World {
@@ -125,6 +127,7 @@ impl World {
             line_free_at: Duration::ZERO,
             longest_queue: Duration::ZERO,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            stalls: None,
         }
     }
 
@@ -176,6 +179,9 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
+        if let Some(later) = self.stalled(&event) {
+            return self.at(later, event);
+        }
         match event {
             Event::Wake { flow } => {
                 self.flows[flow].wakes = None;
@@ -187,6 +193,14 @@ impl World {
                 self.send(flow);
             }
         }
+    }
+
+    /// When a busy host sees `event`, if not now.
+    fn stalled(&self, event: &Event) -> Option<Duration> {
+        let (runs, stops) = self.stalls.filter(|_| !matches!(event, Event::Arrive { .. }))?;
+        let cycle = runs + stops;
+        let within = Duration::from_nanos((self.now.as_nanos() % cycle.as_nanos()) as u64);
+        (within > runs).then(|| self.now - within + cycle)
     }
 
     fn send(&mut self, flow: usize) {

@@ -54,18 +54,31 @@ fn the_line_is_full_whatever_its_length_and_rate() {
     check_steady(path(1000, 150, 0, 100), 0.97, 40 * MS);
     check_steady(path(1000, 150, 10_000, 25), 0.95, 40 * MS);
     check_steady(path(100, 40, 1_000, 25), 0.98, 12 * MS);
-    check_steady(path(10, 40, 0, 100), 0.96, 12 * MS);
+    check_steady(path(10, 40, 0, 100), 0.96, 16 * MS);
     check_steady(path(8000, 1, 0, 400), 0.98, 2 * MS);
+}
+
+/// A host whose processors are taken by others for 6 ms of 16, as on a compute node under full load.
+#[test]
+fn a_busy_host_fills_the_line() {
+    for rtt_ms in [5, 40] {
+        let mut world = alone(path(1000, rtt_ms, 0, 400));
+        world.stalls = Some((10 * MS, 6 * MS));
+        world.run(2 * SECOND);
+        let share = world.run(3 * SECOND)[0];
+        eprintln!("{rtt_ms}: {share:.3} {:?}", world.longest_queue);
+        assert!(share > 0.93, "{share:.3} at {rtt_ms} ms");
+        assert!(world.longest_queue < 30 * MS, "{:?}", world.longest_queue);
+    }
 }
 
 /// Bytes that the line could have carried and did not while the connection started, in time of the line.
 fn cost_of_start(control: Control, path: Path, window: Duration) -> Duration {
     let mut world = World::new(path, 1);
     world.add(Duration::ZERO, control);
-    let share = world.run(window)[0];
-    // What is on the line at the end has been sent in time.
-    (window - path.rtt / 2)
-        .mul_f64(1.0 - (share * window.as_secs_f64() / (window - path.rtt / 2).as_secs_f64()).min(1.0))
+    let carried = window.mul_f64(world.run(window)[0]);
+    // What is on the line at the end was sent in time.
+    (window - path.rtt / 2).saturating_sub(carried)
 }
 
 #[test]
@@ -104,10 +117,9 @@ fn the_window_is_bounded() {
 fn a_pause_of_the_application_costs_nothing() {
     let mut world = alone(path(1000, 40, 0, 100));
     world.run(2 * SECOND);
-    let before = world.flows[0].window();
     world.flows[0].pause(world.now, 20_000, 10 * MS);
     world.run(5 * SECOND);
-    assert!(world.flows[0].window() >= before * 9 / 10, "{} after {before}", world.flows[0].window());
+    assert!(world.flows[0].window() >= 4_500_000, "{} of 5,000,000 on the line", world.flows[0].window());
     world.flows[0].application = None;
     world.run(80 * MS);
     let share = world.run(SECOND)[0];
@@ -136,6 +148,7 @@ fn two_of_ours_become_equal_and_keep_the_queue_short() {
         world.add(SECOND, ours());
         world.run(15 * SECOND);
         let shares = world.run(5 * SECOND);
+        eprintln!("two {queue} {shares:?} {:?}", world.longest_queue);
         assert!(shares[0] + shares[1] > 0.98, "{shares:.2?}");
         assert!(shares[0].min(shares[1]) > 0.35, "{shares:.2?} at {queue}");
         assert!(world.longest_queue < 25 * MS, "{:?} at {queue}", world.longest_queue);
