@@ -3,6 +3,7 @@
 //! *Invariant:* nothing is allocated for a frame before its length was checked against its limit.
 
 use crate::failure;
+use crate::pool::Buffer;
 use bytes::{BufMut, Bytes, BytesMut};
 use globalfs_proto::FsError;
 use quinn::{ReadExactError, RecvStream};
@@ -54,6 +55,10 @@ pub(crate) async fn read(stream: &mut RecvStream, limit: usize) -> Result<Option
 
 /// Exactly `length` bytes.
 pub(crate) async fn read_bytes(stream: &mut RecvStream, length: usize) -> Result<Bytes, ReadExactError> {
+    if let Some(mut buffer) = Buffer::of(length) {
+        stream.read_exact(buffer.room()).await?;
+        return Ok(buffer.freeze());
+    }
     let mut bytes = BytesMut::zeroed(length);
     stream.read_exact(&mut bytes).await?;
     Ok(bytes.freeze())
