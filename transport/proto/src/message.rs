@@ -58,6 +58,30 @@ pub enum ChunkEncoding {
     Zstd = 1,
     /// No bytes: the chunk is all zeros.
     Zero = 2,
+    /// One zstd frame of the chunk as planes: byte 0 of each of its 4-byte numbers, then all bytes 1, 2, 3;
+    /// what is left over behind the last whole number follows as it is.
+    Shuffle4 = 3,
+    /// The same for 8-byte numbers.
+    Shuffle8 = 4,
+}
+
+impl ChunkEncoding {
+    /// How many there are.
+    pub const COUNT: usize = 5;
+
+    /// Every encoding in the order of its number.
+    pub const ALL: [Self; Self::COUNT] = [Self::Raw, Self::Zstd, Self::Zero, Self::Shuffle4, Self::Shuffle8];
+
+    /// Its name for people and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Zstd => "zstd",
+            Self::Zero => "zero",
+            Self::Shuffle4 => "shuffle4",
+            Self::Shuffle8 => "shuffle8",
+        }
+    }
 }
 
 /// What precedes the bytes of a chunk.
@@ -193,12 +217,9 @@ fn decode_entries(r: &mut Reader) -> Result<Response, DecodeError> {
 
 fn decode_chunk(r: &mut Reader) -> Result<ChunkHeader, DecodeError> {
     let index = ChunkIndex(r.u64()?);
-    let encoding = match r.u8()? {
-        0 => ChunkEncoding::Raw,
-        1 => ChunkEncoding::Zstd,
-        2 => ChunkEncoding::Zero,
-        other => return Err(DecodeError::Unknown("chunk encoding", other)),
-    };
+    let number = r.u8()?;
+    let encoding = ChunkEncoding::ALL.get(usize::from(number)).copied();
+    let encoding = encoding.ok_or(DecodeError::Unknown("chunk encoding", number))?;
     let (wire_length, length, hash) = (r.u32()?, r.u32()?, r.hash()?);
     if u64::from(wire_length) > CHUNK_SIZE || length == 0 || u64::from(length) > CHUNK_SIZE {
         return Err(DecodeError::OutOfRange("the length of a chunk"));
@@ -311,14 +332,18 @@ mod tests {
         check(Response::Entries { entries, last: true }, &format!("02010100000002000000660a{attr_hex}"));
         check(Response::Bytes(Bytes::from_static(b"xy")), "03020000007879");
         let hash = ChunkHash([0xab; 32]);
-        let header = ChunkHeader {
-            index: ChunkIndex(1),
-            encoding: ChunkEncoding::Zstd,
-            wire_length: 10,
-            length: 20,
-            hash,
-        };
-        check(Response::Chunk(header), &format!("050100000000000000010a00000014000000{}", "ab".repeat(32)));
+        let encodings = [
+            (ChunkEncoding::Raw, "00"),
+            (ChunkEncoding::Zstd, "01"),
+            (ChunkEncoding::Zero, "02"),
+            (ChunkEncoding::Shuffle4, "03"),
+            (ChunkEncoding::Shuffle8, "04"),
+        ];
+        for (encoding, number) in encodings {
+            let header = ChunkHeader { index: ChunkIndex(1), encoding, wire_length: 10, length: 20, hash };
+            let golden = format!("050100000000000000{number}0a00000014000000{}", "ab".repeat(32));
+            check(Response::Chunk(header), &golden);
+        }
         check(Response::Error(FsError::NOT_FOUND), "06010200000000000000");
         check(Response::Error(FsError::Stale(None)), "0602");
         check(Response::Error(FsError::Stale(Some(Box::new(attr())))), &format!("0603{attr_hex}"));
