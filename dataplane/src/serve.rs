@@ -3,7 +3,7 @@
 //! *Invariant:* a listing that is too large ends in an error, never in a part that looks whole.
 
 use crate::encoding::{Encoded, Encoder, Link};
-use crate::source::{ChunkStream, Deadline, Source};
+use crate::source::{ChunkStream, Deadline, HashStream, Hashes, Source};
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::limits::{LIST_FRAME_TARGET, MAX_DIR_ENTRIES};
@@ -112,6 +112,14 @@ impl Server {
         Ok(())
     }
 
+    async fn send_hashes(&self, mut stream: HashStream, reply: &mut Reply) -> FsResult<()> {
+        while let Some(hashes) = stream.recv().await {
+            let Hashes { first, hashes } = hashes?;
+            reply.send(&Response::Hashes { first, hashes }).await?;
+        }
+        Ok(())
+    }
+
     fn count(&self, header: &ChunkHeader) {
         self.live.chunks.fetch_add(1, Ordering::Relaxed);
         self.live.bytes.fetch_add(header.length.into(), Ordering::Relaxed);
@@ -146,6 +154,10 @@ impl Handler for Server {
                 let span = ChunkSpan { first, count: count.into() };
                 let chunks = source.read(&path, version, span, deadline).await?;
                 return self.send_chunks(chunks, link_to(peer), reply).await;
+            }
+            Request::Hashes { path, version, first, count } => {
+                let span = ChunkSpan { first, count: count.into() };
+                return self.send_hashes(source.hashes(&path, version, span, deadline).await?, reply).await;
             }
         };
         reply.send(&response).await

@@ -172,6 +172,16 @@ pub fn hash(data: &[u8]) -> ChunkHash {
     ChunkHash(*blake3::hash(data).as_bytes())
 }
 
+/// Whether a chunk of this name is all zeros and full.
+pub(crate) fn is_hash_of_zeros(hash: &ChunkHash) -> bool {
+    *hash == *ZEROS_HASH
+}
+
+/// A full chunk of zeros.
+pub(crate) fn zeros() -> Bytes {
+    Bytes::from_static(&ZEROS)
+}
+
 /// Looks at 64 bytes at a time, which compiles to vector instructions.
 fn is_zero(data: &[u8]) -> bool {
     data.chunks(64).all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
