@@ -14,7 +14,7 @@
 //! cannot go in circles while sites see different policies.
 
 use crate::cache::throttle::Throttle;
-use crate::source::{ChunkStream, Deadline, Listing, Source};
+use crate::source::{ChunkStream, Deadline, HashStream, Listing, Source};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -314,6 +314,16 @@ impl Source for ForNodes {
     ) -> FsResult<ChunkStream> {
         self.0.source_of(path)?.read(path, version, span, deadline).await
     }
+
+    async fn hashes(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<HashStream> {
+        self.0.source_of(path)?.hashes(path, version, span, deadline).await
+    }
 }
 
 #[async_trait]
@@ -357,6 +367,16 @@ impl Source for ForSites {
         deadline: Deadline,
     ) -> FsResult<ChunkStream> {
         self.0.own(path)?.read(path, version, span, deadline).await
+    }
+
+    async fn hashes(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<HashStream> {
+        self.0.own(path)?.hashes(path, version, span, deadline).await
     }
 }
 
