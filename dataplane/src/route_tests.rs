@@ -44,6 +44,10 @@ impl Sites for OneSite {
         assert_eq!(site.as_str(), "cloud");
         Ok(Arc::new(self.0.clone()))
     }
+
+    fn changes(&self) -> ChangeStream {
+        self.0.hub().subscribe()
+    }
 }
 
 struct Site {

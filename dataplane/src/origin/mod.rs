@@ -4,14 +4,16 @@
 //! had the wanted version before and after it was read (see `read`); no call blocks an async thread; at most
 //! [`MAX_CALLS`] threads are in the file system at a time, so storage that hangs cannot take them all.
 
+mod list;
 mod read;
 mod tree;
+mod walk;
 
 #[cfg(test)]
 mod tests;
 
 use crate::disk::Disk;
-use crate::source::{ChunkStream, Deadline, Listing, Source};
+use crate::source::{ChunkStream, Deadline, Found, Listed, Listing, Source};
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, SiteName, Version};
@@ -161,6 +163,14 @@ impl Source for Origin {
     async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
         let path = path.clone();
         self.call(deadline, move |inner| inner.tree.list(&path, deadline)).await
+    }
+
+    async fn look_up(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
+        walk::look_up(self, path, below, deadline).await
+    }
+
+    async fn list_below(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Listed> {
+        walk::list_below(self, path, below, deadline).await
     }
 
     async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
