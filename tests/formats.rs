@@ -84,7 +84,12 @@ fn limits_are_as_documented() {
     assert_eq!(shown("MAX_CHUNKS_PER_READ"), u64::from(MAX_CHUNKS_PER_READ));
     assert_eq!(shown("MAX_REQUEST_FRAME"), MAX_REQUEST_FRAME as u64);
     assert_eq!(shown("MAX_FRAME"), MAX_FRAME as u64);
-    assert_eq!(shown("LIST_FRAME_TARGET"), LIST_FRAME_TARGET as u64);
+    assert_eq!(shown("LIST_PART_TARGET"), LIST_PART_TARGET as u64);
+    assert_eq!(shown("MAX_LIST_PART"), MAX_LIST_PART as u64);
+    assert_eq!(shown("MAX_ENTRIES_BELOW"), u64::from(MAX_ENTRIES_BELOW));
+    assert_eq!(shown("MAX_ENTRIES_UNASKED"), MAX_ENTRIES_UNASKED as u64);
+    assert_eq!(shown("MAX_CHANGES"), MAX_CHANGES as u64);
+    assert_eq!(shown("MAX_NAMES_PER_CHANGE"), MAX_NAMES_PER_CHANGE as u64);
     assert_eq!(shown("MAX_DIR_ENTRIES"), MAX_DIR_ENTRIES as u64);
     assert_eq!(shown("MAX_XATTR"), MAX_XATTR as u64);
     assert_eq!(shown("STREAM_WINDOW"), u64::from(STREAM_WINDOW));

@@ -10,6 +10,7 @@ pub mod codec;
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod listing;
 pub mod message;
 pub mod path;
 
@@ -18,5 +19,6 @@ pub use chunk::{ByteRange, ChunkHash, ChunkIndex, ChunkSpan};
 pub use codec::{DecodeError, Reader, Writer};
 pub use error::{FsError, FsResult};
 pub use ids::{NameError, NodeName, PeerIdentity, SiteName};
+pub use listing::{ChangedDirectory, Changes, DirectoryPart, PartEncoding};
 pub use message::{ChunkEncoding, ChunkHeader, Request, RequestHeader, Response};
 pub use path::{GlobalPath, PathError};

@@ -3,15 +3,18 @@
 //! A frame on the wire is a 32-bit little-endian length and that many bytes of one message; a
 //! [`Response::Chunk`] is followed by the chunk's encoded bytes outside the frame.
 
-use crate::attr::{Attr, DirEntry, FsStat, Version};
+use crate::attr::{Attr, FsStat, Version};
 use crate::chunk::{ChunkHash, ChunkIndex};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
 use crate::limits::{
-    CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_ERROR_TEXT, MAX_HASHES_PER_FRAME, MAX_HASHES_PER_REQUEST,
+    CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_ENTRIES_BELOW, MAX_ERROR_TEXT, MAX_HASHES_PER_FRAME,
+    MAX_HASHES_PER_REQUEST, MAX_HEARTBEAT, MIN_HEARTBEAT,
 };
+use crate::listing::{self, Changes, DirectoryPart};
 use crate::path::GlobalPath;
 use bytes::Bytes;
+use std::time::Duration;
 
 /// What precedes each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +28,16 @@ pub struct RequestHeader {
 pub enum Request {
     /// Attributes of a path. Answer: [`Response::Attr`].
     Stat(GlobalPath),
-    /// A whole directory with attributes. Answer: [`Response::Entries`] until one that is last.
-    List(GlobalPath),
+    /// A whole directory with attributes, then what is below it. Answer: the [`Response::Directory`] parts of
+    /// the directory, then for directories below it, breadth first, their parts or [`Response::LeftOut`].
+    List {
+        /// The directory.
+        path: GlobalPath,
+        /// Entries that may be told of directories below it, at most [`MAX_ENTRIES_BELOW`].
+        below: u32,
+        /// The subscription to which changes of what is told shall be told; 0: none.
+        subscription: u64,
+    },
     /// The target of a symbolic link. Answer: [`Response::Bytes`].
     ReadLink(GlobalPath),
     /// One extended attribute. Answer: [`Response::Bytes`].
@@ -59,6 +70,24 @@ pub enum Request {
         first: ChunkIndex,
         /// How many, 1 to [`MAX_HASHES_PER_REQUEST`].
         count: u32,
+    },
+    /// Attributes of a path, and with them what is likely to be asked next. Answer: [`Response::Attr`] or
+    /// [`Response::Missing`], then for the directory itself, the one that holds the path, and those below it,
+    /// breadth first, their [`Response::Directory`] parts or [`Response::LeftOut`].
+    Lookup {
+        /// The path.
+        path: GlobalPath,
+        /// Entries that may be told in all, at most [`MAX_ENTRIES_BELOW`]; with 0 no directory is told.
+        below: u32,
+        /// The subscription to which changes of what is told shall be told; 0: none.
+        subscription: u64,
+    },
+    /// What changes. Answer: [`Response::Changes`], the first at once, until the deadline.
+    Watch {
+        /// Chosen by the client, not 0; further requests name it.
+        subscription: u64,
+        /// The longest silence, [`MIN_HEARTBEAT`] to [`MAX_HEARTBEAT`].
+        heartbeat_ms: u32,
     },
 }
 
@@ -118,13 +147,8 @@ pub struct ChunkHeader {
 pub enum Response {
     /// Attributes.
     Attr(Attr),
-    /// A part of a listing.
-    Entries {
-        /// Names with attributes.
-        entries: Vec<DirEntry>,
-        /// Whether the listing is complete with this frame.
-        last: bool,
-    },
+    /// A part of a directory.
+    Directory(DirectoryPart),
     /// A link's target, an attribute's value, a list of names, or nothing.
     Bytes(Bytes),
     /// Totals of a file system.
@@ -140,6 +164,12 @@ pub enum Response {
         /// The hashes.
         hashes: Vec<ChunkHash>,
     },
+    /// The path that was looked up does not exist.
+    Missing,
+    /// What became out of date since the last of these; nothing, as a sign of life.
+    Changes(Changes),
+    /// A directory that is not told in this answer, so that nobody waits for it.
+    LeftOut(GlobalPath),
 }
 
 impl Request {
@@ -149,7 +179,7 @@ impl Request {
         w.u32(header.deadline_ms);
         match self {
             Self::Stat(path) => w.u8(1).path(path),
-            Self::List(path) => w.u8(2).path(path),
+            Self::List { path, below, subscription } => w.u8(2).path(path).u32(*below).u64(*subscription),
             Self::ReadLink(path) => w.u8(3).path(path),
             Self::GetXattr(path, name) => w.u8(4).path(path).bytes(name),
             Self::ListXattr(path) => w.u8(5).path(path),
@@ -161,6 +191,8 @@ impl Request {
             Self::Hashes { path, version, first, count } => {
                 w.u8(12).path(path).version(version).u64(first.0).u32(*count)
             }
+            Self::Lookup { path, below, subscription } => w.u8(9).path(path).u32(*below).u64(*subscription),
+            Self::Watch { subscription, heartbeat_ms } => w.u8(10).u64(*subscription).u32(*heartbeat_ms),
         };
         w.finish()
     }
@@ -171,7 +203,7 @@ impl Request {
         let header = RequestHeader { deadline_ms: r.u32()? };
         let request = match r.u8()? {
             1 => Self::Stat(r.path()?),
-            2 => Self::List(r.path()?),
+            2 => Self::List { path: r.path()?, below: decode_below(&mut r)?, subscription: r.u64()? },
             3 => Self::ReadLink(r.path()?),
             4 => Self::GetXattr(r.path()?, r.bytes()?),
             5 => Self::ListXattr(r.path()?),
@@ -179,6 +211,8 @@ impl Request {
             7 => Self::decode_read(&mut r)?,
             8 => Self::Ping,
             12 => Self::decode_hashes(&mut r)?,
+            9 => Self::Lookup { path: r.path()?, below: decode_below(&mut r)?, subscription: r.u64()? },
+            10 => Self::decode_watch(&mut r)?,
             other => return Err(DecodeError::Unknown("request", other)),
         };
         r.finish().map(|()| (header, request))
@@ -195,6 +229,15 @@ impl Request {
         let (first, count) = decode_span(r, MAX_HASHES_PER_REQUEST)?;
         Ok(Self::Hashes { path, version, first, count })
     }
+
+    fn decode_watch(r: &mut Reader) -> Result<Self, DecodeError> {
+        let (subscription, heartbeat_ms) = (r.u64()?, r.u32()?);
+        let heartbeat = Duration::from_millis(heartbeat_ms.into());
+        if subscription == 0 || !(MIN_HEARTBEAT..=MAX_HEARTBEAT).contains(&heartbeat) {
+            return Err(DecodeError::OutOfRange("a subscription"));
+        }
+        Ok(Self::Watch { subscription, heartbeat_ms })
+    }
 }
 
 impl Response {
@@ -203,10 +246,7 @@ impl Response {
         let mut w = Writer::new();
         match self {
             Self::Attr(attr) => w.u8(1).attr(attr),
-            Self::Entries { entries, last } => {
-                w.u8(2).u8(u8::from(*last)).u32(u32::try_from(entries.len()).expect("entries fit a frame"));
-                entries.iter().fold(&mut w, |w, e| w.entry(e))
-            }
+            Self::Directory(part) => listing::encode_part(w.u8(2), part),
             Self::Bytes(bytes) => w.u8(3).bytes(bytes),
             Self::FsStat(stat) => w.u8(4).fs_stat(stat),
             Self::Chunk(h) => {
@@ -217,6 +257,9 @@ impl Response {
                 w.u8(10).u64(first.0).u32(u32::try_from(hashes.len()).expect("hashes fit a frame"));
                 hashes.iter().fold(&mut w, |w, hash| w.hash(hash))
             }
+            Self::Missing => w.u8(7),
+            Self::Changes(changes) => listing::encode_changes(w.u8(8), changes),
+            Self::LeftOut(path) => w.u8(12).path(path),
         };
         w.finish()
     }
@@ -226,27 +269,24 @@ impl Response {
         let mut r = Reader::new(frame);
         let response = match r.u8()? {
             1 => Self::Attr(r.attr()?),
-            2 => decode_entries(&mut r)?,
+            2 => Self::Directory(listing::decode_part(&mut r)?),
             3 => Self::Bytes(r.bytes()?),
             4 => Self::FsStat(r.fs_stat()?),
             5 => Self::Chunk(decode_chunk(&mut r)?),
             6 => Self::Error(decode_error(&mut r)?),
             10 => decode_hashes(&mut r)?,
+            7 => Self::Missing,
+            8 => Self::Changes(listing::decode_changes(&mut r)?),
+            12 => Self::LeftOut(r.path()?),
             other => return Err(DecodeError::Unknown("response", other)),
         };
         r.finish().map(|()| response)
     }
 }
 
-fn decode_entries(r: &mut Reader) -> Result<Response, DecodeError> {
-    /// The smallest encoded entry: a length, a name of one byte, the attributes.
-    const MIN_ENTRY: usize = 4 + 1 + 81;
-    let (last, count) = (r.u8()? != 0, r.u32()? as usize);
-    if count > r.remaining() / MIN_ENTRY {
-        return Err(DecodeError::OutOfRange("the number of entries"));
-    }
-    let entries = (0..count).map(|_| r.entry()).collect::<Result<_, _>>()?;
-    Ok(Response::Entries { entries, last })
+fn decode_below(r: &mut Reader) -> Result<u32, DecodeError> {
+    let below = r.u32()?;
+    if below > MAX_ENTRIES_BELOW { Err(DecodeError::OutOfRange("the number of entries")) } else { Ok(below) }
 }
 
 /// The first chunk and the number of chunks, 1 to `most`.
@@ -319,7 +359,8 @@ fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attr::{FileId, FileKind};
+    use crate::attr::{DirEntry, FileId, FileKind};
+    use crate::listing::{ChangedDirectory, PartEncoding, encode_entries};
 
     fn attr() -> Attr {
         Attr {
@@ -355,7 +396,10 @@ mod tests {
             assert_eq!(Request::decode(frame).unwrap(), (RequestHeader { deadline_ms: 30_000 }, request));
         };
         check(Request::Stat(path()), "01040000002f612fff");
-        check(Request::List(GlobalPath::root()), "02010000002f");
+        check(
+            Request::List { path: GlobalPath::root(), below: 5, subscription: 6 },
+            "02010000002f050000000600000000000000",
+        );
         check(Request::ReadLink(path()), "03040000002f612fff");
         check(
             Request::GetXattr(path(), Bytes::from_static(b"user.x")),
@@ -374,6 +418,11 @@ mod tests {
             "0c040000002f612fff010000000000000002000000000000000300000000000000\
              0500000000000000faffffffffffffff070000000000000000100000",
         );
+        check(
+            Request::Lookup { path: path(), below: 5, subscription: 6 },
+            "09040000002f612fff050000000600000000000000",
+        );
+        check(Request::Watch { subscription: 6, heartbeat_ms: 250 }, "0a0600000000000000fa000000");
     }
 
     #[test]
@@ -386,8 +435,20 @@ mod tests {
                         00faffffffffffffff01a401000001000000e80300006400000000000000000\
                         0000008000000000000000400000000000000";
         check(Response::Attr(attr()), &format!("01{attr_hex}"));
-        let entries = vec![DirEntry { name: Bytes::from_static(b"f\n"), attr: attr() }];
-        check(Response::Entries { entries, last: true }, &format!("02010100000002000000660a{attr_hex}"));
+        let body = encode_entries(&[DirEntry { name: Bytes::from_static(b"f\n"), attr: attr() }]);
+        assert_eq!(hex(&body), format!("0100000002000000660a{attr_hex}"), "of one entry the order stays");
+        let part = DirectoryPart {
+            path: path(),
+            attr: attr(),
+            complete: true,
+            watched: false,
+            last: true,
+            encoding: PartEncoding::Raw,
+            length: body.len() as u32,
+            body: body.clone(),
+        };
+        let golden = format!("02040000002f612fff{attr_hex}05005b0000005b000000{}", hex(&body));
+        check(Response::Directory(part), &golden);
         check(Response::Bytes(Bytes::from_static(b"xy")), "03020000007879");
         let hash = ChunkHash([0xab; 32]);
         let encodings = [
@@ -410,6 +471,12 @@ mod tests {
         check(Response::Error(FsError::Stale(Some(Box::new(attr())))), &format!("0603{attr_hex}"));
         check(Response::Error(FsError::Deadline), "0605");
         check(Response::Error(FsError::Unreachable("x".into())), "06040100000078");
+        check(Response::Missing, "07");
+        check(Response::Changes(Changes::everything()), "080100000000");
+        let changed = ChangedDirectory { path: path(), names: vec![Bytes::from_static(b"n")] };
+        let changes = Changes { everything: false, directories: vec![changed] };
+        check(Response::Changes(changes), "080001000000040000002f612fff01000000010000006e");
+        check(Response::LeftOut(path()), "0c040000002f612fff");
     }
 
     #[test]
@@ -423,8 +490,8 @@ mod tests {
         assert!(Request::decode(read(0)).is_err());
         assert!(Request::decode(read(MAX_CHUNKS_PER_READ + 1)).is_err());
         assert_eq!(
-            Request::decode(Bytes::from_static(b"\0\0\0\0\x09")),
-            Err(DecodeError::Unknown("request", 9))
+            Request::decode(Bytes::from_static(b"\0\0\0\0\x0b")),
+            Err(DecodeError::Unknown("request", 11))
         );
         let hashes = |count| {
             let version = attr().version();
@@ -444,9 +511,23 @@ mod tests {
         let mut dots = Writer::new();
         dots.u32(1).u8(1).bytes(b"/a/../b");
         assert!(matches!(Request::decode(dots.finish()), Err(DecodeError::Path(_))));
-        let mut huge = Writer::new();
-        huge.u8(2).u8(1).u32(u32::MAX);
-        assert_eq!(Response::decode(huge.finish()), Err(DecodeError::OutOfRange("the number of entries")));
+        let refused = |request: Request| {
+            assert!(
+                Request::decode(request.encode(RequestHeader { deadline_ms: 1 })).is_err(),
+                "{request:?}"
+            );
+        };
+        refused(Request::List { path: path(), below: MAX_ENTRIES_BELOW + 1, subscription: 0 });
+        refused(Request::Lookup { path: path(), below: u32::MAX, subscription: 0 });
+        refused(Request::Watch { subscription: 0, heartbeat_ms: 250 });
+        refused(Request::Watch { subscription: 1, heartbeat_ms: 1 });
+        refused(Request::Watch { subscription: 1, heartbeat_ms: 60_000 });
+        let mut bomb = Writer::new();
+        bomb.u8(2).path(&path()).attr(&attr()).u8(0).u8(1).u32(u32::MAX).bytes(b"");
+        assert!(matches!(Response::decode(bomb.finish()), Err(DecodeError::OutOfRange(_))));
+        let mut many = Writer::new();
+        many.u8(8).u8(0).u32(u32::MAX);
+        assert_eq!(Response::decode(many.finish()), Err(DecodeError::OutOfRange("the number of changes")));
     }
 
     proptest::proptest! {
