@@ -13,7 +13,7 @@ fn ours() -> Control {
 }
 
 fn beginning_with(window: u64) -> Control {
-    Control::Ours(Congestion::new(1452, window))
+    Control::Ours(Box::new(Congestion::new(1452, window)))
 }
 
 /// A path with a queue of `queue` hundredths of what fits on it; at least 100 kB.
@@ -161,7 +161,7 @@ fn two_of_ours_become_equal_and_keep_the_queue_short() {
 fn ours_and_cubic_share_a_queue() {
     for ours_first in [true, false] {
         let mut world = World::new(path(1000, 40, 0, 100), 1);
-        let begins = if ours_first { [0 * SECOND, SECOND] } else { [SECOND, 0 * SECOND] };
+        let begins = if ours_first { [Duration::ZERO, SECOND] } else { [SECOND, Duration::ZERO] };
         world.add(begins[0], ours());
         world.add(begins[1], Control::Cubic(Cubic::new()));
         world.run(5 * SECOND);
