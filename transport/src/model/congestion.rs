@@ -251,7 +251,9 @@ impl Congestion {
         if self.lost_too_much() || self.round.marked {
             self.back_off();
         }
-        if self.phase == Phase::Startup && !sample.app_limited {
+        // A round that left most of the window unused says nothing about the line.
+        let used = sample.delivered - sample.delivered_before >= self.window / 4;
+        if self.phase == Phase::Startup && used && !sample.app_limited {
             self.judge_growth();
         }
         self.lowest_rtt = self.round.lowest_rtt;

@@ -66,7 +66,6 @@ fn a_busy_host_fills_the_line() {
         world.stalls = Some((10 * MS, 6 * MS));
         world.run(2 * SECOND);
         let share = world.run(3 * SECOND)[0];
-        eprintln!("{rtt_ms}: {share:.3} {:?}", world.longest_queue);
         assert!(share > 0.93, "{share:.3} at {rtt_ms} ms");
         assert!(world.longest_queue < 30 * MS, "{:?}", world.longest_queue);
     }
@@ -90,6 +89,21 @@ fn a_start_costs_less_than_four_round_trips() {
     }
     let known = cost_of_start(beginning_with(2_500_000), path(1000, 40, 0, 100), SECOND);
     assert!(known < 90 * MS, "{known:?} on a path that is known");
+}
+
+/// A handshake, keep-alives and small requests come before the first long answer, and are no start.
+#[test]
+fn small_talk_does_not_end_the_start() {
+    for rtt_ms in [5, 40, 150] {
+        let mut world = alone(path(1000, rtt_ms, 0, 100));
+        world.flows[0].pause(Duration::ZERO, 5_000, 300 * MS);
+        world.run(3 * SECOND);
+        world.flows[0].application = None;
+        world.flows[0].pause(world.now, 1 << 40, 60 * SECOND);
+        world.run(10 * rtt_ms as u32 * MS);
+        let share = world.run(SECOND)[0];
+        assert!(share > 0.94, "{share:.3} at {rtt_ms} ms");
+    }
 }
 
 #[test]
@@ -148,7 +162,6 @@ fn two_of_ours_become_equal_and_keep_the_queue_short() {
         world.add(SECOND, ours());
         world.run(15 * SECOND);
         let shares = world.run(5 * SECOND);
-        eprintln!("two {queue} {shares:?} {:?}", world.longest_queue);
         assert!(shares[0] + shares[1] > 0.98, "{shares:.2?}");
         assert!(shares[0].min(shares[1]) > 0.35, "{shares:.2?} at {queue}");
         assert!(world.longest_queue < 25 * MS, "{:?} at {queue}", world.longest_queue);
