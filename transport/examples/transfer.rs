@@ -124,7 +124,10 @@ async fn fetch_quic(peer: &Peer, bytes: u64, requests: usize) -> Result<()> {
 
 /// Asks for nothing every 20 ms, if `active`, and says now and then how long that took.
 async fn ping(peer: Peer, active: bool) -> Result<()> {
-    while active {
+    if !active {
+        return Ok(());
+    }
+    loop {
         let mut times = Vec::new();
         for _ in 0..25 {
             let begun = Instant::now();
@@ -135,7 +138,6 @@ async fn ping(peer: Peer, active: bool) -> Result<()> {
         times.sort();
         println!("empty requests: median {:.1?}, longest {:.1?}", times[12], times[24]);
     }
-    Ok(())
 }
 
 async fn finish(task: Option<tokio::task::JoinHandle<FsResult<u64>>>) -> Result<()> {
