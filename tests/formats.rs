@@ -95,6 +95,7 @@ fn limits_are_as_documented() {
     assert_eq!(shown("STREAM_WINDOW"), u64::from(STREAM_WINDOW));
     assert_eq!(shown("RECEIVE_WINDOW"), u64::from(RECEIVE_WINDOW));
     assert_eq!(shown("SEND_WINDOW"), SEND_WINDOW);
+    assert_eq!(shown("MAX_SEND_WINDOW"), MAX_SEND_WINDOW);
     assert_eq!(shown("MAX_REQUESTS_PER_CONNECTION"), u64::from(MAX_REQUESTS_PER_CONNECTION));
     assert_eq!(shown("MAX_CONNECTIONS"), MAX_CONNECTIONS as u64);
     assert_eq!(shown("REQUEST_TIMEOUT"), REQUEST_TIMEOUT.as_secs());
