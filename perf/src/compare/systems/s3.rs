@@ -59,14 +59,15 @@ pub(super) fn rclone(bed: &Bed<'_>) -> Result<Peer> {
     let mut server = Command::new("rclone");
     server.args(["serve", "s3", "--addr", &format!("{}:{port}", bed.wan.far().address())]);
     server.args(["--auth-key", &format!("{ACCESS_KEY},{SECRET_KEY}")]).arg(bed.dir.join("far"));
-    server.env("RCLONE_CONFIG", "/dev/null");
+    // What is new at the origin is to be found at once.
+    server.args(["--dir-cache-time", "0s"]).env("RCLONE_CONFIG", "/dev/null");
     let remote = format!(
         ":s3,provider=Rclone,endpoint='{}',access_key_id={ACCESS_KEY},secret_access_key={SECRET_KEY}:{BUCKET}",
         url(bed, port)
     );
     let command = move |at: &Path, cache: &Path| {
         let mut command = rclone_mount(&remote, at, cache);
-        command.arg("--use-server-modtime");
+        command.args(["--use-server-modtime", "--vfs-read-chunk-streams", "16"]);
         command
     };
     Peer::start(bed, "rclone-s3", server, port, Box::new(command))
