@@ -91,6 +91,8 @@ pub(crate) fn prepare(phase: Phase, origin: &Path, round: u64, scale: f64) -> Re
         Phase::Field => large(Content::Field, 256)?,
         Phase::Dedup => large(Content::Revised, 128)?,
         Phase::FanOutBytes | Phase::FanOutTime => large(Content::Noise, 128)?,
+        // A smaller one would be read ahead as a whole.
+        Phase::Random => data::write_large(&at.join("file"), Content::Noise, seed, 512 * MIB)?,
         _ => large(Content::Noise, 512)?,
     };
     match phase {

@@ -230,7 +230,7 @@ impl Phase {
     pub(crate) fn goal(self, base: &LinkOptions, bound: f64) -> Option<f64> {
         let is_goal_link =
             base.rtt == GOAL_RTT && base.rate_bits_per_s == Some(GOAL_RATE_BITS_PER_S) && base.loss == 0.0;
-        is_goal_link.then(|| match self {
+        is_goal_link.then_some(match self {
             Self::Lone => 2.2,
             Self::Further => 1.1,
             Self::Random => 1.15,
