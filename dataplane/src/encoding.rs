@@ -67,6 +67,16 @@ pub fn decode(header: &ChunkHeader, payload: Bytes) -> FsResult<Chunk> {
     Ok(Chunk { index: header.index, hash: header.hash, data })
 }
 
+/// `data` as one zstd frame; `None` when a sample or the result says that it is not worth it.
+pub(crate) fn compress(data: &[u8]) -> Option<Bytes> {
+    Codec::with(|codec| codec.compress(data))
+}
+
+/// The bytes of a zstd frame, at most `length`.
+pub(crate) fn decompress(payload: &[u8], length: usize) -> io::Result<Bytes> {
+    Codec::with(|codec| codec.decompress(payload, length))
+}
+
 /// The name of a chunk with these bytes.
 pub fn hash(data: &[u8]) -> ChunkHash {
     ChunkHash(*blake3::hash(data).as_bytes())

@@ -6,7 +6,9 @@ pub mod encoding;
 pub mod fetch;
 pub mod model;
 pub mod origin;
+mod pack;
 pub mod remote;
+mod remote_files;
 mod ring;
 pub mod route;
 pub mod serve;
@@ -15,4 +17,4 @@ pub mod source;
 pub mod testing;
 
 pub use disk::Disk;
-pub use source::{Chunk, ChunkStream, Deadline, Listing, Source};
+pub use source::{Chunk, ChunkStream, Deadline, FileChunks, Listing, Source};

@@ -14,12 +14,13 @@
 //! cannot go in circles while sites see different policies.
 
 use crate::cache::throttle::Throttle;
-use crate::source::{ChunkStream, Deadline, Listing, Source};
+use crate::source::{ChunkStream, Deadline, FileChunks, Listing, Source};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use globalfs_proto::{
     Attr, ChunkSpan, DirEntry, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, SiteName, Version,
+    WantedFile,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -314,6 +315,10 @@ impl Source for ForNodes {
     ) -> FsResult<ChunkStream> {
         self.0.source_of(path)?.read(path, version, span, deadline).await
     }
+
+    async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
+        bulk::read_files(|path| self.0.source_of(path), files, deadline).await
+    }
 }
 
 #[async_trait]
@@ -358,8 +363,14 @@ impl Source for ForSites {
     ) -> FsResult<ChunkStream> {
         self.0.own(path)?.read(path, version, span, deadline).await
     }
+
+    async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
+        bulk::read_files(|path| self.0.own(path).cloned(), files, deadline).await
+    }
 }
 
+#[path = "route_bulk.rs"]
+mod bulk;
 #[cfg(test)]
 #[path = "route_tests.rs"]
 mod tests;

@@ -3,7 +3,8 @@
 //! *Invariant:* a listing that is too large ends in an error, never in a part that looks whole.
 
 use crate::encoding::{self, Encoded};
-use crate::source::{ChunkStream, Deadline, Source};
+use crate::pack::Packs;
+use crate::source::{ChunkStream, Deadline, FileChunks, Source};
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::limits::{LIST_FRAME_TARGET, MAX_DIR_ENTRIES};
@@ -106,6 +107,17 @@ impl Server {
         Ok(())
     }
 
+    async fn send_packs(&self, chunks: FileChunks, compress: bool, reply: &mut Reply) -> FsResult<()> {
+        let mut packs = Packs::new(chunks, compress);
+        while let Some(pack) = packs.next().await {
+            self.live.chunks.fetch_add(pack.chunks, Ordering::Relaxed);
+            self.live.bytes.fetch_add(pack.bytes, Ordering::Relaxed);
+            self.live.wire_bytes.fetch_add(pack.header.wire_length.into(), Ordering::Relaxed);
+            reply.send_pack(pack.header, pack.payload).await?;
+        }
+        Ok(())
+    }
+
     fn count(&self, header: &ChunkHeader) {
         self.live.chunks.fetch_add(1, Ordering::Relaxed);
         self.live.bytes.fetch_add(header.length.into(), Ordering::Relaxed);
@@ -121,7 +133,7 @@ impl Handler for Server {
 
     async fn handle(
         &self,
-        _peer: &PeerIdentity,
+        peer: &PeerIdentity,
         request: Request,
         budget: Duration,
         reply: &mut Reply,
@@ -139,6 +151,12 @@ impl Handler for Server {
                 let span = ChunkSpan { first, count: count.into() };
                 let chunks = source.read(&path, version, span, deadline).await?;
                 return self.send_chunks(chunks, reply).await;
+            }
+            Request::ReadFiles(files) => {
+                // Within a site the network is faster than compression.
+                let compress = !matches!(peer, PeerIdentity::Node(..));
+                let chunks = source.read_files(files, deadline).await?;
+                return self.send_packs(chunks, compress, reply).await;
             }
         };
         reply.send(&response).await

@@ -1,5 +1,9 @@
 //! A source in memory, for tests of whatever stands on a [`Source`]: it can change, delay, fail and count.
 
+mod distant;
+
+pub use distant::Distant;
+
 use crate::source::{Chunk, ChunkStream, Deadline, Listing, Source};
 use async_trait::async_trait;
 use bytes::Bytes;

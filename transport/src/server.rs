@@ -8,13 +8,11 @@ use crate::endpoint::Endpoint;
 use crate::failure::{self, code};
 use crate::frame::{self, FrameError};
 use crate::identity::Caller;
-use crate::options::{
-    ADMISSION_TIMEOUT, CONNECT_TIMEOUT, GRACE, MAX_CONNECTIONS, MAX_REQUEST_FRAME, REQUEST_TIMEOUT,
-};
+use crate::options::{ADMISSION_TIMEOUT, CONNECT_TIMEOUT, GRACE, MAX_CONNECTIONS, REQUEST_TIMEOUT};
 use crate::reply::Reply;
 use crate::tls;
 use async_trait::async_trait;
-use globalfs_proto::limits::MAX_DEADLINE;
+use globalfs_proto::limits::{MAX_DEADLINE, MAX_REQUEST_FRAME};
 use globalfs_proto::{FsError, FsResult, PeerIdentity, Request};
 use quinn::{Connection, Incoming, RecvStream, SendStream, ServerConfig};
 use std::net::{IpAddr, Ipv4Addr};

@@ -10,6 +10,7 @@
 use super::Options;
 use crate::source::{Deadline, Listing, Source};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use globalfs_proto::{Attr, FsError, FsResult, GlobalPath};
 use moka::future::Cache;
 use std::future::Future;
@@ -139,6 +140,14 @@ impl Metadata {
             Answer::Xattr(bytes) => Ok(bytes),
             Answer::NoXattr(error) => Err(error),
             _ => Err(FsError::NOT_FOUND),
+        }
+    }
+
+    /// The listing of `directory`, if it is known at this moment.
+    pub(super) fn known_listing(&self, directory: &GlobalPath) -> Option<Listing> {
+        match self.0.get(&Question::List(directory.clone())).now_or_never()?? {
+            Answer::List(directory) => Some(directory.entries.clone()),
+            _ => None,
         }
     }
 

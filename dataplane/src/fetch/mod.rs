@@ -5,25 +5,32 @@
 //! in the cache or given up, so that no later reader fetches it again.
 //!
 //! *Invariants:* chunks reach a reader in order and verified; between upstream and cache there are at most
-//! [`MAX_CHUNKS_IN_FLIGHT`](crate::cache::MAX_CHUNKS_IN_FLIGHT) chunks, and a reader that does not take its
-//! chunks holds at most a window of them; every wait ends with the reader's deadline.
+//! [`MAX_BYTES_IN_FLIGHT`](crate::cache::MAX_BYTES_IN_FLIGHT) that somebody asked for and
+//! [`AheadOptions::bytes`] that nobody did, and a reader that does not take its chunks holds at most a window
+//! of them; every wait ends with the reader's deadline.
 
+mod ahead;
+mod bulk;
 mod flight;
 mod metadata;
 mod stream;
 
 use crate::cache::Cache;
-use crate::source::{Chunk, ChunkStream, Deadline, Listing, Source};
+use crate::source::{Chunk, ChunkStream, Deadline, FileChunks, Listing, Source};
+use ahead::Ahead;
+pub use ahead::AheadOptions;
 use async_trait::async_trait;
 use bytes::Bytes;
 use flight::{Claim, Flights};
-use globalfs_proto::limits::DEFAULT_DEADLINE;
-use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Version};
+use globalfs_proto::limits::{CHUNK_SIZE, DEFAULT_DEADLINE};
+use globalfs_proto::{
+    Attr, ByteRange, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Version, WantedFile,
+};
 use metadata::Metadata;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stream::Reading;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -40,11 +47,14 @@ pub struct Options {
     pub metadata_ttl: Duration,
     /// Memory for such answers.
     pub metadata_bytes: u64,
+    /// What is fetched before anybody asks for it. `None` for a hop that serves other hops: only the topmost
+    /// one sees what applications read.
+    pub ahead: Option<AheadOptions>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { metadata_ttl: Duration::from_secs(1), metadata_bytes: 64 * 1024 * 1024 }
+        Self { metadata_ttl: Duration::from_secs(1), metadata_bytes: 64 * 1024 * 1024, ahead: None }
     }
 }
 
@@ -57,6 +67,10 @@ pub struct FetchCounters {
     pub bytes_fetched: u64,
     /// Chunks that a reader got from a transfer that another one had caused.
     pub chunks_joined: u64,
+    /// Bytes that were asked for before anybody wanted them.
+    pub bytes_ahead: u64,
+    /// Bytes of these that were read later.
+    pub bytes_ahead_used: u64,
 }
 
 #[derive(Default)]
@@ -76,13 +90,15 @@ struct Hop {
     metadata: Metadata,
     flights: Arc<Flights>,
     counts: Counts,
+    ahead: Option<Ahead>,
 }
 
 impl Cached {
     /// Caches what `upstream` tells; `cache` may be shared with hops to other upstreams.
     pub fn new(upstream: Arc<dyn Source>, cache: Cache, options: Options) -> Self {
-        let metadata = Metadata::new(options);
-        Self(Arc::new(Hop { upstream, cache, metadata, flights: Arc::default(), counts: Counts::default() }))
+        let (metadata, ahead) = (Metadata::new(options), options.ahead.map(Ahead::new));
+        let (flights, counts) = (Arc::default(), Counts::default());
+        Self(Arc::new(Hop { upstream, cache, metadata, flights, counts, ahead }))
     }
 
     /// Attributes as the upstream tells them now, past the time to live: what `open(2)` promises.
@@ -99,11 +115,37 @@ impl Cached {
     /// What it took from upstream.
     pub fn counters(&self) -> FetchCounters {
         let counts = &self.0.counts;
+        let (bytes_ahead, bytes_ahead_used) = self.0.ahead.as_ref().map(Ahead::counters).unwrap_or_default();
         FetchCounters {
             chunks_fetched: counts.chunks_fetched.load(Relaxed),
             bytes_fetched: counts.bytes_fetched.load(Relaxed),
             chunks_joined: counts.chunks_joined.load(Relaxed),
+            bytes_ahead,
+            bytes_ahead_used,
         }
+    }
+
+    /// The bytes `range`, which lies within the file, as pieces in order: what a mount's `read(2)` wants. Tells
+    /// those who fetch ahead what applications read.
+    ///
+    /// Needs no task and no channel when all of it is here.
+    pub async fn read_range(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        range: ByteRange,
+        deadline: Deadline,
+    ) -> FsResult<Vec<Bytes>> {
+        let span = range.chunks();
+        if span.count > stream::WINDOW_CHUNKS as u64 || range.end() > version.size {
+            return Err(FsError::Limit("a read is too long or lies behind the end of the file".to_owned()));
+        }
+        let reading = Reading::new(self.0.clone(), path.clone(), version, span, deadline);
+        // What is asked for goes before what may be.
+        let (slots, waits) = reading.plan_whole();
+        self.0.observe(path, version, range, waits);
+        let chunks = deadline.bound(reading.take_whole(slots)).await?;
+        Ok(chunks.iter().map(|chunk| part_of(chunk, range)).collect())
     }
 
     /// The cache before the upstream.
@@ -155,6 +197,11 @@ impl Source for Cached {
         tokio::spawn(reading.deliver(sender));
         Ok(stream)
     }
+
+    /// Returns at once; all errors come through the stream.
+    async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
+        Ok(bulk::read(self.0.clone(), files, deadline))
+    }
 }
 
 impl Hop {
@@ -165,10 +212,11 @@ impl Hop {
         version: Version,
         claims: Vec<Claim>,
         wanted: Deadline,
+        room: Option<OwnedSemaphorePermit>,
     ) {
         let deadline = wanted.max(Deadline::after(DEFAULT_DEADLINE));
         let mut claims = VecDeque::from(claims);
-        let outcome = deadline.bound(self.transfer(&path, version, &mut claims, deadline)).await;
+        let outcome = deadline.bound(self.transfer(&path, version, &mut claims, deadline, room)).await;
         let Err(error) = outcome else { return };
         if let FsError::Stale(attr) = &error {
             self.metadata.changed(&path, attr.as_deref()).await;
@@ -184,12 +232,12 @@ impl Hop {
         version: Version,
         claims: &mut VecDeque<Claim>,
         deadline: Deadline,
+        room: Option<OwnedSemaphorePermit>,
     ) -> FsResult<()> {
         let Some(first) = claims.front().map(Claim::index) else { return Ok(()) };
-        let count = claims.len() as u32;
-        let stopping = |_| FsError::Unreachable("the daemon is stopping".to_owned());
-        let mut permits = self.cache.in_flight().acquire_many_owned(count).await.map_err(stopping)?;
-        let span = ChunkSpan { first, count: count.into() };
+        let span = ChunkSpan { first, count: claims.len() as u64 };
+        let mut permits = self.room(claims.len() as u64 * CHUNK_SIZE, room).await?;
+        let asked = Instant::now();
         let mut stream = self.upstream.read(path, version, span, deadline).await?;
         while let Some(index) = claims.front().map(Claim::index) {
             let chunk = stream.recv().await.unwrap_or_else(|| Err(ended_early()))?;
@@ -197,11 +245,24 @@ impl Hop {
             if chunk.index != index || Some(chunk.data.len() as u64) != length {
                 return Err(FsError::Protocol("a chunk that was not asked for".to_owned()));
             }
+            if index == first {
+                self.measure_latency(version, asked.elapsed());
+            }
             let claim = claims.pop_front().expect("its front was just looked at");
-            let permit = permits.split(1).expect("one permit a chunk was acquired");
+            let permit = permits.split(CHUNK_SIZE as usize).expect("room for each chunk was acquired");
             self.arrived(version, chunk, claim, permit);
         }
         Ok(())
+    }
+
+    /// The room that was given, or as much as is needed, once it is free.
+    async fn room(&self, bytes: u64, given: Option<OwnedSemaphorePermit>) -> FsResult<OwnedSemaphorePermit> {
+        if let Some(given) = given {
+            return Ok(given);
+        }
+        let stopping = |_| FsError::Unreachable("the daemon is stopping".to_owned());
+        let bytes = u32::try_from(bytes).expect("a request is much smaller");
+        self.cache.in_flight().acquire_many_owned(bytes).await.map_err(stopping)
     }
 
     /// Hands the chunk to its readers at once, and keeps it in the background. The claim ends when the cache
@@ -209,6 +270,7 @@ impl Hop {
     fn arrived(self: &Arc<Self>, version: Version, chunk: Chunk, claim: Claim, permit: OwnedSemaphorePermit) {
         self.counts.chunks_fetched.fetch_add(1, Relaxed);
         self.counts.bytes_fetched.fetch_add(chunk.data.len() as u64, Relaxed);
+        self.measure_rate(version, chunk.data.len());
         claim.arrived(chunk.clone());
         let hop = self.clone();
         tokio::spawn(async move {
@@ -220,10 +282,19 @@ impl Hop {
     }
 }
 
+/// The part of `range` that lies in `chunk`.
+fn part_of(chunk: &Chunk, range: ByteRange) -> Bytes {
+    let begin = chunk.index.0 * CHUNK_SIZE;
+    let within = |at: u64| at.saturating_sub(begin).min(chunk.data.len() as u64) as usize;
+    chunk.data.slice(within(range.start())..within(range.end()))
+}
+
 fn ended_early() -> FsError {
     FsError::Protocol("the answer ended before its last chunk".to_owned())
 }
 
+#[cfg(test)]
+mod ahead_tests;
 #[cfg(test)]
 mod metadata_tests;
 #[cfg(test)]

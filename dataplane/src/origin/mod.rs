@@ -4,6 +4,7 @@
 //! had the wanted version before and after it was read (see `read`); no call blocks an async thread; at most
 //! [`MAX_CALLS`] threads are in the file system at a time, so storage that hangs cannot take them all.
 
+mod files;
 mod read;
 mod tree;
 
@@ -11,10 +12,10 @@ mod tree;
 mod tests;
 
 use crate::disk::Disk;
-use crate::source::{ChunkStream, Deadline, Listing, Source};
+use crate::source::{ChunkStream, Deadline, FileChunks, Listing, Source};
 use async_trait::async_trait;
 use bytes::Bytes;
-use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, SiteName, Version};
+use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, SiteName, Version, WantedFile};
 use read::Reading;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -191,5 +192,10 @@ impl Source for Origin {
         deadline: Deadline,
     ) -> FsResult<ChunkStream> {
         Ok(Reading::open(self.clone(), path, version, span, deadline).await?.start())
+    }
+
+    /// Returns at once; all errors come through the stream.
+    async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
+        Ok(files::read(self.clone(), files, deadline))
     }
 }

@@ -1,9 +1,10 @@
 //! The messages of the data plane, `globalfs/1`: one request per stream, then frames of answer.
 //!
 //! A frame on the wire is a 32-bit little-endian length and that many bytes of one message; a
-//! [`Response::Chunk`] is followed by the chunk's encoded bytes outside the frame.
+//! [`Response::Chunk`] or [`Response::Pack`] is followed by its encoded bytes outside the frame.
 
 use crate::attr::{Attr, DirEntry, FsStat, Version};
+use crate::bulk::{PackHeader, WantedFile, decode_files, encode_files};
 use crate::chunk::{ChunkHash, ChunkIndex};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
@@ -46,6 +47,8 @@ pub enum Request {
     },
     /// Does nothing, measures the round trip. Answer: [`Response::Bytes`], empty.
     Ping,
+    /// Small files, whole. Answer: a [`Response::Pack`] after the other, until each file is complete or failed.
+    ReadFiles(Vec<WantedFile>),
 }
 
 /// How the bytes of a chunk travel.
@@ -95,6 +98,8 @@ pub enum Response {
     Chunk(ChunkHeader),
     /// The request failed; nothing follows.
     Error(FsError),
+    /// The pack whose bytes follow this frame.
+    Pack(PackHeader),
 }
 
 impl Request {
@@ -113,6 +118,7 @@ impl Request {
                 w.u8(7).path(path).version(version).u64(first.0).u32(*count)
             }
             Self::Ping => w.u8(8),
+            Self::ReadFiles(files) => encode_files(w.u8(11), files),
         };
         w.finish()
     }
@@ -130,6 +136,7 @@ impl Request {
             6 => Self::FsStat(r.path()?),
             7 => Self::decode_read(&mut r)?,
             8 => Self::Ping,
+            11 => Self::ReadFiles(decode_files(&mut r)?),
             other => return Err(DecodeError::Unknown("request", other)),
         };
         r.finish().map(|()| (header, request))
@@ -160,6 +167,7 @@ impl Response {
                 w.u8(5).u64(h.index.0).u8(h.encoding as u8).u32(h.wire_length).u32(h.length).hash(&h.hash)
             }
             Self::Error(error) => encode_error(w.u8(6), error),
+            Self::Pack(header) => header.encode(w.u8(9)),
         };
         w.finish()
     }
@@ -174,6 +182,7 @@ impl Response {
             4 => Self::FsStat(r.fs_stat()?),
             5 => Self::Chunk(decode_chunk(&mut r)?),
             6 => Self::Error(decode_error(&mut r)?),
+            9 => Self::Pack(PackHeader::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("response", other)),
         };
         r.finish().map(|()| response)
@@ -206,7 +215,7 @@ fn decode_chunk(r: &mut Reader) -> Result<ChunkHeader, DecodeError> {
     Ok(ChunkHeader { index, encoding, wire_length, length, hash })
 }
 
-fn encode_error<'w>(w: &'w mut Writer, error: &FsError) -> &'w mut Writer {
+pub(crate) fn encode_error<'w>(w: &'w mut Writer, error: &FsError) -> &'w mut Writer {
     match error {
         FsError::Os(errno) => w.u8(1).i64((*errno).into()),
         FsError::Stale(None) => w.u8(2),
@@ -224,7 +233,7 @@ fn cut(text: &str) -> &[u8] {
     &text.as_bytes()[..text.floor_char_boundary(MAX_ERROR_TEXT)]
 }
 
-fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
+pub(crate) fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
     Ok(match r.u8()? {
         1 => {
             let errno = i32::try_from(r.i64()?).ok().filter(|n| (1..4096).contains(n));
@@ -337,8 +346,8 @@ mod tests {
         assert!(Request::decode(read(0)).is_err());
         assert!(Request::decode(read(MAX_CHUNKS_PER_READ + 1)).is_err());
         assert_eq!(
-            Request::decode(Bytes::from_static(b"\0\0\0\0\x09")),
-            Err(DecodeError::Unknown("request", 9))
+            Request::decode(Bytes::from_static(b"\0\0\0\0\xff")),
+            Err(DecodeError::Unknown("request", 255))
         );
         let mut dots = Writer::new();
         dots.u32(1).u8(1).bytes(b"/a/../b");
