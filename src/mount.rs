@@ -5,7 +5,7 @@ use bytes::Bytes;
 use globalfs_dataplane::fetch::Cached;
 use globalfs_dataplane::{Deadline, Source};
 use globalfs_fuse::Volume;
-use globalfs_proto::{Attr, ByteRange, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version};
+use globalfs_proto::{Attr, ByteRange, DirEntry, FsResult, FsStat, GlobalPath, Version};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;

@@ -317,7 +317,8 @@ impl Source for ForNodes {
     }
 
     async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
-        bulk::read_files(|path| self.0.source_of(path), files, deadline).await
+        let choose = |path: &GlobalPath, master: &Master| self.0.source_for(path, master);
+        bulk::read_files(&*self.0.placement, choose, files, deadline).await
     }
 }
 
@@ -365,7 +366,8 @@ impl Source for ForSites {
     }
 
     async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
-        bulk::read_files(|path| self.0.own(path).cloned(), files, deadline).await
+        let choose = |path: &GlobalPath, _: &Master| self.0.own(path).cloned();
+        bulk::read_files(&*self.0.placement, choose, files, deadline).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Many files in one request, divided among the sources that answer for them.
 
+use super::{Master, Placement};
 use crate::source::{Chunk, Deadline, FileChunks, Source};
 use globalfs_proto::{FsResult, GlobalPath, WantedFile};
 use std::sync::Arc;
@@ -8,24 +9,30 @@ use tokio::sync::mpsc;
 /// Chunks that wait for the reader when several sources answer.
 const CHUNKS_AHEAD: usize = 64;
 
-/// The files of one source, and their places in the request.
+/// The files of one master, and their places in the request.
 struct Part {
+    master: Master,
     source: Arc<dyn Source>,
     files: Vec<WantedFile>,
     numbers: Vec<usize>,
 }
 
-/// Reads each file from the source that `choose` names; without one the file fails alone.
+/// Reads each file from the source that `choose` names for its master; without one the file fails alone.
 pub(super) async fn read_files(
-    choose: impl Fn(&GlobalPath) -> FsResult<Arc<dyn Source>>,
+    placement: &dyn Placement,
+    choose: impl Fn(&GlobalPath, &Master) -> FsResult<Arc<dyn Source>>,
     files: Vec<WantedFile>,
     deadline: Deadline,
 ) -> FsResult<FileChunks> {
     let (mut parts, mut failed) = (Vec::<Part>::new(), Vec::new());
     for (number, file) in files.into_iter().enumerate() {
-        match choose(&file.path) {
-            Ok(source) => add(&mut parts, source, number, file),
-            Err(error) => failed.push((number, error)),
+        let master = placement.master(&file.path);
+        match parts.iter_mut().find(|part| part.master == master) {
+            Some(part) => part.add(number, file),
+            None => match choose(&file.path, &master) {
+                Ok(source) => parts.push(Part::new(master, source, number, file)),
+                Err(error) => failed.push((number, error)),
+            },
         }
     }
     if let ([part], []) = (&mut parts[..], &failed[..]) {
@@ -46,17 +53,16 @@ pub(super) async fn read_files(
     Ok(chunks)
 }
 
-fn add(parts: &mut Vec<Part>, source: Arc<dyn Source>, number: usize, file: WantedFile) {
-    match parts.iter_mut().find(|part| Arc::ptr_eq(&part.source, &source)) {
-        Some(part) => {
-            part.files.push(file);
-            part.numbers.push(number);
-        }
-        None => parts.push(Part { source, files: vec![file], numbers: vec![number] }),
-    }
-}
-
 impl Part {
+    fn new(master: Master, source: Arc<dyn Source>, number: usize, file: WantedFile) -> Self {
+        Self { master, source, files: vec![file], numbers: vec![number] }
+    }
+
+    fn add(&mut self, number: usize, file: WantedFile) {
+        self.files.push(file);
+        self.numbers.push(number);
+    }
+
     async fn pass_on(self, deadline: Deadline, sender: mpsc::Sender<(usize, FsResult<Chunk>)>) {
         let mut chunks = match self.source.read_files(self.files, deadline).await {
             Ok(chunks) => chunks,

@@ -241,6 +241,11 @@ impl Cache {
         self.0.counts.miss();
     }
 
+    /// A chunk was served and not offered to the cache, because the disk is too slow.
+    pub(crate) fn count_not_kept(&self) {
+        self.0.counts.not_kept();
+    }
+
     /// One permit for each byte that is on its way into the cache.
     pub(crate) fn in_flight(&self) -> Arc<Semaphore> {
         self.0.in_flight.clone()

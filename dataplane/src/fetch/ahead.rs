@@ -17,8 +17,9 @@ use parking_lot::Mutex;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// Chunks fetched ahead of which is known that nobody has read them yet; older ones count as never read.
 const MAX_UNREAD: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");

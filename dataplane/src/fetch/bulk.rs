@@ -10,8 +10,8 @@ use globalfs_proto::limits::DEFAULT_DEADLINE;
 use globalfs_proto::{ChunkIndex, ChunkSpan, FsError, FsResult, WantedFile};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
 
 /// Chunks that wait for the reader: a few packs of small files.
 const CHUNKS_AHEAD: usize = 64;
@@ -180,6 +180,7 @@ impl Hop {
         room: Option<OwnedSemaphorePermit>,
     ) -> FsResult<()> {
         let wanted: Vec<_> = files.iter().map(|claimed| claimed.file.clone()).collect();
+        let ahead = room.is_some();
         let mut permits = self.room(wanted.iter().map(|file| file.version.size).sum(), room).await?;
         let asked = Instant::now();
         let mut told = self.upstream.read_files(wanted, deadline).await?;
@@ -191,7 +192,7 @@ impl Hop {
                 self.measure_latency(claimed.file.version, asked.elapsed());
             }
             match chunk {
-                Ok(chunk) => self.file_chunk_arrived(claimed, chunk, &mut permits)?,
+                Ok(chunk) => self.file_chunk_arrived(claimed, chunk, &mut permits, ahead)?,
                 Err(error) => self.file_failed(claimed, &error).await,
             }
         }
@@ -203,6 +204,7 @@ impl Hop {
         claimed: &mut ClaimedFile,
         chunk: Chunk,
         permits: &mut OwnedSemaphorePermit,
+        ahead: bool,
     ) -> FsResult<()> {
         let version = claimed.file.version;
         let length = chunk.index.bytes(version.size).map(|bytes| bytes.length());
@@ -211,7 +213,7 @@ impl Hop {
             Some(place) if length == Some(chunk.data.len() as u64) => {
                 let claim = claimed.claims.swap_remove(place);
                 let permit = permits.split(chunk.data.len()).expect("room for each chunk was acquired");
-                self.arrived(version, chunk, claim, permit);
+                self.arrived(version, chunk, claim, permit, ahead);
                 Ok(())
             }
             _ => Err(FsError::Protocol("a chunk that was not asked for".to_owned())),

@@ -30,15 +30,22 @@ use metadata::Metadata;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use stream::Reading;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
 
 /// Chunks that wait in a reader's stream until it takes them.
 const STREAM_CHUNKS: usize = 2;
 
 /// How long a reader that was too slow for its deadline may take to hear of it.
 const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Bytes that were asked for and have not reached the cache: above this a chunk is served without being kept, so
+/// that no reader waits for a disk that is slow or stuck.
+const MAX_UNKEPT_BYTES: u64 = 32 * 1024 * 1024;
+
+const _: () = assert!(MAX_UNKEPT_BYTES as usize * 2 <= crate::cache::MAX_BYTES_IN_FLIGHT);
 
 /// How a hop caches names and attributes.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +85,8 @@ struct Counts {
     chunks_fetched: AtomicU64,
     bytes_fetched: AtomicU64,
     chunks_joined: AtomicU64,
+    /// Bytes that were asked for and are on their way to the disk.
+    unkept_bytes: AtomicU64,
 }
 
 /// A source with a cache before it. Clones share both.
@@ -236,6 +245,7 @@ impl Hop {
     ) -> FsResult<()> {
         let Some(first) = claims.front().map(Claim::index) else { return Ok(()) };
         let span = ChunkSpan { first, count: claims.len() as u64 };
+        let ahead = room.is_some();
         let mut permits = self.room(claims.len() as u64 * CHUNK_SIZE, room).await?;
         let asked = Instant::now();
         let mut stream = self.upstream.read(path, version, span, deadline).await?;
@@ -250,7 +260,7 @@ impl Hop {
             }
             let claim = claims.pop_front().expect("its front was just looked at");
             let permit = permits.split(CHUNK_SIZE as usize).expect("room for each chunk was acquired");
-            self.arrived(version, chunk, claim, permit);
+            self.arrived(version, chunk, claim, permit, ahead);
         }
         Ok(())
     }
@@ -266,17 +276,32 @@ impl Hop {
     }
 
     /// Hands the chunk to its readers at once, and keeps it in the background. The claim ends when the cache
-    /// has the chunk or refused it.
-    fn arrived(self: &Arc<Self>, version: Version, chunk: Chunk, claim: Claim, permit: OwnedSemaphorePermit) {
+    /// has the chunk or refused it. `ahead`: nobody has asked for it yet, so not to keep it would lose it.
+    fn arrived(
+        self: &Arc<Self>,
+        version: Version,
+        chunk: Chunk,
+        claim: Claim,
+        permit: OwnedSemaphorePermit,
+        ahead: bool,
+    ) {
+        let length = chunk.data.len() as u64;
         self.counts.chunks_fetched.fetch_add(1, Relaxed);
-        self.counts.bytes_fetched.fetch_add(chunk.data.len() as u64, Relaxed);
+        self.counts.bytes_fetched.fetch_add(length, Relaxed);
         self.measure_rate(version, chunk.data.len());
         claim.arrived(chunk.clone());
+        let unkept = if ahead { 0 } else { length };
+        if self.counts.unkept_bytes.fetch_add(unkept, Relaxed) + unkept > MAX_UNKEPT_BYTES && !ahead {
+            self.counts.unkept_bytes.fetch_sub(unkept, Relaxed);
+            self.cache.count_not_kept();
+            return;
+        }
         let hop = self.clone();
         tokio::spawn(async move {
             if hop.cache.put(&version, &chunk).await {
                 claim.kept();
             }
+            hop.counts.unkept_bytes.fetch_sub(unkept, Relaxed);
             drop(permit);
         });
     }
@@ -297,5 +322,7 @@ fn ended_early() -> FsError {
 mod ahead_tests;
 #[cfg(test)]
 mod metadata_tests;
+#[cfg(test)]
+mod slow_disk_tests;
 #[cfg(test)]
 mod tests;

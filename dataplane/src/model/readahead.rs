@@ -12,6 +12,7 @@ use super::pace::Pace;
 use globalfs_proto::limits::CHUNK_SIZE;
 use globalfs_proto::{ByteRange, ChunkIndex, ChunkSpan, Version};
 use lru::LruCache;
+use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -74,6 +75,9 @@ struct Content {
     /// The one that read last is last.
     readers: Vec<Reader>,
     last_start: Option<u64>,
+    /// Reads of strides, the latest first: readers that go forward side by side look like one that goes by strides,
+    /// until each of them reads on.
+    of_strides: VecDeque<ByteRange>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +152,10 @@ impl Content {
         if found.is_some() {
             reader.advance(range);
         }
+        if reader.direction == Direction::Strided {
+            self.of_strides.truncate(MAX_READERS - 1);
+            self.of_strides.push_front(range);
+        }
         self.last_start = Some(range.start());
         self.readers.push(reader);
         self.readers.len() - 1
@@ -160,6 +168,12 @@ impl Content {
         // Whoever jumped away may have been this one: it is to be more careful should it go on.
         if let Some(last) = self.readers.last_mut() {
             last.window = (last.window / 2).max(CHUNK_SIZE);
+        }
+        if let Some(place) = self.of_strides.iter().position(|last| last.end() == range.start()) {
+            let last = self.of_strides.remove(place).expect("it was found just now");
+            let mut reader = Reader::new(last, None, limits);
+            reader.advance(range);
+            return reader;
         }
         let stride = self.last_start.map(|last| distance(last, range.start()));
         Reader::new(range, stride, limits)
@@ -211,6 +225,9 @@ impl Reader {
 
     /// Takes in a read that continues this reader.
     fn advance(&mut self, range: ByteRange) {
+        if self.may_have_been_overtaken(range) {
+            return self.join(range);
+        }
         if self.direction == Direction::Unknown {
             self.direction = if self.goes_forward(range) {
                 Direction::Forward
@@ -237,6 +254,18 @@ impl Reader {
         if goes_on {
             self.last = range;
         }
+    }
+
+    /// Whether two large requests that touch, the later one first, tell no direction yet.
+    fn may_have_been_overtaken(&self, range: ByteRange) -> bool {
+        let touches = self.goes_backward(range) && range.end() == self.last.start();
+        self.direction == Direction::Unknown && self.hits == 0 && touches && range.length() >= CHUNK_SIZE
+    }
+
+    fn join(&mut self, range: ByteRange) {
+        let length = self.last.end() - range.start();
+        self.last = ByteRange::new(range.start(), length).expect("both ends are a file's");
+        self.hits = 1;
     }
 
     fn far_end(&self, range: ByteRange) -> u64 {
