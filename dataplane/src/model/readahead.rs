@@ -91,6 +91,8 @@ enum Direction {
 struct Reader {
     direction: Direction,
     last: ByteRange,
+    /// The read before the last one, while the last one is taken in.
+    before_last: ByteRange,
     /// The distance of its first read from the read before it, whoever made that.
     stride: Option<i64>,
     /// Reads that continued it.
@@ -144,36 +146,54 @@ impl ReadAhead {
 impl Content {
     /// The place of the reader that made this read, brought up to date.
     fn reader_of(&mut self, range: ByteRange, limits: Limits) -> usize {
-        let found = self.readers.iter().rposition(|reader| reader.continues(range));
-        let mut reader = match found {
-            Some(place) => self.readers.remove(place),
-            None => self.new_reader(range, limits),
-        };
-        if found.is_some() {
-            reader.advance(range);
-        }
-        if reader.direction == Direction::Strided {
-            self.of_strides.truncate(MAX_READERS - 1);
-            self.of_strides.push_front(range);
-        }
+        let mut reader = self.take_reader(range, limits);
         self.last_start = Some(range.start());
+        if reader.direction == Direction::Strided {
+            self.remember_stride(reader.before_last);
+            self.remember_stride(range);
+        }
+        reader.before_last = range;
         self.readers.push(reader);
         self.readers.len() - 1
     }
 
-    fn new_reader(&mut self, range: ByteRange, limits: Limits) -> Reader {
+    /// Who goes on from its last place comes before who makes equal jumps.
+    fn take_reader(&mut self, range: ByteRange, limits: Limits) -> Reader {
+        let near = self.readers.iter().rposition(|reader| reader.goes_on_near(range));
+        let side_by_side = || self.of_strides.iter().position(|last| last.end() == range.start());
+        let mut reader = if let Some(place) = near {
+            self.readers.remove(place)
+        } else if let Some(place) = side_by_side() {
+            let last = self.of_strides.remove(place).expect("it was found just now");
+            Reader::new(last, None, limits)
+        } else if let Some(place) = self.readers.iter().rposition(|reader| reader.goes_on_by_strides(range)) {
+            self.readers.remove(place)
+        } else {
+            return self.new_reader(range, limits);
+        };
+        reader.advance(range);
+        self.make_room();
+        reader
+    }
+
+    fn remember_stride(&mut self, range: ByteRange) {
+        if !self.of_strides.contains(&range) {
+            self.of_strides.truncate(MAX_READERS - 1);
+            self.of_strides.push_front(range);
+        }
+    }
+
+    fn make_room(&mut self) {
         if self.readers.len() == MAX_READERS {
             self.readers.remove(0);
         }
+    }
+
+    fn new_reader(&mut self, range: ByteRange, limits: Limits) -> Reader {
+        self.make_room();
         // Whoever jumped away may have been this one: it is to be more careful should it go on.
         if let Some(last) = self.readers.last_mut() {
             last.window = (last.window / 2).max(CHUNK_SIZE);
-        }
-        if let Some(place) = self.of_strides.iter().position(|last| last.end() == range.start()) {
-            let last = self.of_strides.remove(place).expect("it was found just now");
-            let mut reader = Reader::new(last, None, limits);
-            reader.advance(range);
-            return reader;
         }
         let stride = self.last_start.map(|last| distance(last, range.start()));
         Reader::new(range, stride, limits)
@@ -187,6 +207,7 @@ impl Reader {
         Self {
             direction: if believed { Direction::Forward } else { Direction::Unknown },
             last: range,
+            before_last: range,
             stride: stride.filter(|stride| stride.unsigned_abs() > range.length()),
             hits: 0,
             credit,
@@ -196,14 +217,17 @@ impl Reader {
         }
     }
 
-    fn continues(&self, range: ByteRange) -> bool {
-        use Direction::{Backward, Forward, Strided, Unknown};
+    fn goes_on_near(&self, range: ByteRange) -> bool {
         match self.direction {
-            Forward => self.goes_forward(range),
-            Backward => self.goes_backward(range),
-            Strided => self.goes_by_strides(range),
-            Unknown => self.goes_forward(range) || self.goes_backward(range) || self.goes_by_strides(range),
+            Direction::Forward => self.goes_forward(range),
+            Direction::Backward => self.goes_backward(range),
+            Direction::Strided => false,
+            Direction::Unknown => self.goes_forward(range) || self.goes_backward(range),
         }
+    }
+
+    fn goes_on_by_strides(&self, range: ByteRange) -> bool {
+        matches!(self.direction, Direction::Strided | Direction::Unknown) && self.goes_by_strides(range)
     }
 
     /// From where the last read ended or a little later; from before that, when it is a late one.
