@@ -1,12 +1,11 @@
 //! A node's tree as the `Volume` that the kernel adapter serves.
 
-use crate::client::part_of;
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_dataplane::fetch::Cached;
 use globalfs_dataplane::{Deadline, Source};
 use globalfs_fuse::Volume;
-use globalfs_proto::{Attr, ByteRange, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version};
+use globalfs_proto::{Attr, ByteRange, DirEntry, FsResult, FsStat, GlobalPath, Version};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -39,15 +38,7 @@ impl NodeVolume {
         deadline: Deadline,
     ) -> FsResult<Vec<Bytes>> {
         let _turn = self.reads.acquire().await.expect("the semaphore is never closed");
-        let span = range.chunks();
-        let mut chunks = self.cached.read(path, version, span, deadline).await?;
-        let mut parts = Vec::with_capacity(span.count as usize);
-        for _ in span.iter() {
-            let ended = || FsError::Unreachable("the answer ended early".into());
-            let chunk = chunks.recv().await.ok_or_else(ended)??;
-            parts.push(part_of(&chunk, range));
-        }
-        Ok(parts)
+        self.cached.read_range(path, version, range, deadline).await
     }
 }
 

@@ -7,7 +7,7 @@ use globalfs_controlplane::client::{ClientError, ControlClient};
 use globalfs_controlplane::files::CertFiles;
 use globalfs_dataplane::cache::{self, Cache, CacheError};
 use globalfs_dataplane::disk::Preference;
-use globalfs_dataplane::fetch::{self, Cached};
+use globalfs_dataplane::fetch::{self, AheadOptions, Cached};
 use globalfs_dataplane::remote::Remote;
 use globalfs_dataplane::{Source, disk};
 use globalfs_proto::PeerIdentity;
@@ -115,7 +115,11 @@ impl Node {
     pub async fn open(config: &MountConfig) -> Result<Self> {
         let link = Link::open(config).await?;
         let cache = open_cache(&config.cache.dir, config.cache.size.0, config.disk).await?;
-        let options = fetch::Options { metadata_ttl: config.attribute_ttl, ..fetch::Options::default() };
+        let options = fetch::Options {
+            metadata_ttl: config.attribute_ttl,
+            ahead: Some(AheadOptions::default()),
+            ..fetch::Options::default()
+        };
         let cached = Cached::new(link.remote() as Arc<dyn Source>, cache, options);
         Ok(Self { cached, link })
     }
@@ -135,6 +139,17 @@ impl Node {
         let (remote, from) = (self.link.remote(), config.site.to_string());
         metrics.counter("globalfs_fetched_wire_bytes_total", "Bytes received on the wire", move || {
             vec![Sample::count(remote.peer().counters().bytes_received).label("from", &from)]
+        });
+        let (cached, node) = (self.cached.clone(), config.node.to_string());
+        metrics.counter(
+            "globalfs_read_ahead_bytes_total",
+            "Bytes fetched before they were asked for",
+            move || vec![Sample::count(cached.counters().bytes_ahead).label("node", &node)],
+        );
+        let (cached, node) = (self.cached.clone(), config.node.to_string());
+        let help = "Bytes fetched before they were asked for, and read later";
+        metrics.counter("globalfs_read_ahead_used_bytes_total", help, move || {
+            vec![Sample::count(cached.counters().bytes_ahead_used).label("node", &node)]
         });
         metrics
     }

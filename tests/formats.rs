@@ -83,6 +83,11 @@ fn limits_are_as_documented() {
     assert_eq!(shown("CHUNK_SIZE"), CHUNK_SIZE);
     assert_eq!(shown("MAX_CHUNKS_PER_READ"), u64::from(MAX_CHUNKS_PER_READ));
     assert_eq!(shown("MAX_REQUEST_FRAME"), MAX_REQUEST_FRAME as u64);
+    assert_eq!(shown("MAX_FILES_PER_REQUEST"), MAX_FILES_PER_REQUEST as u64);
+    assert_eq!(shown("MAX_PACKED_FILE"), MAX_PACKED_FILE);
+    assert_eq!(shown("MAX_PACKED_BYTES"), MAX_PACKED_BYTES);
+    assert_eq!(shown("PACK_TARGET"), PACK_TARGET as u64);
+    assert_eq!(shown("MAX_PACK"), MAX_PACK as u64);
     assert_eq!(shown("MAX_FRAME"), MAX_FRAME as u64);
     assert_eq!(shown("LIST_PART_TARGET"), LIST_PART_TARGET as u64);
     assert_eq!(shown("MAX_LIST_PART"), MAX_LIST_PART as u64);

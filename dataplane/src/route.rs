@@ -400,6 +400,9 @@ fn synthetic_root() -> Attr {
     }
 }
 
+#[path = "route_bulk.rs"]
+mod bulk;
+
 #[cfg(test)]
 #[path = "route_tests.rs"]
 mod tests;

@@ -5,8 +5,10 @@
 use crate::changes::with_heartbeat;
 use crate::encoding::{Encoded, Encoder, Link};
 use crate::listing;
+use crate::pack::Packs;
 use crate::source::{
-    ChunkStream, Deadline, Directory, DirectoryStream, Found, HashStream, Hashes, Listed, Listing, Source,
+    ChunkStream, Deadline, Directory, DirectoryStream, FileChunks, Found, HashStream, Hashes, Listed,
+    Listing, Source,
 };
 use crate::subscriptions::Subscriptions;
 use async_trait::async_trait;
@@ -191,6 +193,17 @@ impl Server {
         Ok(())
     }
 
+    async fn send_packs(&self, chunks: FileChunks, compress: bool, reply: &mut Reply) -> FsResult<()> {
+        let mut packs = Packs::new(chunks, compress);
+        while let Some(pack) = packs.next().await {
+            self.live.chunks.fetch_add(pack.chunks, Ordering::Relaxed);
+            self.live.bytes.fetch_add(pack.bytes, Ordering::Relaxed);
+            self.live.wire_bytes.fetch_add(pack.header.wire_length.into(), Ordering::Relaxed);
+            reply.send_pack(pack.header, pack.payload).await?;
+        }
+        Ok(())
+    }
+
     fn count(&self, header: &ChunkHeader) {
         self.live.chunks.fetch_add(1, Ordering::Relaxed);
         self.live.bytes.fetch_add(header.length.into(), Ordering::Relaxed);
@@ -242,6 +255,12 @@ impl Handler for Server {
             Request::Hashes { path, version, first, count } => {
                 let span = ChunkSpan { first, count: count.into() };
                 return self.send_hashes(source.hashes(&path, version, span, deadline).await?, reply).await;
+            }
+            Request::ReadFiles(files) => {
+                // Within a site the network is faster than compression.
+                let compress = !matches!(peer, PeerIdentity::Node(..));
+                let chunks = source.read_files(files, deadline).await?;
+                return self.send_packs(chunks, compress, reply).await;
             }
         };
         reply.send(&response).await

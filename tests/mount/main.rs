@@ -9,6 +9,7 @@ mod bulk;
 mod changing;
 mod daemon;
 mod damage;
+mod fan_out;
 mod life;
 mod policy;
 mod ranges;

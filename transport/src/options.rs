@@ -34,9 +34,6 @@ pub const MAX_CONNECTIONS: usize = 4096;
 /// Connections that wait for us to look at them.
 pub const MAX_WAITING_CONNECTIONS: usize = 512;
 
-/// Bytes of a request: a path, a name, a few numbers.
-pub const MAX_REQUEST_FRAME: usize = 16 * 1024;
-
 /// Silence after which a connection is dead, when no other sign came earlier.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -11,7 +11,7 @@ use super::{Hop, ended_early};
 use crate::model::dedup::{self, Content, Look};
 use crate::source::{Chunk, Deadline, HashStream, Hashes};
 use futures_util::{StreamExt, stream};
-use globalfs_proto::limits::{MAX_HASHES_PER_FRAME, MAX_HASHES_PER_REQUEST};
+use globalfs_proto::limits::{CHUNK_SIZE, MAX_HASHES_PER_FRAME, MAX_HASHES_PER_REQUEST};
 use globalfs_proto::{ChunkHash, ChunkIndex, ChunkSpan, FsError, FsResult, GlobalPath, Version};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 
 /// Contents of which hashes are kept: 32 MiB at most.
 const MAX_CONTENTS: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not zero");
@@ -151,13 +151,14 @@ impl Hop {
         version: Version,
         claims: Vec<Claim>,
         deadline: Deadline,
+        room: Option<OwnedSemaphorePermit>,
     ) {
         let Division { copies, fetches } = self.divide(path, &version, claims, deadline).await;
         let copying = async {
             let not_copied = self.copy_all(&version, copies).await;
-            self.fetch_runs(path, version, not_copied, deadline).await;
+            self.fetch_runs(path, version, not_copied, deadline, None).await;
         };
-        tokio::join!(copying, self.fetch_runs(path, version, fetches, deadline));
+        tokio::join!(copying, self.fetch_runs(path, version, fetches, deadline, room));
     }
 
     /// Gives back the claims of chunks that are not here after all.
@@ -187,8 +188,12 @@ impl Hop {
         version: Version,
         claims: Vec<Claim>,
         deadline: Deadline,
+        mut room: Option<OwnedSemaphorePermit>,
     ) {
-        let runs = runs(claims).into_iter().map(|run| self.fetch_run(path, version, run, deadline));
+        let runs = runs(claims).into_iter().map(|run| {
+            let part = room.as_mut().and_then(|room| room.split(run.len() * CHUNK_SIZE as usize));
+            self.fetch_run(path, version, run, deadline, part)
+        });
         futures_util::future::join_all(runs).await;
     }
 

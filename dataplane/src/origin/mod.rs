@@ -4,6 +4,7 @@
 //! had the wanted version before and after it was read (see `read`); no call blocks an async thread; at most
 //! [`MAX_CALLS`] threads are in the file system at a time, so storage that hangs cannot take them all.
 
+mod files;
 mod hashes;
 mod list;
 mod read;
@@ -14,10 +15,10 @@ mod walk;
 mod tests;
 
 use crate::disk::Disk;
-use crate::source::{ChunkStream, Deadline, Found, HashStream, Listed, Listing, Source};
+use crate::source::{ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source};
 use async_trait::async_trait;
 use bytes::Bytes;
-use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, SiteName, Version};
+use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, SiteName, Version, WantedFile};
 use hashes::HashTable;
 use read::Reading;
 use std::io;
@@ -215,5 +216,10 @@ impl Source for Origin {
         deadline: Deadline,
     ) -> FsResult<HashStream> {
         Ok(Reading::open(self.clone(), path, version, span, deadline).await?.start_hashing())
+    }
+
+    /// Returns at once; all errors come through the stream.
+    async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
+        Ok(files::read(self.clone(), files, deadline))
     }
 }

@@ -1,13 +1,14 @@
 //! The two faces of a site: what its own nodes are answered, and what other sites are.
 
-use super::{ForNodes, ForSites, Master};
+use super::{ForNodes, ForSites, Master, bulk};
 use crate::source::{
-    ChangeStream, ChunkStream, Deadline, Found, HashStream, Listed, Listing, Source, no_directories,
+    ChangeStream, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source,
+    no_directories,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use globalfs_proto::{Attr, ChunkSpan, DirEntry, FsResult, FsStat, GlobalPath, Version};
+use globalfs_proto::{Attr, ChunkSpan, DirEntry, FsResult, FsStat, GlobalPath, Version, WantedFile};
 use std::time::Duration;
 
 #[async_trait]
@@ -67,6 +68,11 @@ impl Source for ForNodes {
         deadline: Deadline,
     ) -> FsResult<HashStream> {
         self.0.source_of(path)?.hashes(path, version, span, deadline).await
+    }
+
+    async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
+        let choose = |path: &GlobalPath, master: &Master| self.0.source_for(path, master);
+        bulk::read_files(&*self.0.placement, choose, files, deadline).await
     }
 }
 
@@ -141,5 +147,10 @@ impl Source for ForSites {
         deadline: Deadline,
     ) -> FsResult<HashStream> {
         self.0.own(path)?.hashes(path, version, span, deadline).await
+    }
+
+    async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
+        let choose = |path: &GlobalPath, _: &Master| self.0.own(path).cloned();
+        bulk::read_files(&*self.0.placement, choose, files, deadline).await
     }
 }

@@ -5,6 +5,7 @@
 //! validated before it becomes one of these types.
 
 pub mod attr;
+pub mod bulk;
 pub mod chunk;
 pub mod codec;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod message;
 pub mod path;
 
 pub use attr::{Attr, DirEntry, FileId, FileKind, FsStat, Version};
+pub use bulk::{PackHeader, PackedChunk, Record, WantedFile};
 pub use chunk::{ByteRange, ChunkHash, ChunkIndex, ChunkSpan};
 pub use codec::{DecodeError, Reader, Writer};
 pub use error::{FsError, FsResult};

@@ -1,9 +1,10 @@
 //! The messages of the data plane, `globalfs/1`: one request per stream, then frames of answer.
 //!
 //! A frame on the wire is a 32-bit little-endian length and that many bytes of one message; a
-//! [`Response::Chunk`] is followed by the chunk's encoded bytes outside the frame.
+//! [`Response::Chunk`] or [`Response::Pack`] is followed by its encoded bytes outside the frame.
 
 use crate::attr::{Attr, FsStat, Version};
+use crate::bulk::{PackHeader, WantedFile, decode_files, encode_files};
 use crate::chunk::{ChunkHash, ChunkIndex};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
@@ -89,6 +90,8 @@ pub enum Request {
         /// The longest silence, [`MIN_HEARTBEAT`] to [`MAX_HEARTBEAT`].
         heartbeat_ms: u32,
     },
+    /// Small files, whole. Answer: a [`Response::Pack`] after the other, until each file is complete or failed.
+    ReadFiles(Vec<WantedFile>),
 }
 
 /// How the bytes of a chunk travel.
@@ -170,6 +173,8 @@ pub enum Response {
     Changes(Changes),
     /// A directory that is not told in this answer, so that nobody waits for it.
     LeftOut(GlobalPath),
+    /// The pack whose bytes follow this frame.
+    Pack(PackHeader),
 }
 
 impl Request {
@@ -193,6 +198,7 @@ impl Request {
             }
             Self::Lookup { path, below, subscription } => w.u8(9).path(path).u32(*below).u64(*subscription),
             Self::Watch { subscription, heartbeat_ms } => w.u8(10).u64(*subscription).u32(*heartbeat_ms),
+            Self::ReadFiles(files) => encode_files(w.u8(11), files),
         };
         w.finish()
     }
@@ -213,6 +219,7 @@ impl Request {
             12 => Self::decode_hashes(&mut r)?,
             9 => Self::Lookup { path: r.path()?, below: decode_below(&mut r)?, subscription: r.u64()? },
             10 => Self::decode_watch(&mut r)?,
+            11 => Self::ReadFiles(decode_files(&mut r)?),
             other => return Err(DecodeError::Unknown("request", other)),
         };
         r.finish().map(|()| (header, request))
@@ -260,6 +267,7 @@ impl Response {
             Self::Missing => w.u8(7),
             Self::Changes(changes) => listing::encode_changes(w.u8(8), changes),
             Self::LeftOut(path) => w.u8(12).path(path),
+            Self::Pack(header) => header.encode(w.u8(9)),
         };
         w.finish()
     }
@@ -278,6 +286,7 @@ impl Response {
             7 => Self::Missing,
             8 => Self::Changes(listing::decode_changes(&mut r)?),
             12 => Self::LeftOut(r.path()?),
+            9 => Self::Pack(PackHeader::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("response", other)),
         };
         r.finish().map(|()| response)
@@ -320,7 +329,7 @@ fn decode_chunk(r: &mut Reader) -> Result<ChunkHeader, DecodeError> {
     Ok(ChunkHeader { index, encoding, wire_length, length, hash })
 }
 
-fn encode_error<'w>(w: &'w mut Writer, error: &FsError) -> &'w mut Writer {
+pub(crate) fn encode_error<'w>(w: &'w mut Writer, error: &FsError) -> &'w mut Writer {
     match error {
         FsError::Os(errno) => w.u8(1).i64((*errno).into()),
         FsError::Stale(None) => w.u8(2),
@@ -338,7 +347,7 @@ fn cut(text: &str) -> &[u8] {
     &text.as_bytes()[..text.floor_char_boundary(MAX_ERROR_TEXT)]
 }
 
-fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
+pub(crate) fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
     Ok(match r.u8()? {
         1 => {
             let errno = i32::try_from(r.i64()?).ok().filter(|n| (1..4096).contains(n));
@@ -490,8 +499,8 @@ mod tests {
         assert!(Request::decode(read(0)).is_err());
         assert!(Request::decode(read(MAX_CHUNKS_PER_READ + 1)).is_err());
         assert_eq!(
-            Request::decode(Bytes::from_static(b"\0\0\0\0\x0b")),
-            Err(DecodeError::Unknown("request", 11))
+            Request::decode(Bytes::from_static(b"\0\0\0\0\xff")),
+            Err(DecodeError::Unknown("request", 255))
         );
         let hashes = |count| {
             let version = attr().version();

@@ -2,6 +2,7 @@
 
 mod confinement;
 mod content;
+mod files;
 mod names;
 
 use super::{Options, Origin, OriginError};
