@@ -9,6 +9,7 @@
 //! were read: so who stops early has moved at most twice what it read. Each read gives new credit at once, so that
 //! with every round trip twice as much is under way.
 
+use super::walk_order::{DirectoryOrder, fork};
 use globalfs_proto::limits::{CHUNK_SIZE, MAX_FILES_PER_REQUEST, MAX_PACKED_FILE};
 use globalfs_proto::{ChunkIndex, ChunkSpan, DirEntry, FileKind, GlobalPath, WantedFile};
 use std::collections::HashMap;
@@ -48,6 +49,15 @@ pub enum Ahead {
     Part(WantedFile, ChunkSpan),
 }
 
+/// A read of a file.
+#[derive(Debug, Clone, Copy)]
+pub struct FileRead {
+    /// The bytes of the chunks that it touches.
+    pub length: u64,
+    /// It wants the beginning of the file, and has to wait for it.
+    pub begins_afresh: bool,
+}
+
 /// All walks of a hop.
 pub struct Walks {
     /// What one walk may have under way.
@@ -70,6 +80,9 @@ struct Walk {
     read_bytes: u64,
     ahead_bytes: u64,
     votes: Votes,
+    order: DirectoryOrder,
+    /// Nothing is left to plan until the reader goes elsewhere.
+    exhausted: bool,
 }
 
 /// Reads that followed the order of the listing, and those that followed the order of the names.
@@ -107,15 +120,14 @@ impl Walks {
         Self { walk_bytes, walks: Vec::new() }
     }
 
-    /// What to fetch ahead, given that `length` bytes of `path` are read; at most `room` bytes. Only the first
-    /// read of a file matters.
-    pub fn read(&mut self, path: &GlobalPath, length: u64, room: u64, known: Known<'_>) -> Vec<Ahead> {
+    /// What to fetch ahead, given that `path` is read; at most `room` bytes. Only the first read of a file matters.
+    pub fn read(&mut self, path: &GlobalPath, read: FileRead, room: u64, known: Known<'_>) -> Vec<Ahead> {
         let Some(directory) = path.parent() else { return Vec::new() };
         let mut walk = match self.walks.iter().rposition(|walk| walk.includes(&directory)) {
             Some(place) => self.walks.remove(place),
             None => Walk::new(directory.clone()),
         };
-        let first = walk.note(&directory, path.name(), length, known);
+        let first = walk.note(&directory, path.name(), read, known);
         let limit = room.min(self.walk_bytes.saturating_sub(walk.ahead_bytes));
         let asked = if first && walk.is_under_way(&directory) { walk.plan(limit, known) } else { Vec::new() };
         assert!(walk.ahead_bytes <= walk.read_bytes, "never more ahead than was read");
@@ -140,38 +152,51 @@ impl Walk {
             read_bytes: 0,
             ahead_bytes: 0,
             votes: Votes::default(),
+            order: DirectoryOrder::default(),
+            exhausted: false,
         }
     }
 
-    /// Known, or next to where it is: beside it, in it, or above it.
+    /// Known, below where it goes, or next to that.
     fn includes(&self, directory: &GlobalPath) -> bool {
-        let (here, there) = (self.at.parent(), directory.parent());
+        let above = self.top.parent();
         self.directories.contains_key(directory)
-            || self.at == *directory
-            || here == there
-            || here.as_ref() == Some(directory)
-            || there.as_ref() == Some(&self.at)
+            || directory.starts_with(&self.top)
+            || directory.parent() == above
+            || above.as_ref() == Some(directory)
     }
 
     /// Takes in a read; whether it is the first one of a file in a known directory.
-    fn note(&mut self, directory: &GlobalPath, name: &[u8], length: u64, known: Known<'_>) -> bool {
+    fn note(&mut self, directory: &GlobalPath, name: &[u8], read: FileRead, known: Known<'_>) -> bool {
         if self.at != *directory {
-            self.cross(directory);
+            self.cross(directory, known);
         }
         let Some(found) = open(&mut self.directories, directory, known) else { return false };
         let Some(place) = found.find(name) else { return false };
         match found.state[place] {
+            // What was read is no longer here: a new walk over the same files.
+            State::Read if read.begins_afresh => found.begin_anew(),
             State::Read => return false,
             State::Ahead(bytes) => self.ahead_bytes -= bytes,
             State::Untouched => {}
         }
+        if self.exhausted && found.state[place] == State::Untouched {
+            // Something was left after all.
+            (self.front, self.exhausted) = (directory.clone(), false);
+        }
         found.read_file(place, &mut self.votes);
-        self.read_bytes += length.min(found.listing[place].attr.size);
+        self.read_bytes += read.length.min(found.listing[place].attr.size);
         true
     }
 
     /// Planning follows when the reader goes where nothing was planned.
-    fn cross(&mut self, directory: &GlobalPath) {
+    fn cross(&mut self, directory: &GlobalPath, known: Known<'_>) {
+        if let Some((at, from, to)) = fork(&self.at, directory)
+            && let Some(listing) = known(&at).filter(|listing| listing.len() <= MAX_ENTRIES)
+        {
+            self.order.learn(&listing, from, to);
+        }
+        self.exhausted = false;
         while !directory.starts_with(&self.top) {
             self.top = self.top.parent().unwrap_or_else(GlobalPath::root);
         }
@@ -189,7 +214,7 @@ impl Walk {
 
     fn plan(&mut self, limit: u64, known: Known<'_>) -> Vec<Ahead> {
         let mut credit = (self.read_bytes - self.ahead_bytes).min(limit);
-        if credit < (self.ahead_bytes / BATCH_PART).min(MAX_BATCH_BYTES) {
+        if self.exhausted || credit < (self.ahead_bytes / BATCH_PART).min(MAX_BATCH_BYTES) {
             return Vec::new();
         }
         let mut asked = Vec::new();
@@ -199,7 +224,8 @@ impl Walk {
             let before = credit;
             let done = front.plan(&self.front, by_name, &mut credit, &mut asked);
             self.ahead_bytes += before - credit;
-            if !done || !self.move_on(by_name, known) {
+            self.exhausted = done && !self.move_on(known);
+            if !done || self.exhausted {
                 break;
             }
         }
@@ -207,11 +233,11 @@ impl Walk {
     }
 
     /// Puts the front into the next directory, if there is one whose listing is known.
-    fn move_on(&mut self, by_name: bool, known: Known<'_>) -> bool {
+    fn move_on(&mut self, known: Known<'_>) -> bool {
         let mut at = self.front.clone();
         let mut after: Option<Vec<u8>> = None;
         loop {
-            if let Some(next) = self.next_within(&at, after.as_deref(), by_name, known) {
+            if let Some(next) = self.next_within(&at, after.as_deref(), known) {
                 self.front = next;
                 return true;
             }
@@ -225,23 +251,12 @@ impl Walk {
     }
 
     /// The next directory in `at` behind `after` that was not looked at and whose listing is known.
-    fn next_within(
-        &self,
-        at: &GlobalPath,
-        after: Option<&[u8]>,
-        by_name: bool,
-        known: Known<'_>,
-    ) -> Option<GlobalPath> {
-        let listing = known(at)?;
-        let is_directory = |entry: &&DirEntry| entry.attr.kind == FileKind::Directory;
-        let mut names: Vec<&[u8]> =
-            listing.iter().filter(is_directory).map(|entry| &entry.name[..]).collect();
-        if by_name {
-            names.sort_unstable();
-        }
+    fn next_within(&self, at: &GlobalPath, after: Option<&[u8]>, known: Known<'_>) -> Option<GlobalPath> {
+        let listing = known(at).filter(|listing| listing.len() <= MAX_ENTRIES)?;
+        let names = self.order.names(&listing);
         let begin = after.and_then(|after| names.iter().position(|name| *name == after)).map_or(0, |n| n + 1);
-        let paths = names[begin..].iter().filter_map(|name| at.join(name).ok());
-        paths.into_iter().find(|path| !self.directories.contains_key(path) && known(path).is_some())
+        let mut paths = names[begin..].iter().filter_map(|name| at.join(name).ok());
+        paths.find(|path| !self.directories.contains_key(path) && known(path).is_some())
     }
 }
 
@@ -251,9 +266,11 @@ fn open<'d>(
     path: &GlobalPath,
     known: Known<'_>,
 ) -> Option<&'d mut Directory> {
-    if !directories.contains_key(path) {
-        let listing = known(path).filter(|listing| listing.len() <= MAX_ENTRIES)?;
-        directories.insert(path.clone(), Directory::new(listing));
+    let listing = known(path).filter(|listing| listing.len() <= MAX_ENTRIES)?;
+    match directories.get(path) {
+        Some(same) if Arc::ptr_eq(&same.listing, &listing) => {}
+        Some(old) => drop(directories.insert(path.clone(), old.renewed(listing))),
+        None => drop(directories.insert(path.clone(), Directory::new(listing))),
     }
     directories.get_mut(path)
 }
@@ -264,6 +281,27 @@ impl Directory {
         by_name.sort_unstable_by(|a, b| listing[*a as usize].name.cmp(&listing[*b as usize].name));
         let state = vec![State::Untouched; listing.len()];
         Self { listing, by_name: by_name.into(), state, read: 0, last: None, cursor: 0 }
+    }
+
+    /// The same directory as it is now: files that are still what they were keep their state. What was fetched of
+    /// others stays counted as fetched and not read.
+    fn renewed(&self, listing: Arc<[DirEntry]>) -> Self {
+        let mut new = Self::new(listing);
+        for (place, entry) in new.listing.iter().enumerate() {
+            let before = self.find(&entry.name);
+            if let Some(before) = before.filter(|n| self.listing[*n].attr.version() == entry.attr.version()) {
+                new.state[place] = self.state[before];
+            }
+        }
+        Self { read: self.read, ..new }
+    }
+
+    fn begin_anew(&mut self) {
+        self.state
+            .iter_mut()
+            .filter(|state| **state == State::Read)
+            .for_each(|state| *state = State::Untouched);
+        (self.read, self.last, self.cursor) = (0, None, 0);
     }
 
     /// The place of `name` among the names.
