@@ -150,6 +150,7 @@ impl Hop {
         let known = |directory: &GlobalPath| Some(self.metadata.known_listing(directory)?.entries);
         let Some(plan) = ahead.plan(path, version, Read { range, stalled }, &known) else { return };
         let Plan { spans, files, mut room } = plan;
+        tracing::trace!(%path, stalled, spans = spans.len(), files = files.len(), "fetched ahead");
         for (file, span) in spans {
             self.fetch_span_ahead(ahead, file, span, &mut room);
         }

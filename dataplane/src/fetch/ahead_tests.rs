@@ -153,3 +153,36 @@ async fn a_walk_that_stops_has_moved_at_most_twice_what_it_read() {
         assert!(stop > 1 || far.link.bytes() == read, "a lone file fetches nothing else");
     }
 }
+
+/// As a mount does it: names are listed first, each file is looked at before it is read, and a site lies between.
+#[tokio::test(start_paused = true)]
+async fn a_tree_comes_fast_through_node_and_site() {
+    let far = far();
+    let tree = put_tree(&far.upstream);
+    let dir = tempdir().unwrap();
+    let options = Options { metadata_ttl: Duration::from_secs(600), ..Options::default() };
+    let site = Cached::new(Arc::new(far.link.clone()), open(dir.path(), 1024 * MIB), options);
+    let dir = tempdir().unwrap();
+    let near = Distant::new(Arc::new(site), Duration::from_micros(200), 10 * BYTES_PER_S);
+    let options = Options { ahead: Some(AheadOptions::default()), ..options };
+    let node = Cached::new(Arc::new(near), open(dir.path(), 1024 * MIB), options);
+    let mut stack = vec![GlobalPath::root()];
+    while let Some(directory) = stack.pop() {
+        for entry in node.list(&directory, soon()).await.unwrap().iter() {
+            if entry.attr.kind == FileKind::Directory {
+                stack.push(directory.join(&entry.name).unwrap());
+            }
+        }
+    }
+    let begun = Instant::now();
+    for (name, version, bytes) in tree.iter().rev() {
+        assert_eq!(node.stat(&path(name), soon()).await.unwrap().version(), *version);
+        let range = ByteRange::of_read(0, 128 * 1024, version.size).unwrap();
+        let got = node.read_range(&path(name), *version, range, soon()).await.unwrap();
+        assert!(got.concat() == *bytes);
+    }
+    let trips = begun.elapsed().as_secs_f64() / ROUND_TRIP.as_secs_f64();
+    let moved: usize = tree.iter().map(|(_, _, bytes)| bytes.len()).sum();
+    assert_eq!(far.link.bytes(), moved as u64);
+    assert!(trips < 25.0, "{trips:.1} round trips");
+}

@@ -247,10 +247,8 @@ fn files_that_changed_are_fetched_as_they_are_now() {
     let mut changed = tree.listings[&at].to_vec();
     changed.iter_mut().for_each(|entry| entry.attr.mtime_ns += 1);
     tree.listings.insert(at, changed.into());
-    let (file, size) = tree.files[0].clone();
-    walks.read(&file, first(size), u64::MAX, &tree.known());
-    let (file, size) = tree.files[1].clone();
-    let asked = walks.read(&file, first(size), u64::MAX, &tree.known());
+    let read = |(file, size): &(GlobalPath, u64)| walks.read(file, first(*size), u64::MAX, &tree.known());
+    let asked: Vec<Ahead> = tree.files[..2].iter().flat_map(read).collect();
     assert!(!asked.is_empty());
     assert!(asked.iter().all(|ahead| matches!(ahead, Ahead::Whole(file) if file.version.mtime_ns == 1)));
 }
