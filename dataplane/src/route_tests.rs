@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::MemorySource;
-use globalfs_proto::ChunkIndex;
+use globalfs_proto::{ChunkIndex, ChunkSpan};
 
 /// `/` and most paths are this site's; `/results` and below are of the site `cloud`; `/lost` is nobody's.
 struct Policies {

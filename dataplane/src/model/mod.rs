@@ -4,3 +4,4 @@ mod directory;
 pub mod eviction;
 pub mod freshness;
 pub mod names;
+pub mod watches;

@@ -3,6 +3,7 @@
 mod confinement;
 mod content;
 mod names;
+mod watching;
 
 use super::{Options, Origin, OriginError};
 use crate::disk::{PosixDisk, Preference};
