@@ -11,6 +11,7 @@ mod daemon;
 mod damage;
 mod life;
 mod policy;
+mod pushed;
 mod ranges;
 mod tree;
 
