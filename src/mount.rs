@@ -2,16 +2,20 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use globalfs_dataplane::fetch::Cached;
 use globalfs_dataplane::{Deadline, Source};
 use globalfs_fuse::Volume;
-use globalfs_proto::{Attr, ByteRange, DirEntry, FsResult, FsStat, GlobalPath, Version};
+use globalfs_proto::{Attr, ByteRange, Changes, DirEntry, FsResult, FsStat, GlobalPath, Version, limits};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 /// Reads that hold data at a time, each a megabyte at most; further ones wait, within their deadlines.
 const MAX_READS: usize = 256;
+
+/// Messages of changes that wait for the kernel.
+const CHANGES_AHEAD: usize = 64;
 
 /// The node's cache in front of its site's daemon, with one deadline for every kernel request.
 pub struct NodeVolume {
@@ -91,5 +95,19 @@ impl Volume for NodeVolume {
         };
         let deadline = self.deadline();
         deadline.bound(self.read_range(path, version, range, deadline)).await
+    }
+
+    fn changes(&self) -> Option<mpsc::Receiver<Arc<Changes>>> {
+        let mut changes = self.cached.watch(limits::MAX_HEARTBEAT);
+        let (sender, receiver) = mpsc::channel(CHANGES_AHEAD);
+        tokio::spawn(async move {
+            // A kernel that is slow slows this task down, and is told less precisely.
+            while let Some(told) = changes.next().await {
+                if !told.is_empty() && sender.send(told).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Some(receiver)
     }
 }

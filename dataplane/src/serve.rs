@@ -229,12 +229,12 @@ impl Handler for Server {
         let response = match request {
             Request::Stat(path) => Response::Attr(source.stat(&path, deadline).await?),
             Request::Lookup { path, below, subscription } => {
-                let watched = self.subscriptions.is_live(peer, subscription);
+                let watched = self.subscriptions.is_begun(peer, subscription).await;
                 let found = source.look_up(&path, below, deadline).await?;
                 return self.send_found(found, watched, reply).await;
             }
             Request::List { path, below, subscription } => {
-                let watched = self.subscriptions.is_live(peer, subscription);
+                let watched = self.subscriptions.is_begun(peer, subscription).await;
                 let listed = source.list_below(&path, below, deadline).await?;
                 return self.send_listed(&path, listed, watched, reply).await;
             }

@@ -2,7 +2,7 @@
 
 use super::SiteDaemon;
 use super::peers::SiteLink;
-use crate::node::cache_metrics;
+use crate::node::{cache_metrics, name_metrics};
 use crate::telemetry::metrics::{Metrics, Sample};
 use globalfs_dataplane::serve::ServeCounters;
 use std::sync::atomic::Ordering;
@@ -13,6 +13,7 @@ impl SiteDaemon {
         let mut metrics = Metrics::new();
         cache_metrics(&mut metrics, &self.cache, &[("site", self.config.name.to_string())]);
         self.fetch_metrics(&mut metrics);
+        self.name_metrics(&mut metrics);
         self.serve_metrics(&mut metrics);
         self.origin_metrics(&mut metrics);
         metrics
@@ -50,6 +51,21 @@ impl SiteDaemon {
         );
     }
 
+    fn name_metrics(&self, metrics: &mut Metrics) {
+        let (peers, here) = (self.peers.clone(), self.config.name.clone());
+        name_metrics(metrics, move || {
+            let labels = |site: &dyn ToString| vec![("src", site.to_string()), ("dst", here.to_string())];
+            let links = peers.links();
+            links.iter().map(|(site, link)| (labels(site), link.cached.name_counters())).collect()
+        });
+        let (origin, here) = (self.origin.clone(), self.config.name.clone());
+        metrics.gauge(
+            "globalfs_origin_watched_directories",
+            "Directories whose changes are told",
+            move || vec![Sample::count(origin.watched_directories() as u64).label("site", &here)],
+        );
+    }
+
     fn serve_metrics(&self, metrics: &mut Metrics) {
         let mut add = |name, help, read: fn(&ServeCounters) -> u64| {
             let (handler, here) = (self.handler.clone(), self.config.name.clone());
@@ -63,7 +79,9 @@ impl SiteDaemon {
         add("globalfs_served_chunks_total", "Chunks served", |c| c.chunks);
         add("globalfs_served_bytes_total", "Bytes served, as files have them", |c| c.bytes);
         add("globalfs_served_wire_bytes_total", "Bytes served, as they travelled", |c| c.wire_bytes);
+        add("globalfs_served_directories_total", "Directories served", |c| c.directories);
         add("globalfs_served_entries_total", "Directory entries served", |c| c.entries);
+        add("globalfs_served_changes_total", "Messages of changes sent", |c| c.changes);
     }
 
     fn origin_metrics(&self, metrics: &mut Metrics) {

@@ -62,6 +62,7 @@ impl SiteDaemon {
         let peers = Arc::new(Peers::new(endpoint.clone(), cache.clone(), view.clone(), options));
         let routed = Routed::new(view.clone(), Arc::new(origin.clone()) as Arc<dyn Source>, peers.clone());
         let handler = Arc::new(SiteHandler::new(config.name.clone(), view.clone(), &routed));
+        view.on_change(Box::new(routed.on_placement_change()));
         let origin_reachable = Arc::new(AtomicBool::new(true));
         Ok(Self { config, files, endpoint, origin, cache, peers, view, handler, origin_reachable })
     }
@@ -77,6 +78,11 @@ impl SiteDaemon {
             None => None,
         };
         let heart = tokio::spawn(self.heart().beat(stop.clone()));
+        let (handler, stopping) = (self.handler.clone(), stop.clone());
+        let watches = tokio::spawn(async move {
+            stopping.cancelled().await;
+            handler.end_watches();
+        });
         tracing::info!(
             site = %self.config.name,
             listen = %self.endpoint.local_addr(),
@@ -87,6 +93,7 @@ impl SiteDaemon {
         self.endpoint.serve(self.handler.clone(), stop).await;
         self.endpoint.close().await;
         heart.await?;
+        watches.await?;
         if let Some(server) = server {
             server.stopped().await;
         }

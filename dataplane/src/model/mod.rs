@@ -9,3 +9,4 @@ pub mod names;
 pub mod pace;
 pub mod readahead;
 pub mod walk;
+pub mod watches;
