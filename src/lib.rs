@@ -34,6 +34,7 @@ pub mod demo;
 pub mod local;
 pub mod mount;
 pub mod node;
+pub mod prefetch;
 pub mod site;
 pub mod telemetry;
 

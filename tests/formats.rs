@@ -85,6 +85,10 @@ fn limits_are_as_documented() {
     assert_eq!(shown("MAX_REQUEST_FRAME"), MAX_REQUEST_FRAME as u64);
     assert_eq!(shown("MAX_FRAME"), MAX_FRAME as u64);
     assert_eq!(shown("LIST_FRAME_TARGET"), LIST_FRAME_TARGET as u64);
+    assert_eq!(shown("MAX_WARM_FILES"), MAX_WARM_FILES as u64);
+    assert_eq!(shown("MAX_WARM_CHUNKS"), u64::from(MAX_WARM_CHUNKS));
+    assert_eq!(shown("MAX_TRACE_BYTES"), MAX_TRACE_BYTES as u64);
+    assert_eq!(shown("MAX_TRACES"), MAX_TRACES as u64);
     assert_eq!(shown("MAX_DIR_ENTRIES"), MAX_DIR_ENTRIES as u64);
     assert_eq!(shown("MAX_XATTR"), MAX_XATTR as u64);
     assert_eq!(shown("STREAM_WINDOW"), u64::from(STREAM_WINDOW));

@@ -13,6 +13,7 @@ pub mod serve;
 pub mod source;
 #[doc(hidden)]
 pub mod testing;
+mod warm;
 
 pub use disk::Disk;
-pub use source::{Chunk, ChunkStream, Deadline, Listing, Source};
+pub use source::{Chunk, ChunkStream, Deadline, Listing, Source, WarmStream};

@@ -5,13 +5,13 @@
 //! at most [`STREAMS_IN_FLIGHT`] requests under way, each with one window of the transport.
 
 use crate::encoding;
-use crate::source::{Chunk, ChunkStream, Deadline, Listing, Source};
+use crate::source::{Chunk, ChunkStream, Deadline, Listing, Source, WarmStream};
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_DIR_ENTRIES};
 use globalfs_proto::{
     Attr, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Request, Response,
-    Version,
+    Version, Warm,
 };
 use globalfs_transport::{Answer, Peer};
 use std::collections::VecDeque;
@@ -95,7 +95,7 @@ impl Remote {
         self.ask_bytes(Request::Ping, deadline).await.map(drop)
     }
 
-    async fn ask(&self, request: Request, deadline: Deadline) -> FsResult<Answer> {
+    pub(crate) async fn ask(&self, request: Request, deadline: Deadline) -> FsResult<Answer> {
         match deadline.remaining() {
             Duration::ZERO => Err(FsError::Deadline),
             budget => self.peer.request(&request, budget).await,
@@ -108,18 +108,18 @@ impl Remote {
         answer.next().await?.ok_or_else(|| self.broken("ended its answer too early"))
     }
 
-    async fn ask_bytes(&self, request: Request, deadline: Deadline) -> FsResult<Bytes> {
+    pub(crate) async fn ask_bytes(&self, request: Request, deadline: Deadline) -> FsResult<Bytes> {
         match self.ask_one(request, deadline).await? {
             Response::Bytes(bytes) => Ok(bytes),
             _ => Err(self.unexpected()),
         }
     }
 
-    fn unexpected(&self) -> FsError {
+    pub(crate) fn unexpected(&self) -> FsError {
         self.broken("gave another kind of answer than was asked for")
     }
 
-    fn broken(&self, what: &str) -> FsError {
+    pub(crate) fn broken(&self, what: &str) -> FsError {
         FsError::Protocol(format!("{} {what}", self.peer.identity()))
     }
 }
@@ -190,6 +190,10 @@ impl Source for Remote {
             }
         });
         Ok(stream)
+    }
+
+    async fn warm(&self, warm: Warm, deadline: Deadline) -> FsResult<WarmStream> {
+        self.ask_to_warm(warm, deadline).await
     }
 }
 

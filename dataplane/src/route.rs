@@ -14,12 +14,14 @@
 //! cannot go in circles while sites see different policies.
 
 use crate::cache::throttle::Throttle;
-use crate::source::{ChunkStream, Deadline, Listing, Source};
+use crate::source::{ChunkStream, Deadline, Listing, Source, WarmStream};
+use crate::warm::{self, Group};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use globalfs_proto::{
     Attr, ChunkSpan, DirEntry, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, SiteName, Version,
+    Warm,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -219,6 +221,22 @@ impl Routes {
         paths.filter(|(_, path)| elsewhere(path)).collect()
     }
 
+    /// The parts of `warm` by who masters them.
+    fn warm_groups(&self, warm: Warm) -> Vec<Group> {
+        let mut groups: Vec<(Master, Group)> = Vec::new();
+        for (number, file) in (0..).zip(warm.files) {
+            let master = self.placement.master(&file.path);
+            let known = groups.iter().position(|(of, _)| *of == master);
+            let at = known.unwrap_or_else(|| {
+                let source = self.source_for(&file.path, &master);
+                groups.push((master, Group::new(source, warm.fetch)));
+                groups.len() - 1
+            });
+            groups[at].1.add(number, file);
+        }
+        groups.into_iter().map(|(_, group)| group).collect()
+    }
+
     async fn stat_child(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
         let deadline = child_deadline(deadline);
         deadline.bound(async { self.source_of(path)?.stat(path, deadline).await }).await
@@ -314,6 +332,10 @@ impl Source for ForNodes {
     ) -> FsResult<ChunkStream> {
         self.0.source_of(path)?.read(path, version, span, deadline).await
     }
+
+    async fn warm(&self, warm: Warm, deadline: Deadline) -> FsResult<WarmStream> {
+        Ok(warm::merge(self.0.warm_groups(warm), deadline))
+    }
 }
 
 #[async_trait]
@@ -357,6 +379,10 @@ impl Source for ForSites {
         deadline: Deadline,
     ) -> FsResult<ChunkStream> {
         self.0.own(path)?.read(path, version, span, deadline).await
+    }
+
+    async fn warm(&self, _: Warm, _: Deadline) -> FsResult<WarmStream> {
+        Err(FsError::Refused("a site warms its own cache for its own nodes only".to_owned()))
     }
 }
 

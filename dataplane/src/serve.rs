@@ -4,6 +4,7 @@
 
 use crate::encoding::{self, Encoded};
 use crate::source::{ChunkStream, Deadline, Source};
+use crate::warm;
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::limits::{LIST_FRAME_TARGET, MAX_DIR_ENTRIES};
@@ -135,6 +136,11 @@ impl Handler for Server {
             Request::ListXattr(path) => Response::Bytes(source.list_xattr(&path, deadline).await?),
             Request::FsStat(path) => Response::FsStat(source.fs_stat(&path, deadline).await?),
             Request::Ping => Response::Bytes(Bytes::new()),
+            Request::Warm(warm) => return warm::send(source.warm(warm, deadline).await?, reply).await,
+            Request::PutTrace { .. }
+            | Request::GetTrace(_)
+            | Request::ListTraces
+            | Request::RemoveTrace(_) => return Err(FsError::Refused("no traces are kept here".to_owned())),
             Request::Read { path, version, first, count } => {
                 let span = ChunkSpan { first, count: count.into() };
                 let chunks = source.read(&path, version, span, deadline).await?;

@@ -5,10 +5,13 @@
 //! *Invariant:* the bytes of a [`Chunk`] have its hash; whoever makes a `Chunk` from bytes that it did not
 //! compute the hash of itself has verified them.
 
+pub use crate::warm::WarmStream;
+
+use crate::warm::at_home;
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::{
-    Attr, ChunkHash, ChunkIndex, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version,
+    Attr, ChunkHash, ChunkIndex, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version, Warm,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -86,4 +89,10 @@ pub trait Source: Send + Sync + 'static {
         span: ChunkSpan,
         deadline: Deadline,
     ) -> FsResult<ChunkStream>;
+
+    /// Brings chunks into the cache of this source, or of the peer that it stands for, and tells how far it
+    /// is. Dropping the stream ends the work. Where the bytes are at home there is nothing to do.
+    async fn warm(&self, warm: Warm, _deadline: Deadline) -> FsResult<WarmStream> {
+        Ok(at_home(&warm))
+    }
 }

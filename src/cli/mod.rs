@@ -14,6 +14,7 @@ pub mod mount;
 pub mod node;
 pub mod output;
 pub mod policy;
+pub mod prefetch;
 pub mod progress;
 pub mod site;
 pub mod status;
@@ -28,6 +29,17 @@ use std::process::ExitCode;
 
 /// The exit status for a wrong command line.
 const USAGE: u8 = 2;
+
+/// The command line is wrong in a way that only the command itself could tell.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+impl UsageError {
+    fn new(why: impl std::fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+}
 
 const EXIT_HELP: &str = "\
 Exit status: 0 it worked, 1 it failed (also a bad configuration file), 2 the command line is wrong.
@@ -44,6 +56,7 @@ Examples, in the order of a first use:
   globalfs token create --site cloud --node c001
   globalfs node register c001 --token gfs1...         at the node
   globalfs mount /globalfs -o ro,allow_other
+  globalfs prefetch /datasets/x                       before a job reads it
   globalfs status                                     sites, health, caches
   globalfs bench fetch                                how fast, and what moves, on this machine
   globalfs policy test /results/job-1 --config /etc/globalfs/coordinator.yaml
@@ -85,6 +98,8 @@ enum GlobalfsCommand {
     /// Measure how fast files come
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Bring files to this node's site before they are read
+    Prefetch(prefetch::Prefetch),
     /// Mount the tree on this node
     Mount(mount::Mount),
     /// Unmount the tree
@@ -146,6 +161,7 @@ impl GlobalfsCommand {
             Self::Token(command) => command.run(),
             Self::Status(command) => command.run(),
             Self::Bench(command) => command.run(),
+            Self::Prefetch(command) => command.run(),
             Self::Mount(command) => command.run(),
             Self::Umount(command) => command.run(),
             Self::Demo(command) => command.run(),
@@ -170,7 +186,8 @@ fn report(program: &str, result: anyhow::Result<()>) -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(format_args!("{program}: {}", causes(&error)));
-            let is_usage = error.downcast_ref::<globalfs_fuse::OptionError>().is_some();
+            let is_usage = error.downcast_ref::<globalfs_fuse::OptionError>().is_some()
+                || error.downcast_ref::<UsageError>().is_some();
             if is_usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }

@@ -11,14 +11,15 @@
 mod flight;
 mod metadata;
 mod stream;
+mod warm;
 
 use crate::cache::Cache;
-use crate::source::{Chunk, ChunkStream, Deadline, Listing, Source};
+use crate::source::{Chunk, ChunkStream, Deadline, Listing, Source, WarmStream};
 use async_trait::async_trait;
 use bytes::Bytes;
 use flight::{Claim, Flights};
 use globalfs_proto::limits::DEFAULT_DEADLINE;
-use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Version};
+use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Version, Warm};
 use metadata::Metadata;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -76,13 +77,15 @@ struct Hop {
     metadata: Metadata,
     flights: Arc<Flights>,
     counts: Counts,
+    turns: warm::Turns,
 }
 
 impl Cached {
     /// Caches what `upstream` tells; `cache` may be shared with hops to other upstreams.
     pub fn new(upstream: Arc<dyn Source>, cache: Cache, options: Options) -> Self {
         let metadata = Metadata::new(options);
-        Self(Arc::new(Hop { upstream, cache, metadata, flights: Arc::default(), counts: Counts::default() }))
+        let (flights, counts, turns) = (Arc::default(), Counts::default(), warm::Turns::default());
+        Self(Arc::new(Hop { upstream, cache, metadata, flights, counts, turns }))
     }
 
     /// Attributes as the upstream tells them now, past the time to live: what `open(2)` promises.
@@ -152,8 +155,16 @@ impl Source for Cached {
         }
         let (sender, stream) = mpsc::channel(STREAM_CHUNKS);
         let reading = Reading::new(self.0.clone(), path.clone(), version, span, deadline);
-        tokio::spawn(reading.deliver(sender));
+        let demand = warm::Demand::new(&self.0);
+        tokio::spawn(async move {
+            reading.deliver(sender).await;
+            drop(demand);
+        });
         Ok(stream)
+    }
+
+    async fn warm(&self, warm: Warm, deadline: Deadline) -> FsResult<WarmStream> {
+        Ok(warm::start(&self.0, warm, deadline))
     }
 }
 

@@ -12,6 +12,8 @@ pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod path;
+pub mod trace;
+pub mod warm;
 
 pub use attr::{Attr, DirEntry, FileId, FileKind, FsStat, Version};
 pub use chunk::{ByteRange, ChunkHash, ChunkIndex, ChunkSpan};
@@ -20,3 +22,5 @@ pub use error::{FsError, FsResult};
 pub use ids::{NameError, NodeName, PeerIdentity, SiteName};
 pub use message::{ChunkEncoding, ChunkHeader, Request, RequestHeader, Response};
 pub use path::{GlobalPath, PathError};
+pub use trace::{TraceName, TraceNameError, TraceSummary};
+pub use warm::{Warm, WarmFile, Warmed};

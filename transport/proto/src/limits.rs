@@ -30,6 +30,22 @@ pub const MAX_XATTR: usize = 64 * 1024;
 /// Bytes of the explanation inside an error that crosses the network.
 pub const MAX_ERROR_TEXT: usize = 512;
 
+/// Files that one request asks to be warmed.
+pub const MAX_WARM_FILES: usize = 512;
+
+/// Chunks that one request asks to be warmed: 256 MiB, which at 4 Mbit/s still arrives within the longest
+/// deadline, and beyond which a client shares the site's attention with the next one.
+pub const MAX_WARM_CHUNKS: u32 = 2048;
+
+/// A request to warm takes another file only below this many bytes.
+pub const WARM_FRAME_TARGET: usize = 15 * 1024;
+
+/// Bytes of a stored trace, compressed: some 20,000 files.
+pub const MAX_TRACE_BYTES: usize = 512 * 1024;
+
+/// Traces that one site keeps; the one that was used longest ago goes first.
+pub const MAX_TRACES: usize = 1024;
+
 /// The longest time that any single operation may be given.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
 
@@ -39,3 +55,4 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 const _: () = assert!(CHUNK_SIZE.is_power_of_two());
 const _: () = assert!(LIST_FRAME_TARGET * 2 <= MAX_FRAME);
 const _: () = assert!(MAX_PATH + MAX_XATTR < MAX_FRAME);
+const _: () = assert!(MAX_TRACE_BYTES + MAX_NAME < MAX_FRAME);

@@ -7,8 +7,10 @@ use crate::attr::{Attr, DirEntry, FsStat, Version};
 use crate::chunk::{ChunkHash, ChunkIndex};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
-use crate::limits::{CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_ERROR_TEXT};
+use crate::limits::{CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_ERROR_TEXT, MAX_TRACE_BYTES};
 use crate::path::GlobalPath;
+use crate::trace::{TraceName, decode_name};
+use crate::warm::{Warm, Warmed};
 use bytes::Bytes;
 
 /// What precedes each request.
@@ -46,6 +48,23 @@ pub enum Request {
     },
     /// Does nothing, measures the round trip. Answer: [`Response::Bytes`], empty.
     Ping,
+    /// Brings chunks into the peer's cache. Answer: [`Response::Warmed`] until every part has ended.
+    Warm(Warm),
+    /// Keeps what a job read. Answer: [`Response::Bytes`], empty.
+    PutTrace {
+        /// Under which name.
+        name: TraceName,
+        /// Whether an earlier trace of the name is replaced; otherwise the two are merged.
+        replace: bool,
+        /// The trace in its stored form, at most [`MAX_TRACE_BYTES`].
+        trace: Bytes,
+    },
+    /// A trace. Answer: [`Response::Bytes`], its stored form; `ENOENT` when there is none.
+    GetTrace(TraceName),
+    /// All traces. Answer: [`Response::Bytes`], as [`crate::trace::encode_summaries`] makes them.
+    ListTraces,
+    /// Forgets a trace. Answer: [`Response::Bytes`], empty; `ENOENT` when there is none.
+    RemoveTrace(TraceName),
 }
 
 /// How the bytes of a chunk travel.
@@ -95,6 +114,8 @@ pub enum Response {
     Chunk(ChunkHeader),
     /// The request failed; nothing follows.
     Error(FsError),
+    /// How far the warming of one part is.
+    Warmed(Warmed),
 }
 
 impl Request {
@@ -113,6 +134,16 @@ impl Request {
                 w.u8(7).path(path).version(version).u64(first.0).u32(*count)
             }
             Self::Ping => w.u8(8),
+            Self::Warm(warm) => {
+                warm.encode(w.u8(13));
+                &mut w
+            }
+            Self::PutTrace { name, replace, trace } => {
+                w.u8(14).bytes(name.as_str().as_bytes()).u8((*replace).into()).bytes(trace)
+            }
+            Self::GetTrace(name) => w.u8(15).bytes(name.as_str().as_bytes()),
+            Self::ListTraces => w.u8(16),
+            Self::RemoveTrace(name) => w.u8(17).bytes(name.as_str().as_bytes()),
         };
         w.finish()
     }
@@ -130,6 +161,11 @@ impl Request {
             6 => Self::FsStat(r.path()?),
             7 => Self::decode_read(&mut r)?,
             8 => Self::Ping,
+            13 => Self::Warm(Warm::decode(&mut r)?),
+            14 => Self::decode_put_trace(&mut r)?,
+            15 => Self::GetTrace(decode_name(&mut r)?),
+            16 => Self::ListTraces,
+            17 => Self::RemoveTrace(decode_name(&mut r)?),
             other => return Err(DecodeError::Unknown("request", other)),
         };
         r.finish().map(|()| (header, request))
@@ -141,6 +177,14 @@ impl Request {
             return Err(DecodeError::OutOfRange("the number of chunks"));
         }
         Ok(Self::Read { path, version, first, count })
+    }
+
+    fn decode_put_trace(r: &mut Reader) -> Result<Self, DecodeError> {
+        let (name, replace, trace) = (decode_name(r)?, r.u8()? != 0, r.bytes()?);
+        if trace.len() > MAX_TRACE_BYTES {
+            return Err(DecodeError::OutOfRange("the size of a trace"));
+        }
+        Ok(Self::PutTrace { name, replace, trace })
     }
 }
 
@@ -160,6 +204,10 @@ impl Response {
                 w.u8(5).u64(h.index.0).u8(h.encoding as u8).u32(h.wire_length).u32(h.length).hash(&h.hash)
             }
             Self::Error(error) => encode_error(w.u8(6), error),
+            Self::Warmed(step) => {
+                step.encode(w.u8(11));
+                &mut w
+            }
         };
         w.finish()
     }
@@ -174,6 +222,7 @@ impl Response {
             4 => Self::FsStat(r.fs_stat()?),
             5 => Self::Chunk(decode_chunk(&mut r)?),
             6 => Self::Error(decode_error(&mut r)?),
+            11 => Self::Warmed(Warmed::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("response", other)),
         };
         r.finish().map(|()| response)
@@ -206,7 +255,7 @@ fn decode_chunk(r: &mut Reader) -> Result<ChunkHeader, DecodeError> {
     Ok(ChunkHeader { index, encoding, wire_length, length, hash })
 }
 
-fn encode_error<'w>(w: &'w mut Writer, error: &FsError) -> &'w mut Writer {
+pub(crate) fn encode_error<'w>(w: &'w mut Writer, error: &FsError) -> &'w mut Writer {
     match error {
         FsError::Os(errno) => w.u8(1).i64((*errno).into()),
         FsError::Stale(None) => w.u8(2),
@@ -224,7 +273,7 @@ fn cut(text: &str) -> &[u8] {
     &text.as_bytes()[..text.floor_char_boundary(MAX_ERROR_TEXT)]
 }
 
-fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
+pub(crate) fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
     Ok(match r.u8()? {
         1 => {
             let errno = i32::try_from(r.i64()?).ok().filter(|n| (1..4096).contains(n));
