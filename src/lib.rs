@@ -37,6 +37,7 @@ pub mod node;
 pub mod prefetch;
 pub mod site;
 pub mod telemetry;
+pub mod trace;
 
 pub use client::{Client, File};
 pub use globalfs_proto::{Attr, DirEntry, FileKind, FsError, FsResult};

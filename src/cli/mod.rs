@@ -19,6 +19,7 @@ pub mod progress;
 pub mod site;
 pub mod status;
 pub mod token;
+pub mod trace;
 pub mod version;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +35,11 @@ const USAGE: u8 = 2;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct UsageError(String);
+
+/// A command that was run for the user ended with this exit status, which becomes ours. It has said why.
+#[derive(Debug, thiserror::Error)]
+#[error("the command ended with exit status {0}")]
+struct CommandEnded(u8);
 
 impl UsageError {
     fn new(why: impl std::fmt::Display) -> Self {
@@ -57,6 +63,7 @@ Examples, in the order of a first use:
   globalfs node register c001 --token gfs1...         at the node
   globalfs mount /globalfs -o ro,allow_other
   globalfs prefetch /datasets/x                       before a job reads it
+  globalfs trace record --name train -- ./train.sh    what it reads, for 'prefetch --trace train'
   globalfs status                                     sites, health, caches
   globalfs bench fetch                                how fast, and what moves, on this machine
   globalfs policy test /results/job-1 --config /etc/globalfs/coordinator.yaml
@@ -100,6 +107,8 @@ enum GlobalfsCommand {
     Bench(bench::BenchCommand),
     /// Bring files to this node's site before they are read
     Prefetch(prefetch::Prefetch),
+    /// Record what jobs read, so that it can be brought before they run again
+    Trace(trace::TraceArgs),
     /// Mount the tree on this node
     Mount(mount::Mount),
     /// Unmount the tree
@@ -162,6 +171,7 @@ impl GlobalfsCommand {
             Self::Status(command) => command.run(),
             Self::Bench(command) => command.run(),
             Self::Prefetch(command) => command.run(),
+            Self::Trace(command) => command.run(),
             Self::Mount(command) => command.run(),
             Self::Umount(command) => command.run(),
             Self::Demo(command) => command.run(),
@@ -184,6 +194,9 @@ fn report(program: &str, result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<CommandEnded>() => {
+            error.downcast_ref().map_or(ExitCode::FAILURE, |CommandEnded(code)| ExitCode::from(*code))
+        }
         Err(error) => {
             output::complain(format_args!("{program}: {}", causes(&error)));
             let is_usage = error.downcast_ref::<globalfs_fuse::OptionError>().is_some()

@@ -4,13 +4,15 @@ use super::UsageError;
 use super::daemon::cancel_on_signal;
 use super::output::{self, Output, complain};
 use super::progress::Progress;
+use super::trace::missing;
 use crate::config::MountConfig;
 use crate::node::Link;
 use crate::prefetch::{Batches, Failure, Plan, Tally, namespace_path, walk};
 use crate::telemetry::{self, Component};
+use crate::trace::replay::{Planner, fetch_trace};
 use anyhow::{Context, Result, bail};
 use globalfs_dataplane::{Deadline, Source};
-use globalfs_proto::{GlobalPath, WarmFile, Warmed};
+use globalfs_proto::{GlobalPath, TraceName, WarmFile, Warmed};
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ What does not fit the site's cache is left out and named, and the exit status is
 Examples:
   globalfs prefetch /datasets/imagenet /models/base.bin
   globalfs prefetch /globalfs/datasets/x --dry-run        how much would move?
+  globalfs prefetch --trace job/alice/train               what that job read when it ran last
   globalfs prefetch /datasets/x --json | jq .fetched_bytes
   srun -N1 globalfs prefetch /datasets/x && sbatch job.sh";
 
@@ -42,8 +45,11 @@ Examples:
 #[command(after_help = HELP)]
 pub struct Prefetch {
     /// Files and directories to bring
-    #[arg(value_name = "PATH", required = true)]
+    #[arg(value_name = "PATH", required_unless_present = "trace")]
     paths: Vec<PathBuf>,
+    /// Bring what this trace says that a job reads, in its order; see 'globalfs trace --help'
+    #[arg(long, value_name = "NAME", conflicts_with = "paths")]
+    trace: Option<TraceName>,
     /// The node's configuration
     #[arg(long, value_name = "FILE", default_value = "/etc/globalfs/globalfs.yaml", env = "GLOBALFS_CONFIG")]
     config: PathBuf,
@@ -98,25 +104,39 @@ impl Prefetch {
         tokio::spawn(cancel_on_signal(stop.clone())?);
         let link = connect(config).await?;
         let source = link.remote() as Arc<dyn Source>;
-        let work = self.work(config, &source, paths, &stop);
-        let report = work.await?;
+        let report = self.work(config, &link, &source, paths, &stop).await;
         link.close().await;
-        Ok(report)
+        report
     }
 
     async fn work(
         &self,
         config: &MountConfig,
+        link: &Link,
         source: &Arc<dyn Source>,
         paths: &[GlobalPath],
         stop: &CancellationToken,
     ) -> Result<Report> {
         let started = Instant::now();
-        let planned = stop.run_until_cancelled(walk(source, paths, config.deadline, |_| {})).await;
+        let planned = stop.run_until_cancelled(self.plan(config, link, source, paths)).await;
         let Some(plan) = planned else { bail!("interrupted before anything was fetched") };
         let mut report = self.carry_out(source, plan?, stop).await;
         report.seconds = started.elapsed().as_secs_f64();
         Ok(report)
+    }
+
+    async fn plan(
+        &self,
+        config: &MountConfig,
+        link: &Link,
+        source: &Arc<dyn Source>,
+        paths: &[GlobalPath],
+    ) -> Result<Plan> {
+        let Some(name) = &self.trace else { return Ok(walk(source, paths, config.deadline, |_| {}).await?) };
+        let trace = fetch_trace(&link.remote(), name.clone(), Deadline::after(config.deadline)).await;
+        let trace = Arc::new(trace.map_err(|error| missing(name, error))?);
+        let mut planner = Planner::new(source.clone(), trace.clone(), config.deadline);
+        Ok(planner.plan(0..trace.reads.len()).await)
     }
 
     async fn carry_out(&self, source: &Arc<dyn Source>, mut plan: Plan, stop: &CancellationToken) -> Report {

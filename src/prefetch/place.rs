@@ -26,7 +26,7 @@ pub enum PlaceError {
 
 /// The path of the namespace that `given` means on this machine.
 pub fn namespace_path(given: &Path) -> Result<GlobalPath, PlaceError> {
-    let mounts = mount_points();
+    let mounts: Vec<PathBuf> = our_mounts().into_iter().map(|(at, _)| at).collect();
     let absolute = std::env::current_dir().unwrap_or_default().join(given);
     let below = below_a_mount(&normal(&absolute), &mounts);
     // A link outside that leads into a mount. What exists nowhere here can only be of the namespace.
@@ -41,17 +41,18 @@ pub fn namespace_path(given: &Path) -> Result<GlobalPath, PlaceError> {
         .map_err(|source| PlaceError::Malformed { path: shown(), source })
 }
 
-/// Where volumes of ours are mounted in this mount namespace.
-pub(super) fn mount_points() -> Vec<PathBuf> {
+/// Where volumes of ours are mounted in this mount namespace, each with the configuration that it shows.
+pub fn our_mounts() -> Vec<(PathBuf, PathBuf)> {
     mounts_in(&fs::read("/proc/self/mountinfo").unwrap_or_default())
 }
 
-fn mounts_in(mountinfo: &[u8]) -> Vec<PathBuf> {
+fn mounts_in(mountinfo: &[u8]) -> Vec<(PathBuf, PathBuf)> {
     let kind = format!("fuse.{SUBTYPE}");
     let mount = |line: &[u8]| {
         let fields: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
         let dash = fields.iter().position(|field| *field == b"-")?;
-        (*fields.get(dash + 1)? == kind.as_bytes()).then(|| unescaped(fields[4]))
+        let [found, source] = *fields.get(dash + 1..dash + 3)? else { return None };
+        (found == kind.as_bytes()).then(|| (unescaped(fields[4]), unescaped(source)))
     };
     mountinfo.split(|&b| b == b'\n').filter_map(mount).collect()
 }
@@ -100,13 +101,14 @@ mod tests {
 
     #[test]
     fn mounts_of_ours_are_known_among_others() {
-        assert_eq!(mounts_in(MOUNTINFO), [PathBuf::from("/globalfs"), "/mnt/a b".into()]);
+        let mount = |at: &str| (PathBuf::from(at), PathBuf::from("/etc/g.yaml"));
+        assert_eq!(mounts_in(MOUNTINFO), [mount("/globalfs"), mount("/mnt/a b")]);
         assert!(mounts_in(b"garbage - fuse").is_empty());
     }
 
     #[test]
     fn paths_below_a_mount_lose_its_place() {
-        let mounts = mounts_in(MOUNTINFO);
+        let mounts: Vec<PathBuf> = mounts_in(MOUNTINFO).into_iter().map(|(at, _)| at).collect();
         let check = |path: &str, want: Option<&str>| {
             assert_eq!(below_a_mount(&normal(Path::new(path)), &mounts), want.map(PathBuf::from), "{path}");
         };

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod traces;
 mod trees;
 
 use common::{Setup, TestCluster};
