@@ -5,10 +5,10 @@
 //! at most [`STREAMS_IN_FLIGHT`] requests under way, each with one window of the transport.
 
 use crate::encoding;
-use crate::source::{Chunk, ChunkStream, Deadline, Listing, Source, WarmStream};
+use crate::source::{Chunk, ChunkStream, Deadline, HashStream, Hashes, Listing, Source, WarmStream};
 use async_trait::async_trait;
 use bytes::Bytes;
-use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_DIR_ENTRIES};
+use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_DIR_ENTRIES, MAX_HASHES_PER_REQUEST};
 use globalfs_proto::{
     Attr, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Request, Response,
     Version, Warm,
@@ -26,6 +26,9 @@ pub const STREAMS_IN_FLIGHT: usize = 4;
 
 /// Verified chunks that each of these holds for the reader.
 const CHUNKS_AHEAD: usize = 4;
+
+/// Frames of hashes that wait for the reader.
+const HASH_FRAMES_AHEAD: usize = 16;
 
 /// How often a damaged chunk is asked for again.
 pub const MAX_REFETCHES: u32 = 3;
@@ -195,14 +198,59 @@ impl Source for Remote {
     async fn warm(&self, warm: Warm, deadline: Deadline) -> FsResult<WarmStream> {
         self.ask_to_warm(warm, deadline).await
     }
+
+    async fn hashes(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<HashStream> {
+        let (sender, stream) = mpsc::channel(HASH_FRAMES_AHEAD);
+        let wanted = Wanted { remote: self.clone(), path: path.clone(), version, deadline };
+        tokio::spawn(async move {
+            let told = tokio::select! {
+                () = sender.closed() => return,
+                told = wanted.pass_hashes(span, &sender) => told,
+            };
+            if let Err(error) = told {
+                let _ = sender.send(Err(error)).await;
+            }
+        });
+        Ok(stream)
+    }
 }
 
 impl Wanted {
+    async fn pass_hashes(&self, span: ChunkSpan, sender: &mpsc::Sender<FsResult<Hashes>>) -> FsResult<()> {
+        for piece in pieces(span, MAX_HASHES_PER_REQUEST) {
+            let (path, version, mut next) = (self.path.clone(), self.version, piece.first.0);
+            let request = Request::Hashes { path, version, first: piece.first, count: piece.count as u32 };
+            let mut answer = self.remote.ask(request, self.deadline).await?;
+            while next < piece.first.0 + piece.count {
+                let told = match answer.next().await? {
+                    Some(Response::Hashes { first, hashes }) => Hashes { first, hashes },
+                    Some(_) => return Err(self.remote.unexpected()),
+                    None => return Err(self.remote.broken("ended its hashes too early")),
+                };
+                let count = told.hashes.len() as u64;
+                if told.first.0 != next || count > piece.first.0 + piece.count - next {
+                    return Err(self.remote.broken("told other hashes than were asked for"));
+                }
+                next += count;
+                if sender.send(Ok(told)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Fetches `span` in pieces, several at a time, and hands their chunks on in order. Dropping the future
     /// ends the pieces.
     async fn fetch(self: Arc<Self>, span: ChunkSpan, reader: &Sender) {
         let mut tasks = JoinSet::new();
-        let mut pieces = pieces(span);
+        let mut pieces = pieces(span, MAX_CHUNKS_PER_READ);
         let mut streams: VecDeque<ChunkStream> = VecDeque::new();
         loop {
             while streams.len() < STREAMS_IN_FLIGHT
@@ -301,8 +349,8 @@ impl Wanted {
 }
 
 /// `span` in parts that one request may ask for.
-fn pieces(span: ChunkSpan) -> impl Iterator<Item = ChunkSpan> + Send {
-    let most = u64::from(MAX_CHUNKS_PER_READ);
+fn pieces(span: ChunkSpan, most: u32) -> impl Iterator<Item = ChunkSpan> + Send {
+    let most = u64::from(most);
     (0..span.count.div_ceil(most)).map(move |n| ChunkSpan {
         first: ChunkIndex(span.first.0 + n * most),
         count: most.min(span.count - n * most),

@@ -14,7 +14,7 @@
 //! cannot go in circles while sites see different policies.
 
 use crate::cache::throttle::Throttle;
-use crate::source::{ChunkStream, Deadline, Listing, Source, WarmStream};
+use crate::source::{ChunkStream, Deadline, HashStream, Listing, Source, WarmStream};
 use crate::warm::{self, Group};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -336,6 +336,16 @@ impl Source for ForNodes {
     async fn warm(&self, warm: Warm, deadline: Deadline) -> FsResult<WarmStream> {
         Ok(warm::merge(self.0.warm_groups(warm), deadline))
     }
+
+    async fn hashes(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<HashStream> {
+        self.0.source_of(path)?.hashes(path, version, span, deadline).await
+    }
 }
 
 #[async_trait]
@@ -383,6 +393,16 @@ impl Source for ForSites {
 
     async fn warm(&self, _: Warm, _: Deadline) -> FsResult<WarmStream> {
         Err(FsError::Refused("a site warms its own cache for its own nodes only".to_owned()))
+    }
+
+    async fn hashes(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<HashStream> {
+        self.0.own(path)?.hashes(path, version, span, deadline).await
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! *Invariant:* a listing that is too large ends in an error, never in a part that looks whole.
 
-use crate::encoding::{self, Encoded};
-use crate::source::{ChunkStream, Deadline, Source};
+use crate::encoding::{Encoded, Encoder, Link};
+use crate::source::{ChunkStream, Deadline, HashStream, Hashes, Source};
 use crate::warm;
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::limits::{LIST_FRAME_TARGET, MAX_DIR_ENTRIES};
 use globalfs_proto::{
-    ChunkHeader, ChunkSpan, DirEntry, FsError, FsResult, GlobalPath, PeerIdentity, Request, Response,
+    ChunkEncoding, ChunkHeader, ChunkSpan, DirEntry, FsError, FsResult, GlobalPath, PeerIdentity, Request,
+    Response,
 };
 use globalfs_transport::{Handler, Reply};
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub struct ServeCounters {
     pub wire_bytes: u64,
     /// Directory entries sent.
     pub entries: u64,
+    /// Chunks sent, by the number of their encoding.
+    pub chunks_as: [u64; ChunkEncoding::COUNT],
 }
 
 #[derive(Default)]
@@ -52,6 +55,7 @@ struct Live {
     bytes: AtomicU64,
     wire_bytes: AtomicU64,
     entries: AtomicU64,
+    chunks_as: [AtomicU64; ChunkEncoding::COUNT],
 }
 
 impl Server {
@@ -73,6 +77,7 @@ impl Server {
             bytes: read(&self.live.bytes),
             wire_bytes: read(&self.live.wire_bytes),
             entries: read(&self.live.entries),
+            chunks_as: self.live.chunks_as.each_ref().map(read),
         }
     }
 
@@ -94,10 +99,11 @@ impl Server {
         }
     }
 
-    async fn send_chunks(&self, mut chunks: ChunkStream, reply: &mut Reply) -> FsResult<()> {
+    async fn send_chunks(&self, mut chunks: ChunkStream, link: Link, reply: &mut Reply) -> FsResult<()> {
+        let mut encoder = Encoder::new(link);
         while let Some(chunk) = chunks.recv().await {
             // Some 0.3 ms at most: less than handing it to another thread and back would cost.
-            let Encoded { header, mut payload } = encoding::encode(&chunk?);
+            let Encoded { header, mut payload } = encoder.encode(&chunk?);
             self.count(&header);
             if let Some(tamper) = &self.tamper {
                 payload = tamper(&header, payload);
@@ -107,10 +113,19 @@ impl Server {
         Ok(())
     }
 
+    async fn send_hashes(&self, mut stream: HashStream, reply: &mut Reply) -> FsResult<()> {
+        while let Some(hashes) = stream.recv().await {
+            let Hashes { first, hashes } = hashes?;
+            reply.send(&Response::Hashes { first, hashes }).await?;
+        }
+        Ok(())
+    }
+
     fn count(&self, header: &ChunkHeader) {
         self.live.chunks.fetch_add(1, Ordering::Relaxed);
         self.live.bytes.fetch_add(header.length.into(), Ordering::Relaxed);
         self.live.wire_bytes.fetch_add(header.wire_length.into(), Ordering::Relaxed);
+        self.live.chunks_as[header.encoding as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -122,7 +137,7 @@ impl Handler for Server {
 
     async fn handle(
         &self,
-        _peer: &PeerIdentity,
+        peer: &PeerIdentity,
         request: Request,
         budget: Duration,
         reply: &mut Reply,
@@ -144,10 +159,22 @@ impl Handler for Server {
             Request::Read { path, version, first, count } => {
                 let span = ChunkSpan { first, count: count.into() };
                 let chunks = source.read(&path, version, span, deadline).await?;
-                return self.send_chunks(chunks, reply).await;
+                return self.send_chunks(chunks, link_to(peer), reply).await;
+            }
+            Request::Hashes { path, version, first, count } => {
+                let span = ChunkSpan { first, count: count.into() };
+                return self.send_hashes(source.hashes(&path, version, span, deadline).await?, reply).await;
             }
         };
         reply.send(&response).await
+    }
+}
+
+/// Nodes are of this site; everybody else is far away.
+fn link_to(peer: &PeerIdentity) -> Link {
+    match peer {
+        PeerIdentity::Node(..) => Link::Lan,
+        _ => Link::Wan,
     }
 }
 

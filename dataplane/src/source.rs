@@ -53,6 +53,18 @@ pub struct Chunk {
 /// Chunks as they arrive, in the order that was asked for. Ends after the last one or after an error.
 pub type ChunkStream = mpsc::Receiver<FsResult<Chunk>>;
 
+/// Hashes as they are computed, in the order that was asked for. Ends after the last one or after an error.
+pub type HashStream = mpsc::Receiver<FsResult<Hashes>>;
+
+/// The names of consecutive chunks of one version; at least one, at most `MAX_HASHES_PER_FRAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hashes {
+    /// The chunk of the first hash.
+    pub first: ChunkIndex,
+    /// One hash for each chunk.
+    pub hashes: Vec<ChunkHash>,
+}
+
 /// A whole directory, in no particular order, without `.` and `..`.
 pub type Listing = Arc<[DirEntry]>;
 
@@ -95,4 +107,22 @@ pub trait Source: Send + Sync + 'static {
     async fn warm(&self, warm: Warm, _deadline: Deadline) -> FsResult<WarmStream> {
         Ok(at_home(&warm))
     }
+
+    /// Starts telling the hashes of the chunks `span` of content `version` of the regular file `path`. Who
+    /// knows none refuses with `EOPNOTSUPP`, and the chunks are fetched without.
+    ///
+    /// [`FsError::Stale`] as for `read`. A span may be of any length within the file.
+    async fn hashes(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<HashStream> {
+        let _ = (path, version, span, deadline);
+        Err(NO_HASHES)
+    }
 }
+
+/// `EOPNOTSUPP`.
+const NO_HASHES: FsError = FsError::Os(95);

@@ -1,6 +1,6 @@
 //! A source in memory, for tests of whatever stands on a [`Source`]: it can change, delay, fail and count.
 
-use crate::source::{Chunk, ChunkStream, Deadline, Listing, Source};
+use crate::source::{Chunk, ChunkStream, Deadline, HashStream, Hashes, Listing, Source};
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::{
@@ -30,6 +30,7 @@ struct Shared {
     ticks: AtomicU64,
     calls: AtomicU64,
     chunks_read: AtomicU64,
+    hashes_told: AtomicU64,
 }
 
 #[derive(Clone, Default)]
@@ -109,6 +110,11 @@ impl MemorySource {
     /// Chunks handed out by reads so far.
     pub fn chunks_read(&self) -> u64 {
         self.0.chunks_read.load(Ordering::Relaxed)
+    }
+
+    /// Hashes told so far.
+    pub fn hashes_told(&self) -> u64 {
+        self.0.hashes_told.load(Ordering::Relaxed)
     }
 
     async fn find(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Node> {
@@ -193,6 +199,27 @@ impl Source for MemorySource {
                 }
             }
         });
+        Ok(stream)
+    }
+
+    /// All in one piece after one delay.
+    async fn hashes(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<HashStream> {
+        let node = self.find(path, deadline).await?;
+        check_version(&node, version)?;
+        let (sender, stream) = mpsc::channel(span.count.max(1) as usize);
+        for index in span.iter() {
+            let range = index.bytes(version.size).ok_or(FsError::Os(EINVAL))?;
+            let hash = blake3::hash(&node.content[range.start() as usize..range.end() as usize]);
+            let hashes = vec![ChunkHash(*hash.as_bytes())];
+            self.0.hashes_told.fetch_add(1, Ordering::Relaxed);
+            let _ = sender.try_send(Ok(Hashes { first: index, hashes }));
+        }
         Ok(stream)
     }
 }

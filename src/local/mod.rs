@@ -1,19 +1,21 @@
-//! A whole cluster on this machine, made of the real programs over loopback: what `globalfs demo`,
-//! `globalfs bench fetch` and the whole-system tests run against.
+//! A whole cluster on this machine, made of the real programs over loopback or in network namespaces: what
+//! `globalfs demo`, `globalfs bench fetch`, the whole-system tests and the comparisons over a link run against.
 //!
 //! *Invariant:* everything it starts ends with it, unless it is told to [`LocalCluster::leave_running`].
 
 mod metrics;
+mod place;
 mod programs;
 
 pub use metrics::Metrics;
+pub use place::{Place, Places};
 pub use programs::{Process, Programs};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -55,11 +57,12 @@ pub struct LocalSiteOptions {
 pub struct LocalCluster {
     programs: Programs,
     dir: PathBuf,
+    places: Places,
     coordinator: SocketAddr,
     sites: BTreeMap<String, LocalSite>,
     processes: BTreeMap<String, Process>,
     mounts: BTreeMap<String, PathBuf>,
-    metrics: BTreeMap<String, SocketAddr>,
+    metrics: BTreeMap<String, (Place, SocketAddr)>,
     cleans_up: bool,
 }
 
@@ -70,13 +73,19 @@ struct LocalSite {
 }
 
 impl LocalCluster {
-    /// Starts the coordinator, registers the sites with one-time tokens and starts them.
+    /// Starts the coordinator, registers the sites with one-time tokens and starts them, all on loopback.
     pub fn start(programs: Programs, options: LocalOptions) -> Result<Self> {
+        Self::start_at(programs, options, Places::default())
+    }
+
+    /// The same, each part at its place.
+    pub fn start_at(programs: Programs, options: LocalOptions, places: Places) -> Result<Self> {
         fs::create_dir_all(&options.dir).with_context(|| format!("cannot make {}", options.dir.display()))?;
         let mut cluster = Self {
             programs,
             dir: options.dir.clone(),
-            coordinator: free_tcp_port()?,
+            coordinator: places.coordinator.free_tcp_port()?,
+            places,
             sites: BTreeMap::new(),
             processes: BTreeMap::new(),
             mounts: BTreeMap::new(),
@@ -124,18 +133,20 @@ impl LocalCluster {
 
     /// Runs `globalfs ARGS --config coordinator.yaml` and gives its standard output.
     pub fn admin(&self, args: &[&str]) -> Result<String> {
-        self.run(args, &self.coordinator_config())
+        self.run(&self.places.coordinator, args, &self.coordinator_config())
     }
 
-    fn run(&self, args: &[&str], config: &Path) -> Result<String> {
-        let output = Command::new(&self.programs.globalfs).args(args).arg("--config").arg(config).output()?;
+    fn run(&self, place: &Place, args: &[&str], config: &Path) -> Result<String> {
+        let mut command = Command::new(&self.programs.globalfs);
+        command.args(args).arg("--config").arg(config);
+        let output = place.enter(|| Ok(command.output()?))?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "globalfs {}: {}", args.join(" "), stderr.trim());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     fn write_coordinator_config(&mut self, options: &LocalOptions) -> Result<()> {
-        let metrics = self.choose_metrics("coordinator")?;
+        let metrics = self.choose_metrics("coordinator", &self.places.coordinator.clone())?;
         let mut yaml = format!(
             "cluster: local\nlisten: {}\ndata_dir: coordinator\nmetrics: {metrics}\n{}\nsites:\n",
             self.coordinator, options.store_yaml
@@ -148,16 +159,16 @@ impl LocalCluster {
         Ok(fs::write(self.coordinator_config(), yaml)?)
     }
 
-    fn choose_metrics(&mut self, name: &str) -> Result<SocketAddr> {
-        let address = free_tcp_port()?;
-        self.metrics.insert(name.to_owned(), address);
+    fn choose_metrics(&mut self, name: &str, place: &Place) -> Result<SocketAddr> {
+        let address = place.free_private_port()?;
+        self.metrics.insert(name.to_owned(), (place.clone(), address));
         Ok(address)
     }
 
     /// Starts the coordinator and waits until it answers.
     pub fn start_coordinator(&mut self) -> Result<()> {
         let config = self.coordinator_config();
-        self.spawn("coordinator", &["coordinator", "start"], &config)?;
+        self.spawn("coordinator", &self.places.coordinator.clone(), &["coordinator", "start"], &config)?;
         self.wait_ready("coordinator", |cluster| cluster.admin(&["status"]).map(drop))
     }
 
@@ -165,10 +176,12 @@ impl LocalCluster {
         let state = self.dir.join(&site.name).join("state");
         fs::create_dir_all(&state)?;
         fs::create_dir_all(&site.origin)?;
-        let (address, config) = (free_udp_port()?, self.dir.join(format!("site-{}.yaml", site.name)));
-        let metrics = self.choose_metrics(&site.name)?;
+        let place = self.places.of_site(&site.name);
+        let (address, config) = (place.free_udp_port()?, self.dir.join(format!("site-{}.yaml", site.name)));
+        let metrics = self.choose_metrics(&site.name, &place)?;
+        let listen = place.listen_address(address);
         let yaml = format!(
-            "name: {}\ncoordinator: {}\nlisten: {address}\nadvertise: {address}\norigin: file://{}\n\
+            "name: {}\ncoordinator: {}\nlisten: {listen}\nadvertise: {address}\norigin: file://{}\n\
              state_dir: {}\ncache:\n  size: {}\nmetrics: {metrics}\n{}",
             site.name,
             self.coordinator,
@@ -179,7 +192,7 @@ impl LocalCluster {
         );
         fs::write(&config, yaml)?;
         let token = self.admin(&["token", "create", "--site", &site.name])?;
-        self.run(&["site", "register", &site.name, "--token", token.trim()], &config)?;
+        self.run(&place, &["site", "register", &site.name, "--token", token.trim()], &config)?;
         self.sites.insert(site.name.clone(), LocalSite { address, config });
         Ok(())
     }
@@ -187,7 +200,7 @@ impl LocalCluster {
     /// Starts a registered site's daemon and waits until it answers.
     pub fn start_site(&mut self, site: &str) -> Result<()> {
         let config = self.sites[site].config.clone();
-        self.spawn(site, &["site", "start"], &config)?;
+        self.spawn(site, &self.places.of_site(site), &["site", "start"], &config)?;
         self.wait_ready(site, |cluster| cluster.metrics(site).map(drop))
     }
 
@@ -201,7 +214,8 @@ impl LocalCluster {
     ) -> Result<PathBuf> {
         let state = self.dir.join(node);
         fs::create_dir_all(&state)?;
-        let metrics = self.choose_metrics(node)?;
+        let place = self.places.of_site(site);
+        let metrics = self.choose_metrics(node, &place)?;
         let yaml = format!(
             "site: {site}\nnode: {node}\ncoordinator: {}\nstate_dir: {}\ncache:\n  size: {cache_size}\n\
              metrics: {metrics}\n{extra_yaml}",
@@ -211,7 +225,7 @@ impl LocalCluster {
         let config = self.dir.join(format!("{node}.yaml"));
         fs::write(&config, yaml)?;
         let token = self.admin(&["token", "create", "--node", node, "--site", site])?;
-        self.run(&["node", "register", node, "--token", token.trim()], &config)?;
+        self.run(&place, &["node", "register", node, "--token", token.trim()], &config)?;
         Ok(config)
     }
 
@@ -229,7 +243,9 @@ impl LocalCluster {
         let config = self.dir.join(format!("{node}.yaml"));
         let mut command = Command::new(&self.programs.globalfs_fuse);
         command.arg("mount").arg(mountpoint).arg("--foreground").args(args).arg("--config").arg(config);
-        let process = Process::spawn(command, self.log_path(node))?;
+        // A node's metrics tell where the node is.
+        let place = self.metrics.get(node).map(|(place, _)| place.clone()).unwrap_or_default();
+        let process = place.enter(|| Process::spawn(command, self.log_path(node)))?;
         self.processes.insert(node.to_owned(), process);
         self.mounts.insert(node.to_owned(), mountpoint.to_owned());
         self.wait_ready(node, |_| {
@@ -240,10 +256,10 @@ impl LocalCluster {
         })
     }
 
-    fn spawn(&mut self, name: &str, args: &[&str], config: &Path) -> Result<()> {
+    fn spawn(&mut self, name: &str, place: &Place, args: &[&str], config: &Path) -> Result<()> {
         let mut command = Command::new(&self.programs.globalfs);
         command.args(args).arg("--config").arg(config);
-        let process = Process::spawn(command, self.log_path(name))?;
+        let process = place.enter(|| Process::spawn(command, self.log_path(name)))?;
         self.processes.insert(name.to_owned(), process);
         Ok(())
     }
@@ -271,13 +287,13 @@ impl LocalCluster {
 
     /// Where a daemon or a mount serves `/metrics` and `/health`.
     pub fn metrics_address(&self, name: &str) -> Option<SocketAddr> {
-        self.metrics.get(name).copied()
+        self.metrics.get(name).map(|(_, address)| *address)
     }
 
     /// The metrics of a daemon, by name and labels as they are printed.
     pub fn metrics(&self, name: &str) -> Result<Metrics> {
-        let address = self.metrics.get(name).with_context(|| format!("{name} has no metrics"))?;
-        Metrics::fetch(*address)
+        let (place, address) = self.metrics.get(name).with_context(|| format!("{name} has no metrics"))?;
+        place.enter(|| Metrics::fetch(*address))
     }
 
     /// Kills a daemon or a mount as a crash would: SIGKILL, no goodbye.
@@ -335,12 +351,4 @@ impl Drop for LocalCluster {
 pub fn is_mounted(path: &Path) -> bool {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     text.lines().any(|line| line.split(' ').nth(4).is_some_and(|at| Path::new(at) == path))
-}
-
-fn free_tcp_port() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
-fn free_udp_port() -> Result<SocketAddr> {
-    Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
 }

@@ -45,6 +45,13 @@ impl Peer {
         self.0.counters.snapshot()
     }
 
+    /// Connects in the background at once, and again with growing pauses whenever the connection is lost, so
+    /// that no request pays for a handshake. Ends with the last clone of this peer. Call it inside a tokio
+    /// runtime; further calls change nothing.
+    pub fn keep_connected(&self) {
+        self.0.keep();
+    }
+
     /// Sends `request` and waits for the first frame of the answer; an error frame is returned as `Err`.
     ///
     /// All waits, also those of the [`Answer`], end after `budget` in [`FsError::Deadline`].

@@ -6,12 +6,13 @@
 use crate::counters::{Live, Meter};
 use crate::endpoint::Endpoint;
 use crate::failure::{self, code};
-use crate::options::{CONNECT_TIMEOUT, MAX_ADDRESSES, RECONNECT_PAUSE, SUSPICION};
+use crate::options::{CONNECT_TIMEOUT, MAX_ADDRESSES, MAX_RECONNECT_PAUSE, RECONNECT_PAUSE, SUSPICION};
 use globalfs_proto::{FsError, FsResult, PeerIdentity};
 use parking_lot::Mutex;
 use quinn::Connection;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
@@ -28,6 +29,8 @@ pub(crate) struct Link {
     pub(crate) address: String,
     pub(crate) counters: Arc<Live>,
     state: Mutex<State>,
+    /// Whether somebody sees to it that there is always a connection.
+    kept: AtomicBool,
 }
 
 type Outcome = Option<FsResult<Connection>>;
@@ -45,7 +48,14 @@ enum State {
 
 impl Link {
     pub(crate) fn new(endpoint: Endpoint, address: String, expect: PeerIdentity) -> Self {
-        Self { endpoint, expect, address, counters: Arc::default(), state: Mutex::new(State::Idle) }
+        Self {
+            endpoint,
+            expect,
+            address,
+            counters: Arc::default(),
+            state: Mutex::new(State::Idle),
+            kept: AtomicBool::new(false),
+        }
     }
 
     /// The peer in words.
@@ -83,6 +93,13 @@ impl Link {
     /// Notes that the peer refuses us, so that a crowd of requests does not ask again and again.
     pub(crate) fn remember(&self, error: &FsError) {
         *self.state.lock() = State::Failed(error.clone(), Instant::now());
+    }
+
+    /// Connects now, and again whenever the connection is lost, until nobody uses the link any more.
+    pub(crate) fn keep(self: &Arc<Self>) {
+        if !self.kept.swap(true, Ordering::Relaxed) {
+            tokio::spawn(keep(Arc::downgrade(self)));
+        }
     }
 
     fn start(self: &Arc<Self>) -> watch::Receiver<Outcome> {
@@ -126,7 +143,7 @@ impl Link {
 
     async fn connect_to(&self, address: SocketAddr) -> FsResult<Connection> {
         let gone = |why: &str| FsError::Unreachable(format!("{} ({address}) {why}", self.whom()));
-        let config = self.endpoint.client_config(address.ip());
+        let config = self.endpoint.client_config(address);
         let connecting = self
             .endpoint
             .quinn()
@@ -138,6 +155,26 @@ impl Link {
                 Err(_) => Err(gone("does not answer")),
             },
             () = refused(address) => Err(gone("refuses the connection: no daemon listens there")),
+        }
+    }
+}
+
+/// Holds the link only while it connects, so that dropping the last user ends it.
+async fn keep(link: Weak<Link>) {
+    let mut pause = RECONNECT_PAUSE;
+    while let Some(held) = link.upgrade() {
+        let outcome = held.connection().await;
+        drop(held);
+        match outcome {
+            Ok(connection) => {
+                pause = RECONNECT_PAUSE;
+                connection.closed().await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, ?pause, "no connection yet");
+                sleep(pause).await;
+                pause = (pause * 2).min(MAX_RECONNECT_PAUSE);
+            }
         }
     }
 }

@@ -1,14 +1,15 @@
 //! One UDP socket that serves and connects.
 
+use crate::congestion::{Factory, Paths};
 use crate::counters::{Counters, Live};
 use crate::failure::code;
 use crate::identity::Identity;
-use crate::options::{MAX_PACKET, MAX_WAITING_CONNECTIONS, Options, transport};
+use crate::options::{MAX_PACKET, MAX_WAITING_CONNECTIONS, Options, USUAL_PACKET, transport};
 use crate::{socket, tls};
 use globalfs_proto::PeerIdentity;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{EndpointConfig, ServerConfig, TokioRuntime};
-use std::net::{IpAddr, SocketAddr};
+use quinn::{EndpointConfig, ServerConfig, TokioRuntime, TransportConfig};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ struct Inner {
     server: Arc<QuicServerConfig>,
     identity: PeerIdentity,
     counters: Arc<Live>,
+    paths: Arc<Paths>,
 }
 
 impl Endpoint {
@@ -64,6 +66,7 @@ impl Endpoint {
             server: tls::server(&identity)?,
             identity: identity.peer().clone(),
             counters: Arc::default(),
+            paths: Arc::default(),
         })))
     }
 
@@ -82,6 +85,11 @@ impl Endpoint {
         self.0.counters.snapshot()
     }
 
+    /// Connections that are open now, ours and those of others.
+    pub fn open_connections(&self) -> usize {
+        self.0.quinn.open_connections()
+    }
+
     /// Ends every connection and tells the peers so.
     pub async fn close(&self) {
         self.0.quinn.close(code::STOPPING, b"");
@@ -96,15 +104,20 @@ impl Endpoint {
         &self.0.counters
     }
 
-    pub(crate) fn client_config(&self, remote: IpAddr) -> quinn::ClientConfig {
+    pub(crate) fn client_config(&self, remote: SocketAddr) -> quinn::ClientConfig {
         let mut config = quinn::ClientConfig::new(self.0.client.clone());
-        config.transport_config(transport(remote));
+        config.transport_config(self.transport_config(remote));
         config
     }
 
-    pub(crate) fn server_config(&self, remote: IpAddr) -> ServerConfig {
+    pub(crate) fn server_config(&self) -> ServerConfig {
         let mut config = ServerConfig::with_crypto(self.0.server.clone());
-        config.transport_config(transport(remote)).max_incoming(MAX_WAITING_CONNECTIONS);
+        config.max_incoming(MAX_WAITING_CONNECTIONS);
         config
+    }
+
+    pub(crate) fn transport_config(&self, remote: SocketAddr) -> Arc<TransportConfig> {
+        let congestion = Factory::new(self.0.paths.clone(), remote.ip().to_canonical());
+        transport(congestion, socket::largest_packet(remote).unwrap_or(USUAL_PACKET))
     }
 }

@@ -4,6 +4,7 @@
 //! in steps as its bytes arrive: an announcement alone holds no memory.
 
 use crate::failure;
+use crate::pool::Buffer;
 use bytes::{BufMut, Bytes, BytesMut};
 use globalfs_proto::FsError;
 use quinn::{ReadExactError, RecvStream};
@@ -58,6 +59,10 @@ pub(crate) async fn read(stream: &mut RecvStream, limit: usize) -> Result<Option
 
 /// Exactly `length` bytes.
 pub(crate) async fn read_bytes(stream: &mut RecvStream, length: usize) -> Result<Bytes, ReadExactError> {
+    if let Some(mut buffer) = Buffer::of(length) {
+        stream.read_exact(buffer.room()).await?;
+        return Ok(buffer.freeze());
+    }
     let mut bytes = BytesMut::zeroed(length.min(STEP));
     stream.read_exact(&mut bytes).await?;
     while bytes.len() < length {

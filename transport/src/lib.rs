@@ -6,13 +6,16 @@
 
 mod answer;
 mod client;
+mod congestion;
 mod connect;
 mod counters;
 mod endpoint;
 mod failure;
 mod frame;
 mod identity;
+mod model;
 pub mod options;
+mod pool;
 mod reply;
 mod server;
 mod socket;

@@ -1,5 +1,6 @@
 //! Where an endpoint listens, and every limit and time of the transport with the reason for its value.
 
+use crate::congestion::Factory;
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,9 +17,16 @@ pub const MAX_REQUESTS_PER_CONNECTION: u32 = 256;
 /// do not starve the others.
 pub const RECEIVE_WINDOW: u32 = 64 * STREAM_WINDOW;
 
-/// Bytes of one connection that were sent and not acknowledged: 3.2 Gbit/s at 80 ms, and little enough
-/// that several busy peers leave a daemon below its 256 MB.
+/// Bytes of one connection that were sent and not acknowledged, to begin with: 1.7 Gbit/s at 150 ms, and
+/// little enough that several busy peers leave a daemon below its 256 MB.
 pub const SEND_WINDOW: u64 = 32 * 1024 * 1024;
+
+/// The most of it, on a path that was seen to hold half of it: 10 Gbit/s at 80 ms need 100 MB. It grows with
+/// what the path has in flight, so memory follows bytes that are on the line.
+pub const MAX_SEND_WINDOW: u64 = 256 * 1024 * 1024;
+
+/// Chunks up to which a read counts as small: its answer goes before those of larger ones.
+pub const SMALL_READ: u32 = 2;
 
 /// Connections that peers may have open to us.
 pub const MAX_CONNECTIONS: usize = 4096;
@@ -45,6 +53,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a failed connect is remembered, so that a crowd of requests fails fast.
 pub const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
+/// The longest pause of a peer that is kept connected while it cannot be reached: a daemon that comes back
+/// is found within this time.
+pub const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(5);
+
 /// Addresses of one host name that are tried.
 pub const MAX_ADDRESSES: usize = 4;
 
@@ -66,6 +78,9 @@ pub(crate) const UDP_BUFFER: usize = 8 * 1024 * 1024;
 /// The largest packet: ten of them, which quinn hands to the kernel at once, fit the 64 KiB that it takes.
 pub(crate) const MAX_PACKET: u16 = 6500;
 
+/// What Ethernet carries over IPv6, for paths of which the host knows nothing.
+pub(crate) const USUAL_PACKET: u16 = 1452;
+
 const _: () = assert!(MAX_REQUEST_FRAME >= globalfs_proto::limits::MAX_TRACE_BYTES + 1024);
 const _: () = assert!(MAX_PACKET as usize * 10 < 65_535);
 const _: () = assert!(KEEP_ALIVE.as_millis() * 4 < IDLE_TIMEOUT.as_millis());
@@ -85,16 +100,17 @@ impl Options {
     }
 }
 
-/// How quinn is set for a connection with `remote`. Path MTU discovery begins at the 1,200 bytes that
-/// every path carries; only on loopback may it look for more than Ethernet's 1,452.
-pub(crate) fn transport(remote: IpAddr) -> Arc<TransportConfig> {
+/// How quinn is set for a connection: what the congestion control is, and how large packets may become.
+/// Discovery begins at the 1,200 bytes that every path carries, tunnels between sites too; a round trip or
+/// few later it has what the path takes, and [`Peer::keep_connected`](crate::Peer::keep_connected) lets it
+/// be done before the first request.
+pub(crate) fn transport(congestion: Factory, largest_packet: u16) -> Arc<TransportConfig> {
     let mut mtu = MtuDiscoveryConfig::default();
-    if remote.to_canonical().is_loopback() {
-        mtu.upper_bound(MAX_PACKET);
-    }
+    mtu.upper_bound(largest_packet.min(MAX_PACKET));
     let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("a few seconds are a valid timeout");
     let mut config = TransportConfig::default();
     config
+        .congestion_controller_factory(Arc::new(congestion))
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(RECEIVE_WINDOW.into())
         .send_window(SEND_WINDOW)

@@ -11,6 +11,7 @@ use quinn::SendStream;
 use std::future::Future;
 use std::time::Duration;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// Sends frames and chunks to whoever asked. Each call waits until the windows of the connection have
 /// room, so a slow reader slows the handler and nothing piles up.
@@ -18,13 +19,29 @@ pub struct Reply {
     stream: SendStream,
     meter: Meter,
     whom: String,
+    stop: CancellationToken,
     /// Whether all that was begun was also written, so that a frame may follow.
     whole: bool,
 }
 
 impl Reply {
-    pub(crate) fn new(stream: SendStream, meter: Meter, whom: String) -> Self {
-        Self { stream, meter, whom, whole: true }
+    pub(crate) fn new(stream: SendStream, meter: Meter, whom: String, stop: CancellationToken) -> Self {
+        Self { stream, meter, whom, stop, whole: true }
+    }
+
+    /// Lets this answer go before those that are long, or, if it is long itself, before those that were asked
+    /// for later: side by side they would all end at the same time, and then the line is empty for the round
+    /// trip that the next requests take.
+    pub(crate) fn queue(&self, bulk: bool) {
+        let age = (self.stream.id().index() % (1 << 30)) as i32;
+        // Fails when the peer has lost interest already, which others find out.
+        let _ = self.stream.set_priority(if bulk { -age } else { 1 });
+    }
+
+    /// Resolves when the daemon stops. An answer that goes on for long, such as one that tells of changes,
+    /// waits for this as well and ends; otherwise it is broken off after [`GRACE`].
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.stop.clone().cancelled_owned()
     }
 
     /// Sends one frame. [`FsError::Limit`] when it is larger than a frame may be, and nothing is sent.

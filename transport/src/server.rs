@@ -9,7 +9,8 @@ use crate::failure::{self, code};
 use crate::frame::{self, FrameError};
 use crate::identity::Caller;
 use crate::options::{
-    ADMISSION_TIMEOUT, CONNECT_TIMEOUT, GRACE, MAX_CONNECTIONS, MAX_REQUEST_FRAME, REQUEST_TIMEOUT,
+    ADMISSION_TIMEOUT, CONNECT_TIMEOUT, GRACE, MAX_CONNECTIONS, MAX_REQUEST_FRAME, MAX_SEND_WINDOW,
+    REQUEST_TIMEOUT, SEND_WINDOW, SMALL_READ,
 };
 use crate::reply::Reply;
 use crate::tls;
@@ -17,7 +18,6 @@ use async_trait::async_trait;
 use globalfs_proto::limits::MAX_DEADLINE;
 use globalfs_proto::{FsError, FsResult, PeerIdentity, Request};
 use quinn::{Connection, Incoming, RecvStream, SendStream, ServerConfig};
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -47,21 +47,21 @@ pub trait Handler: Send + Sync + 'static {
 impl Endpoint {
     /// Serves until `stop`; returns when every task has ended, at most [`GRACE`] and a little later.
     pub async fn serve(&self, handler: Arc<dyn Handler>, stop: CancellationToken) {
-        let far = Arc::new(self.server_config(Ipv4Addr::UNSPECIFIED.into()));
-        let near = Arc::new(self.server_config(Ipv4Addr::LOCALHOST.into()));
-        self.quinn().set_server_config(Some(ServerConfig::clone(&far)));
+        let config = self.server_config();
+        self.quinn().set_server_config(Some(config.clone()));
         let tasks = TaskTracker::new();
         while let Some(Some(incoming)) = stop.run_until_cancelled(self.quinn().accept()).await {
-            let remote = incoming.remote_address().ip();
+            let remote = incoming.remote_address();
             if tasks.len() >= MAX_CONNECTIONS {
                 tracing::warn!(%remote, limit = MAX_CONNECTIONS, "too many connections: one was turned away");
                 count(&self.live().connections_refused);
                 incoming.refuse();
                 continue;
             }
-            let config = if is_loopback(remote) { near.clone() } else { far.clone() };
+            let mut config = config.clone();
+            config.transport_config(self.transport_config(remote));
             let service = Service { handler: handler.clone(), live: self.live().clone(), stop: stop.clone() };
-            tasks.spawn(service.attend(incoming, config));
+            tasks.spawn(service.attend(incoming, Arc::new(config)));
         }
         self.quinn().set_server_config(None);
         tasks.close();
@@ -145,11 +145,18 @@ impl Service {
     ) {
         let peer = &caller.identity;
         let meter = Meter::new(self.live.clone(), None);
-        let reply = Reply::new(send, meter.clone(), peer.to_string());
+        let reply = Reply::new(send, meter.clone(), peer.to_string(), self.stop.clone());
         let request = timeout(REQUEST_TIMEOUT, read_request(&mut receive, &meter)).await;
         let served = match request.unwrap_or(Err(Unreadable::Gone)) {
             Ok((budget, request)) => match self.admit(&caller).await {
-                Ok(()) => self.answer(peer, request, budget, reply).await,
+                Ok(()) => {
+                    let bulk = is_bulk(&request);
+                    reply.queue(bulk);
+                    if bulk {
+                        widen(&connection);
+                    }
+                    self.answer(peer, request, budget, reply).await
+                }
                 Err(why) => hang_up(&connection, code::REFUSED, peer, &why),
             },
             Err(Unreadable::Malformed(why)) => hang_up(&connection, code::PROTOCOL, peer, &why),
@@ -204,14 +211,21 @@ async fn read_request(receive: &mut RecvStream, meter: &Meter) -> Result<(Durati
     Ok((Duration::from_millis(header.deadline_ms.into()).min(MAX_DEADLINE), request))
 }
 
+/// Whether the answer is so long that others should not wait for it.
+fn is_bulk(request: &Request) -> bool {
+    matches!(request, Request::Read { count, .. } if *count > SMALL_READ)
+}
+
+/// Lets as much wait for acknowledgement as the path has shown to hold.
+fn widen(connection: &Connection) {
+    let window = connection.stats().path.cwnd.saturating_mul(2);
+    connection.set_send_window(window.clamp(SEND_WINDOW, MAX_SEND_WINDOW));
+}
+
 fn hang_up(connection: &Connection, code: quinn::VarInt, peer: &PeerIdentity, why: &str) -> bool {
     tracing::warn!(%peer, why, "a connection was closed");
     connection.close(code, why.as_bytes());
     false
-}
-
-fn is_loopback(remote: IpAddr) -> bool {
-    remote.to_canonical().is_loopback()
 }
 
 fn count(counter: &AtomicU64) {

@@ -1,9 +1,10 @@
 //! The UDP socket below QUIC, with buffers that hold what arrives while the runtime is busy.
 
 use crate::options::UDP_BUFFER;
+use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// Binds `listen`; a wildcard IPv6 address falls back to IPv4 where the host has no IPv6.
 pub(crate) fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
@@ -13,6 +14,26 @@ pub(crate) fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
         }
         other => other,
     }
+}
+
+/// Bytes of IP and UDP headers.
+const HEADERS_V4: u32 = 28;
+const HEADERS_V6: u32 = 48;
+
+/// The largest packet that the way out to `remote` takes, as far as this host knows: no discovery can find
+/// a larger one.
+pub(crate) fn largest_packet(remote: SocketAddr) -> Option<u16> {
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    let any: IpAddr =
+        if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    // Sends nothing: the kernel only looks up its route.
+    socket.connect(remote).ok()?;
+    let (mtu, headers) = match remote {
+        SocketAddr::V4(_) => (ip_mtu(&socket).ok()?, HEADERS_V4),
+        SocketAddr::V6(_) => (ipv6_mtu(&socket).ok()?, HEADERS_V6),
+    };
+    Some(u16::try_from(mtu.checked_sub(headers)?).unwrap_or(u16::MAX))
 }
 
 fn open(listen: SocketAddr) -> io::Result<UdpSocket> {

@@ -75,6 +75,18 @@ impl Directory {
         }
     }
 
+    /// Opens both files of whatever version their sidecar names, if that is the key's.
+    pub(super) fn open_known(&self, key: FileKey) -> io::Result<Pair> {
+        let pair = self.open_any(key)?;
+        let mut first = [0; sidecar::FIRST_LENGTH];
+        pair.side.read_exact_at(&mut first, 0)?;
+        let version = sidecar::version_in(&first).filter(|version| sidecar::key_of(version) == key);
+        match version {
+            Some(version) if pair.data.metadata()?.len() == version.size => Ok(pair),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the files are not of this key")),
+        }
+    }
+
     /// Opens both files unseen.
     pub(super) fn open_any(&self, key: FileKey) -> io::Result<Pair> {
         let (data, side) = self.paths(key);

@@ -36,6 +36,7 @@
 //! space than the quota (directories, and what the file system adds to unusually fragmented files, are not
 //! counted: some 200 bytes a file); a segment in use is never evicted; open files are bounded.
 
+mod copy;
 mod counters;
 mod directory;
 mod evict;
@@ -48,6 +49,7 @@ pub use counters::CacheCounters;
 
 use crate::disk::Disk;
 use crate::model::eviction::{FileKey, Ledger, Place, SegmentKey};
+use crate::model::hash_index::HashIndex;
 use crate::source::Chunk;
 use bytes::Bytes;
 use counters::Counts;
@@ -118,6 +120,8 @@ struct Shared {
     directory: Directory,
     disk: Arc<dyn Disk>,
     ledger: Mutex<Ledger>,
+    /// Where chunks lie by their hashes. Never locked together with the ledger.
+    index: Mutex<HashIndex>,
     files: OpenFiles,
     /// Held by the one task that evicts.
     gate: tokio::sync::Mutex<()>,
@@ -160,11 +164,13 @@ impl Cache {
 
     fn recover(directory: Directory, quota_bytes: u64, disk: Arc<dyn Disk>) -> io::Result<Self> {
         let mut ledger = Ledger::new(quota_bytes, !directory.can_punch());
-        recovery::recover(&directory, &mut ledger)?;
+        let index = Mutex::new(HashIndex::default());
+        recovery::recover(&directory, &mut ledger, &index)?;
         let shared = Shared {
             directory,
             disk,
             ledger: Mutex::new(ledger),
+            index,
             files: OpenFiles::new(),
             gate: tokio::sync::Mutex::new(()),
             in_flight: Arc::new(Semaphore::new(MAX_CHUNKS_IN_FLIGHT)),
@@ -275,6 +281,9 @@ impl Shared {
         let hash = Bytes::copy_from_slice(&chunk.hash.0);
         self.disk.write_at(&pair.side, sidecar::hash_offset(&place), hash).await?;
         let present = self.ledger.lock().set_present(&place);
+        if !hole {
+            self.remember(&chunk.hash, &place);
+        }
         Ok(self.write_mask(&pair, &place, present).await?)
     }
 

@@ -1,12 +1,14 @@
 //! What is left of an earlier run: reads every sidecar, removes what is damaged or incomplete, and rebuilds
 //! the ledger in the order of last use.
 
+use super::copy;
 use super::directory::{self, Directory, Pair};
 use super::sidecar::{self, PAGE};
 use crate::model::eviction::{BLOCK, FileKey, Ledger, Place, SEGMENT_CHUNKS};
-use globalfs_proto::ChunkIndex;
+use crate::model::hash_index::HashIndex;
 use globalfs_proto::chunk::chunk_count;
 use globalfs_proto::limits::CHUNK_SIZE;
+use globalfs_proto::{ChunkHash, ChunkIndex};
 use parking_lot::Mutex;
 use rustix::fs::{SeekFrom, seek};
 use std::collections::BTreeMap;
@@ -38,9 +40,14 @@ struct Page {
     holes: u64,
 }
 
-/// Fills `ledger`, which may then be above its quota. Blocks the thread.
-pub(super) fn recover(directory: &Directory, ledger: &mut Ledger) -> io::Result<()> {
-    let mut found = scan(directory)?;
+/// Fills `ledger`, which may then be above its quota, and `index`, which may then name what is gone. Blocks the
+/// thread.
+pub(super) fn recover(
+    directory: &Directory,
+    ledger: &mut Ledger,
+    index: &Mutex<HashIndex>,
+) -> io::Result<()> {
+    let mut found = scan(directory, index)?;
     found.sort_by_key(|file| file.used_at_ns);
     for file in &found {
         enter(file, ledger);
@@ -67,13 +74,13 @@ fn present_places<'a>(file: &'a Found, page: &'a Page) -> impl Iterator<Item = (
     })
 }
 
-fn scan(directory: &Directory) -> io::Result<Vec<Found>> {
+fn scan(directory: &Directory, index: &Mutex<HashIndex>) -> io::Result<Vec<Found>> {
     let (next, found, failed) = (AtomicU16::new(0), Mutex::new(Vec::new()), Mutex::new(None));
     std::thread::scope(|scope| {
         for _ in 0..SCAN_THREADS {
             scope.spawn(|| {
                 while let Ok(fan) = u8::try_from(next.fetch_add(1, Ordering::Relaxed)) {
-                    match scan_fan(directory, fan) {
+                    match scan_fan(directory, fan, index) {
                         Ok(mut files) => found.lock().append(&mut files),
                         Err(error) => *failed.lock() = Some(error),
                     }
@@ -84,7 +91,7 @@ fn scan(directory: &Directory) -> io::Result<Vec<Found>> {
     failed.into_inner().map_or_else(|| Ok(found.into_inner()), Err)
 }
 
-fn scan_fan(directory: &Directory, fan: u8) -> io::Result<Vec<Found>> {
+fn scan_fan(directory: &Directory, fan: u8, index: &Mutex<HashIndex>) -> io::Result<Vec<Found>> {
     let mut halves: BTreeMap<FileKey, u8> = BTreeMap::new();
     let entries = match fs::read_dir(directory.fan(fan)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -100,7 +107,7 @@ fn scan_fan(directory: &Directory, fan: u8) -> io::Result<Vec<Found>> {
     }
     let mut found = Vec::new();
     for (key, halves) in halves {
-        match if halves == 2 { examine(directory, key)? } else { None } {
+        match if halves == 2 { examine(directory, key, index)? } else { None } {
             Some(file) => found.push(file),
             None => directory.remove(key)?,
         }
@@ -117,7 +124,7 @@ fn key_in(path: &Path) -> Option<FileKey> {
 }
 
 /// `None` when the files are not good or hold nothing.
-fn examine(directory: &Directory, key: FileKey) -> io::Result<Option<Found>> {
+fn examine(directory: &Directory, key: FileKey, index: &Mutex<HashIndex>) -> io::Result<Option<Found>> {
     let Ok(pair) = directory.open_any(key) else { return Ok(None) };
     let meta = pair.data.metadata()?;
     let mut first = [0; sidecar::FIRST_LENGTH];
@@ -128,14 +135,20 @@ fn examine(directory: &Directory, key: FileKey) -> io::Result<Option<Found>> {
     }
     let atime = i128::from(meta.atime()) * 1_000_000_000 + i128::from(meta.atime_nsec());
     let mtime = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-    let segments = read_pages(directory, &pair, key, version.size)?;
+    let segments = read_pages(directory, &pair, key, version.size, index)?;
     let found = Found { key, size: version.size, used_at_ns: atime.max(mtime), segments };
     let empty = !found.segments.iter().any(|page| present_places(&found, page).next().is_some());
     if empty || !trim(directory, &pair, &found, meta.blocks() * 512)? { Ok(None) } else { Ok(Some(found)) }
 }
 
 /// Reads the pages that exist; one without a valid bit gives its space back.
-fn read_pages(directory: &Directory, pair: &Pair, key: FileKey, size: u64) -> io::Result<Vec<Page>> {
+fn read_pages(
+    directory: &Directory,
+    pair: &Pair,
+    key: FileKey,
+    size: u64,
+    index: &Mutex<HashIndex>,
+) -> io::Result<Vec<Page>> {
     let count = chunk_count(size).div_ceil(u64::from(SEGMENT_CHUNKS));
     let (mut pages, mut next) = (Vec::new(), 0);
     while let Some(number) = next_page(pair, next)?.filter(|number| *number < count) {
@@ -151,10 +164,26 @@ fn read_pages(directory: &Directory, pair: &Pair, key: FileKey, size: u64) -> io
                 directory::punch(&pair.side, number * PAGE, PAGE)?
             }
             (0, _) | (_, Err(_)) => {}
-            (_, Ok(number)) => pages.push(Page { number, present, holes }),
+            (_, Ok(number)) => {
+                remember(&bytes, key, size, (number, present & !holes), index);
+                pages.push(Page { number, present, holes });
+            }
         }
     }
     Ok(pages)
+}
+
+/// Enters the chunks of one page.
+fn remember(page: &[u8], key: FileKey, size: u64, (number, kept): (u32, u64), index: &Mutex<HashIndex>) {
+    let first = u64::from(number) * u64::from(SEGMENT_CHUNKS);
+    let mut index = index.lock();
+    for bit in (0..SEGMENT_CHUNKS).filter(|bit| kept & (1 << bit) != 0) {
+        let place = Place::new(key, size, ChunkIndex(first + u64::from(bit)));
+        let hash = sidecar::hash_in(page, bit).try_into().map(ChunkHash);
+        if let (Some(at), Ok(hash)) = (place.as_ref().and_then(copy::whereabouts_of), hash) {
+            index.put(&hash, at);
+        }
+    }
 }
 
 /// The first page from `from` on that is not a hole.

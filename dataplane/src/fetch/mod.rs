@@ -9,17 +9,19 @@
 //! chunks holds at most a window of them; every wait ends with the reader's deadline.
 
 mod flight;
+mod known;
 mod metadata;
 mod stream;
 mod warm;
 
 use crate::cache::Cache;
-use crate::source::{Chunk, ChunkStream, Deadline, Listing, Source, WarmStream};
+use crate::source::{Chunk, ChunkStream, Deadline, HashStream, Listing, Source, WarmStream};
 use async_trait::async_trait;
 use bytes::Bytes;
 use flight::{Claim, Flights};
 use globalfs_proto::limits::DEFAULT_DEADLINE;
 use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Version, Warm};
+use known::Known;
 use metadata::Metadata;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -58,6 +60,10 @@ pub struct FetchCounters {
     pub bytes_fetched: u64,
     /// Chunks that a reader got from a transfer that another one had caused.
     pub chunks_joined: u64,
+    /// Chunks that were copied from elsewhere in the cache instead of fetched.
+    pub chunks_deduplicated: u64,
+    /// Their bytes.
+    pub bytes_deduplicated: u64,
 }
 
 #[derive(Default)]
@@ -65,6 +71,8 @@ struct Counts {
     chunks_fetched: AtomicU64,
     bytes_fetched: AtomicU64,
     chunks_joined: AtomicU64,
+    chunks_deduplicated: AtomicU64,
+    bytes_deduplicated: AtomicU64,
 }
 
 /// A source with a cache before it. Clones share both.
@@ -76,6 +84,7 @@ struct Hop {
     cache: Cache,
     metadata: Metadata,
     flights: Arc<Flights>,
+    known: Known,
     counts: Counts,
     turns: warm::Turns,
 }
@@ -84,8 +93,9 @@ impl Cached {
     /// Caches what `upstream` tells; `cache` may be shared with hops to other upstreams.
     pub fn new(upstream: Arc<dyn Source>, cache: Cache, options: Options) -> Self {
         let metadata = Metadata::new(options);
-        let (flights, counts, turns) = (Arc::default(), Counts::default(), warm::Turns::default());
-        Self(Arc::new(Hop { upstream, cache, metadata, flights, counts, turns }))
+        let (flights, known, counts) = (Arc::default(), Known::new(), Counts::default());
+        let turns = warm::Turns::default();
+        Self(Arc::new(Hop { upstream, cache, metadata, flights, known, counts, turns }))
     }
 
     /// Attributes as the upstream tells them now, past the time to live: what `open(2)` promises.
@@ -106,6 +116,8 @@ impl Cached {
             chunks_fetched: counts.chunks_fetched.load(Relaxed),
             bytes_fetched: counts.bytes_fetched.load(Relaxed),
             chunks_joined: counts.chunks_joined.load(Relaxed),
+            chunks_deduplicated: counts.chunks_deduplicated.load(Relaxed),
+            bytes_deduplicated: counts.bytes_deduplicated.load(Relaxed),
         }
     }
 
@@ -148,11 +160,7 @@ impl Source for Cached {
         span: ChunkSpan,
         deadline: Deadline,
     ) -> FsResult<ChunkStream> {
-        let last = span.first.0.checked_add(span.count.saturating_sub(1));
-        let inside = last.and_then(|last| globalfs_proto::ChunkIndex(last).bytes(version.size)).is_some();
-        if span.count == 0 || !inside {
-            return Err(FsError::Limit("a read lies behind the end of the file".to_owned()));
-        }
+        check_span(version, span)?;
         let (sender, stream) = mpsc::channel(STREAM_CHUNKS);
         let reading = Reading::new(self.0.clone(), path.clone(), version, span, deadline);
         let demand = warm::Demand::new(&self.0);
@@ -166,10 +174,21 @@ impl Source for Cached {
     async fn warm(&self, warm: Warm, deadline: Deadline) -> FsResult<WarmStream> {
         Ok(warm::start(&self.0, warm, deadline))
     }
+
+    async fn hashes(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<HashStream> {
+        check_span(version, span)?;
+        Ok(self.0.tell(path, version, span, deadline))
+    }
 }
 
 impl Hop {
-    /// Fetches consecutive chunks and settles every claim, whatever happens to the readers.
+    /// Brings chunks here and settles every claim, whatever happens to the readers.
     async fn fetch(
         self: Arc<Self>,
         path: GlobalPath,
@@ -178,11 +197,22 @@ impl Hop {
         wanted: Deadline,
     ) {
         let deadline = wanted.max(Deadline::after(DEFAULT_DEADLINE));
+        self.settle(&path, version, claims, deadline).await;
+    }
+
+    /// Fetches consecutive chunks.
+    async fn fetch_run(
+        self: &Arc<Self>,
+        path: &GlobalPath,
+        version: Version,
+        claims: Vec<Claim>,
+        deadline: Deadline,
+    ) {
         let mut claims = VecDeque::from(claims);
-        let outcome = deadline.bound(self.transfer(&path, version, &mut claims, deadline)).await;
+        let outcome = deadline.bound(self.transfer(path, version, &mut claims, deadline)).await;
         let Err(error) = outcome else { return };
         if let FsError::Stale(attr) = &error {
-            self.metadata.changed(&path, attr.as_deref()).await;
+            self.metadata.changed(path, attr.as_deref()).await;
         }
         for claim in claims {
             claim.failed(error.clone());
@@ -208,6 +238,7 @@ impl Hop {
             if chunk.index != index || Some(chunk.data.len() as u64) != length {
                 return Err(FsError::Protocol("a chunk that was not asked for".to_owned()));
             }
+            self.known.check(&version, &chunk)?;
             let claim = claims.pop_front().expect("its front was just looked at");
             let permit = permits.split(1).expect("one permit a chunk was acquired");
             self.arrived(version, chunk, claim, permit);
@@ -231,10 +262,21 @@ impl Hop {
     }
 }
 
+fn check_span(version: Version, span: ChunkSpan) -> FsResult<()> {
+    let last = span.first.0.checked_add(span.count.saturating_sub(1));
+    let inside = last.and_then(|last| globalfs_proto::ChunkIndex(last).bytes(version.size)).is_some();
+    if span.count > 0 && inside {
+        return Ok(());
+    }
+    Err(FsError::Limit("a read lies behind the end of the file".to_owned()))
+}
+
 fn ended_early() -> FsError {
     FsError::Protocol("the answer ended before its last chunk".to_owned())
 }
 
+#[cfg(test)]
+mod known_tests;
 #[cfg(test)]
 mod metadata_tests;
 #[cfg(test)]

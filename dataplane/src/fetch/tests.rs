@@ -30,30 +30,29 @@ pub(super) struct Hop {
 pub(super) fn hop(quota: u64, ttl: Duration) -> Hop {
     let dir = tempdir().unwrap();
     let cache = open(dir.path(), quota);
-    with_cache(dir, cache, ttl)
+    with_cache(dir, cache, ttl, MemorySource::new())
 }
 
-fn with_cache(dir: TempDir, cache: Cache, ttl: Duration) -> Hop {
-    let upstream = MemorySource::new();
+pub(super) fn with_cache(dir: TempDir, cache: Cache, ttl: Duration, upstream: MemorySource) -> Hop {
     let options = Options { metadata_ttl: ttl, ..Options::default() };
     let cached = Cached::new(Arc::new(upstream.clone()), cache, options);
     Hop { upstream, cached, dir }
 }
 
-fn large_hop() -> Hop {
+pub(super) fn large_hop() -> Hop {
     hop(64 * MIB, Duration::from_secs(60))
 }
 
 /// Bytes that differ everywhere.
-fn content(length: u64, seed: u64) -> Vec<u8> {
+pub(super) fn content(length: u64, seed: u64) -> Vec<u8> {
     (0..length).map(|n| ((n ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect()
 }
 
-fn whole(version: Version) -> ChunkSpan {
+pub(super) fn whole(version: Version) -> ChunkSpan {
     ChunkSpan { first: ChunkIndex(0), count: chunk_count(version.size) }
 }
 
-async fn collect(
+pub(super) async fn collect(
     cached: &Cached,
     name: &str,
     version: Version,
@@ -72,7 +71,7 @@ async fn collect(
     Ok(bytes)
 }
 
-async fn settled(cached: &Cached) {
+pub(super) async fn settled(cached: &Cached) {
     for _ in 0..1000 {
         if cached.0.flights.is_empty() {
             return;
@@ -248,7 +247,7 @@ async fn a_full_disk_is_no_concern_of_the_reader() {
     let dir = tempdir().unwrap();
     let options = cache::Options { dir: dir.path().to_owned(), quota_bytes: 64 * MIB };
     let cache = Cache::open(options, faulty(Faults { disk_full: 1000, ..Faults::default() })).unwrap();
-    let hop = with_cache(dir, cache, Duration::ZERO);
+    let hop = with_cache(dir, cache, Duration::ZERO, MemorySource::new());
     let bytes = content(40 * CHUNK_SIZE, 12);
     let version = hop.upstream.put_file("/a", bytes.clone()).version();
     assert_eq!(collect(&hop.cached, "/a", version, whole(version), soon()).await.unwrap(), bytes);

@@ -10,6 +10,7 @@
 
 use globalfs_proto::ChunkIndex;
 use globalfs_proto::chunk::chunk_count;
+use globalfs_proto::limits::CHUNK_SIZE;
 use lru::LruCache;
 use std::collections::HashMap;
 
@@ -133,6 +134,18 @@ impl Ledger {
     pub fn contains(&self, place: &Place) -> bool {
         let segment = self.segments.peek(&place.segment);
         segment.is_some_and(|s| !s.leaving && s.present & place.bit != 0)
+    }
+
+    /// The place of a present chunk of a file that is known by its key alone.
+    pub fn place_of(&self, file: FileKey, chunk: u32, length: u64) -> Option<Place> {
+        let place = Place {
+            segment: SegmentKey { file, number: chunk / SEGMENT_CHUNKS },
+            bit: 1 << (chunk % SEGMENT_CHUNKS),
+            offset: u64::from(chunk) * CHUNK_SIZE,
+            length,
+            file_chunks: self.files.get(&file)?.chunks,
+        };
+        self.contains(&place).then_some(place)
     }
 
     /// Whether every chunk of the file is present.

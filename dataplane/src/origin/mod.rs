@@ -4,6 +4,7 @@
 //! had the wanted version before and after it was read (see `read`); no call blocks an async thread; at most
 //! [`MAX_CALLS`] threads are in the file system at a time, so storage that hangs cannot take them all.
 
+mod hashes;
 mod read;
 mod tree;
 
@@ -11,10 +12,11 @@ mod tree;
 mod tests;
 
 use crate::disk::Disk;
-use crate::source::{ChunkStream, Deadline, Listing, Source};
+use crate::source::{ChunkStream, Deadline, HashStream, Listing, Source};
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, SiteName, Version};
+use hashes::HashTable;
 use read::Reading;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -93,6 +95,7 @@ struct Inner {
     options: Options,
     counters: Counters,
     calls: Arc<Semaphore>,
+    hashes: HashTable,
 }
 
 impl Origin {
@@ -105,7 +108,8 @@ impl Origin {
     ) -> Result<Self, OriginError> {
         let tree = Tree::open(dir, site)?;
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
-        Ok(Self(Arc::new(Inner { tree, disk, options, counters: Counters::default(), calls })))
+        let (counters, hashes) = (Counters::default(), HashTable::default());
+        Ok(Self(Arc::new(Inner { tree, disk, options, counters, calls, hashes })))
     }
 
     /// What was done so far.
@@ -191,5 +195,15 @@ impl Source for Origin {
         deadline: Deadline,
     ) -> FsResult<ChunkStream> {
         Ok(Reading::open(self.clone(), path, version, span, deadline).await?.start())
+    }
+
+    async fn hashes(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> FsResult<HashStream> {
+        Ok(Reading::open(self.clone(), path, version, span, deadline).await?.start_hashing())
     }
 }

@@ -30,11 +30,11 @@ const EINVAL: FsError = FsError::Os(22);
 
 /// An open file and what is wanted of it.
 pub(super) struct Reading {
-    origin: Origin,
-    file: Arc<File>,
-    version: Version,
-    span: ChunkSpan,
-    deadline: Deadline,
+    pub(super) origin: Origin,
+    pub(super) file: Arc<File>,
+    pub(super) version: Version,
+    pub(super) span: ChunkSpan,
+    pub(super) deadline: Deadline,
 }
 
 impl Reading {

@@ -9,6 +9,12 @@ pub const CHUNK_SIZE: u64 = 128 * 1024;
 /// Chunks in one read request: 4 MiB, what one QUIC stream may have in flight.
 pub const MAX_CHUNKS_PER_READ: u32 = 32;
 
+/// Chunks in one request for hashes: those of 512 MiB, 128 KiB of answer.
+pub const MAX_HASHES_PER_REQUEST: u32 = 4096;
+
+/// Hashes in one frame of the answer, so that the first ones arrive while the others are computed.
+pub const MAX_HASHES_PER_FRAME: usize = 256;
+
 /// Bytes of a path with its slashes; one less than `PATH_MAX`, which counts the final NUL.
 pub const MAX_PATH: usize = 4095;
 

@@ -7,7 +7,10 @@ use crate::attr::{Attr, DirEntry, FsStat, Version};
 use crate::chunk::{ChunkHash, ChunkIndex};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
-use crate::limits::{CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_ERROR_TEXT, MAX_TRACE_BYTES};
+use crate::limits::{
+    CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_ERROR_TEXT, MAX_HASHES_PER_FRAME, MAX_HASHES_PER_REQUEST,
+    MAX_TRACE_BYTES,
+};
 use crate::path::GlobalPath;
 use crate::trace::{TraceName, decode_name};
 use crate::warm::{Warm, Warmed};
@@ -48,6 +51,18 @@ pub enum Request {
     },
     /// Does nothing, measures the round trip. Answer: [`Response::Bytes`], empty.
     Ping,
+    /// The hashes of chunks of one version. Answer: [`Response::Hashes`] until all are told, in order, or an
+    /// error in between.
+    Hashes {
+        /// The file.
+        path: GlobalPath,
+        /// The content that is meant; if it is no longer there the answer is [`FsError::Stale`].
+        version: Version,
+        /// The first chunk.
+        first: ChunkIndex,
+        /// How many, 1 to [`MAX_HASHES_PER_REQUEST`].
+        count: u32,
+    },
     /// Brings chunks into the peer's cache. Answer: [`Response::Warmed`] until every part has ended.
     Warm(Warm),
     /// Keeps what a job read. Answer: [`Response::Bytes`], empty.
@@ -77,6 +92,30 @@ pub enum ChunkEncoding {
     Zstd = 1,
     /// No bytes: the chunk is all zeros.
     Zero = 2,
+    /// One zstd frame of the chunk as planes: byte 0 of each of its 4-byte numbers, then all bytes 1, 2, 3;
+    /// what is left over behind the last whole number follows as it is.
+    Shuffle4 = 3,
+    /// The same for 8-byte numbers.
+    Shuffle8 = 4,
+}
+
+impl ChunkEncoding {
+    /// How many there are.
+    pub const COUNT: usize = 5;
+
+    /// Every encoding in the order of its number.
+    pub const ALL: [Self; Self::COUNT] = [Self::Raw, Self::Zstd, Self::Zero, Self::Shuffle4, Self::Shuffle8];
+
+    /// Its name for people and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Zstd => "zstd",
+            Self::Zero => "zero",
+            Self::Shuffle4 => "shuffle4",
+            Self::Shuffle8 => "shuffle8",
+        }
+    }
 }
 
 /// What precedes the bytes of a chunk.
@@ -114,6 +153,13 @@ pub enum Response {
     Chunk(ChunkHeader),
     /// The request failed; nothing follows.
     Error(FsError),
+    /// Hashes of consecutive chunks, 1 to [`MAX_HASHES_PER_FRAME`].
+    Hashes {
+        /// The chunk of the first hash.
+        first: ChunkIndex,
+        /// The hashes.
+        hashes: Vec<ChunkHash>,
+    },
     /// How far the warming of one part is.
     Warmed(Warmed),
 }
@@ -134,6 +180,9 @@ impl Request {
                 w.u8(7).path(path).version(version).u64(first.0).u32(*count)
             }
             Self::Ping => w.u8(8),
+            Self::Hashes { path, version, first, count } => {
+                w.u8(12).path(path).version(version).u64(first.0).u32(*count)
+            }
             Self::Warm(warm) => {
                 warm.encode(w.u8(13));
                 &mut w
@@ -161,6 +210,7 @@ impl Request {
             6 => Self::FsStat(r.path()?),
             7 => Self::decode_read(&mut r)?,
             8 => Self::Ping,
+            12 => Self::decode_hashes(&mut r)?,
             13 => Self::Warm(Warm::decode(&mut r)?),
             14 => Self::decode_put_trace(&mut r)?,
             15 => Self::GetTrace(decode_name(&mut r)?),
@@ -172,10 +222,8 @@ impl Request {
     }
 
     fn decode_read(r: &mut Reader) -> Result<Self, DecodeError> {
-        let (path, version, first, count) = (r.path()?, r.version()?, ChunkIndex(r.u64()?), r.u32()?);
-        if count == 0 || count > MAX_CHUNKS_PER_READ || first.0.checked_add(count.into()).is_none() {
-            return Err(DecodeError::OutOfRange("the number of chunks"));
-        }
+        let (path, version) = (r.path()?, r.version()?);
+        let (first, count) = decode_span(r, MAX_CHUNKS_PER_READ)?;
         Ok(Self::Read { path, version, first, count })
     }
 
@@ -185,6 +233,12 @@ impl Request {
             return Err(DecodeError::OutOfRange("the size of a trace"));
         }
         Ok(Self::PutTrace { name, replace, trace })
+    }
+
+    fn decode_hashes(r: &mut Reader) -> Result<Self, DecodeError> {
+        let (path, version) = (r.path()?, r.version()?);
+        let (first, count) = decode_span(r, MAX_HASHES_PER_REQUEST)?;
+        Ok(Self::Hashes { path, version, first, count })
     }
 }
 
@@ -204,6 +258,10 @@ impl Response {
                 w.u8(5).u64(h.index.0).u8(h.encoding as u8).u32(h.wire_length).u32(h.length).hash(&h.hash)
             }
             Self::Error(error) => encode_error(w.u8(6), error),
+            Self::Hashes { first, hashes } => {
+                w.u8(10).u64(first.0).u32(u32::try_from(hashes.len()).expect("hashes fit a frame"));
+                hashes.iter().fold(&mut w, |w, hash| w.hash(hash))
+            }
             Self::Warmed(step) => {
                 step.encode(w.u8(11));
                 &mut w
@@ -222,6 +280,7 @@ impl Response {
             4 => Self::FsStat(r.fs_stat()?),
             5 => Self::Chunk(decode_chunk(&mut r)?),
             6 => Self::Error(decode_error(&mut r)?),
+            10 => decode_hashes(&mut r)?,
             11 => Self::Warmed(Warmed::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("response", other)),
         };
@@ -240,14 +299,30 @@ fn decode_entries(r: &mut Reader) -> Result<Response, DecodeError> {
     Ok(Response::Entries { entries, last })
 }
 
+/// The first chunk and the number of chunks, 1 to `most`.
+fn decode_span(r: &mut Reader, most: u32) -> Result<(ChunkIndex, u32), DecodeError> {
+    let (first, count) = (ChunkIndex(r.u64()?), r.u32()?);
+    if count == 0 || count > most || first.0.checked_add(count.into()).is_none() {
+        return Err(DecodeError::OutOfRange("the number of chunks"));
+    }
+    Ok((first, count))
+}
+
+fn decode_hashes(r: &mut Reader) -> Result<Response, DecodeError> {
+    let (first, count) = (ChunkIndex(r.u64()?), r.u32()?);
+    let most = MAX_HASHES_PER_FRAME.min(r.remaining() / 32);
+    if count == 0 || count as usize > most || first.0.checked_add(count.into()).is_none() {
+        return Err(DecodeError::OutOfRange("the number of hashes"));
+    }
+    let hashes = (0..count).map(|_| r.hash()).collect::<Result<_, _>>()?;
+    Ok(Response::Hashes { first, hashes })
+}
+
 fn decode_chunk(r: &mut Reader) -> Result<ChunkHeader, DecodeError> {
     let index = ChunkIndex(r.u64()?);
-    let encoding = match r.u8()? {
-        0 => ChunkEncoding::Raw,
-        1 => ChunkEncoding::Zstd,
-        2 => ChunkEncoding::Zero,
-        other => return Err(DecodeError::Unknown("chunk encoding", other)),
-    };
+    let number = r.u8()?;
+    let encoding = ChunkEncoding::ALL.get(usize::from(number)).copied();
+    let encoding = encoding.ok_or(DecodeError::Unknown("chunk encoding", number))?;
     let (wire_length, length, hash) = (r.u32()?, r.u32()?, r.hash()?);
     if u64::from(wire_length) > CHUNK_SIZE || length == 0 || u64::from(length) > CHUNK_SIZE {
         return Err(DecodeError::OutOfRange("the length of a chunk"));
@@ -344,6 +419,11 @@ mod tests {
              0500000000000000faffffffffffffff070000000000000002000000",
         );
         check(Request::Ping, "08");
+        check(
+            Request::Hashes { path: path(), version: attr().version(), first: ChunkIndex(7), count: 4096 },
+            "0c040000002f612fff010000000000000002000000000000000300000000000000\
+             0500000000000000faffffffffffffff070000000000000000100000",
+        );
     }
 
     #[test]
@@ -360,14 +440,21 @@ mod tests {
         check(Response::Entries { entries, last: true }, &format!("02010100000002000000660a{attr_hex}"));
         check(Response::Bytes(Bytes::from_static(b"xy")), "03020000007879");
         let hash = ChunkHash([0xab; 32]);
-        let header = ChunkHeader {
-            index: ChunkIndex(1),
-            encoding: ChunkEncoding::Zstd,
-            wire_length: 10,
-            length: 20,
-            hash,
-        };
-        check(Response::Chunk(header), &format!("050100000000000000010a00000014000000{}", "ab".repeat(32)));
+        let encodings = [
+            (ChunkEncoding::Raw, "00"),
+            (ChunkEncoding::Zstd, "01"),
+            (ChunkEncoding::Zero, "02"),
+            (ChunkEncoding::Shuffle4, "03"),
+            (ChunkEncoding::Shuffle8, "04"),
+        ];
+        for (encoding, number) in encodings {
+            let header = ChunkHeader { index: ChunkIndex(1), encoding, wire_length: 10, length: 20, hash };
+            let golden = format!("050100000000000000{number}0a00000014000000{}", "ab".repeat(32));
+            check(Response::Chunk(header), &golden);
+        }
+        let hashes = vec![hash, ChunkHash([1; 32])];
+        let golden = format!("0a070000000000000002000000{}{}", "ab".repeat(32), "01".repeat(32));
+        check(Response::Hashes { first: ChunkIndex(7), hashes }, &golden);
         check(Response::Error(FsError::NOT_FOUND), "06010200000000000000");
         check(Response::Error(FsError::Stale(None)), "0602");
         check(Response::Error(FsError::Stale(Some(Box::new(attr())))), &format!("0603{attr_hex}"));
@@ -389,6 +476,21 @@ mod tests {
             Request::decode(Bytes::from_static(b"\0\0\0\0\x09")),
             Err(DecodeError::Unknown("request", 9))
         );
+        let hashes = |count| {
+            let version = attr().version();
+            Request::Hashes { path: path(), version, first: ChunkIndex(0), count }
+                .encode(RequestHeader { deadline_ms: 1 })
+        };
+        assert!(Request::decode(hashes(MAX_HASHES_PER_REQUEST)).is_ok());
+        assert!(Request::decode(hashes(0)).is_err());
+        assert!(Request::decode(hashes(MAX_HASHES_PER_REQUEST + 1)).is_err());
+        let told = |count| {
+            let hashes = vec![ChunkHash([1; 32]); count];
+            Response::decode(Response::Hashes { first: ChunkIndex(0), hashes }.encode())
+        };
+        assert!(told(MAX_HASHES_PER_FRAME).is_ok());
+        assert!(told(0).is_err());
+        assert!(told(MAX_HASHES_PER_FRAME + 1).is_err());
         let mut dots = Writer::new();
         dots.u32(1).u8(1).bytes(b"/a/../b");
         assert!(matches!(Request::decode(dots.finish()), Err(DecodeError::Path(_))));

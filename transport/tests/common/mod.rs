@@ -118,7 +118,7 @@ pub(crate) fn serve(endpoint: &Endpoint, handler: Arc<Scripted>, stop: &Cancella
     tokio::spawn(async move { endpoint.serve(handler, stop).await })
 }
 
-/// Answers reads with chunks of a known pattern, `/never` never, `/fails` with an error, `/part` with a
+/// Answers reads with chunks of a known pattern, `/never` never, `/changes` now and then, `/fails` with an error, `/part` with a
 /// chunk and then never, everything else with the request as text. Lets in the site `cloud` alone.
 #[derive(Default)]
 pub(crate) struct Scripted {
@@ -162,6 +162,7 @@ impl Handler for Scripted {
             Request::Stat(path) if path.name() == b"huge" => {
                 return reply.send(&Response::Bytes(vec![0; 2 << 20].into())).await;
             }
+            Request::Stat(path) if path.name() == b"changes" => return tell_changes(reply).await,
             Request::Read { path, first, count, .. } => {
                 for index in first.0..first.0 + u64::from(*count) {
                     let (header, payload) = pattern(index);
@@ -177,6 +178,19 @@ impl Handler for Scripted {
             _ => {}
         }
         reply.send(&Response::Bytes(format!("{request:?}").into())).await
+    }
+}
+
+/// Pauses between the frames of `/changes`, which goes on until the daemon stops.
+pub(crate) const CHANGE_INTERVAL: Duration = Duration::from_millis(5500);
+
+async fn tell_changes(reply: &mut Reply) -> FsResult<()> {
+    loop {
+        reply.send(&Response::Bytes(Bytes::from_static(b"change"))).await?;
+        tokio::select! {
+            () = reply.stopping() => return Ok(()),
+            () = tokio::time::sleep(CHANGE_INTERVAL) => {}
+        }
     }
 }
 

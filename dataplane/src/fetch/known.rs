@@ -1,0 +1,349 @@
+//! Hash-ahead: the hashes of contents that readers go through, asked of the upstream ahead of the data, and
+//! what they make of a transfer. Chunks that this cache has under another name or version are copied; only the
+//! others go upstream. [`model::dedup`](crate::model::dedup) decides.
+//!
+//! *Invariants:* a copied chunk has the hash that the upstream told for its place; a fetched chunk whose
+//! hash was told and is another ends the transfer and all trust in what was told of that content; asking
+//! never delays a transfer, unless much of the content has turned out to be here.
+
+use super::flight::Claim;
+use super::{Hop, ended_early};
+use crate::model::dedup::{self, Content, Look};
+use crate::source::{Chunk, Deadline, HashStream, Hashes};
+use futures_util::{StreamExt, stream};
+use globalfs_proto::limits::{MAX_HASHES_PER_FRAME, MAX_HASHES_PER_REQUEST};
+use globalfs_proto::{ChunkHash, ChunkIndex, ChunkSpan, FsError, FsResult, GlobalPath, Version};
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+
+/// Contents of which hashes are kept: 32 MiB at most.
+const MAX_CONTENTS: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not zero");
+
+/// Chunks of one transfer that are copied at the same time.
+const COPIES_AT_ONCE: usize = 4;
+
+/// How long a transfer waits for hashes that are coming, when much of the content is here.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Frames of hashes that wait for whoever asked.
+const FRAMES_AHEAD: usize = 16;
+
+/// The hashes that a hop knows.
+pub(super) struct Known(Mutex<LruCache<Version, Arc<Entry>>>);
+
+/// One content.
+struct Entry {
+    content: Mutex<Content>,
+    /// Something was learnt, or will not be.
+    changed: Notify,
+}
+
+/// A chunk that should be here, and its name.
+type Copy = (Claim, ChunkHash);
+
+/// What a transfer has to do.
+#[derive(Default)]
+struct Division {
+    copies: Vec<Copy>,
+    fetches: Vec<Claim>,
+}
+
+impl Known {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(LruCache::new(MAX_CONTENTS)))
+    }
+
+    fn entry(&self, version: &Version) -> Arc<Entry> {
+        let new = || {
+            let content = Mutex::new(Content::new(version.size));
+            Arc::new(Entry { content, changed: Notify::new() })
+        };
+        self.0.lock().get_or_insert(*version, new).clone()
+    }
+
+    /// Whether an arrived chunk is the one that was announced, if any was.
+    pub(super) fn check(&self, version: &Version, chunk: &Chunk) -> FsResult<()> {
+        let Some(entry) = self.0.lock().peek(version).cloned() else { return Ok(()) };
+        let mut content = entry.content.lock();
+        match content.look(chunk.index.0) {
+            Look::Known(announced) if announced != chunk.hash => {
+                content.distrust();
+                let index = chunk.index.0;
+                Err(FsError::Protocol(format!("chunk {index} has another hash than was announced")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Entry {
+    /// Waits until none of the claims' hashes is coming any more.
+    async fn outwait(&self, claims: &[Claim]) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let coming = {
+                let content = self.content.lock();
+                let is_coming = |claim: &Claim| content.look(claim.index().0) == Look::Coming;
+                content.is_promising() && claims.iter().any(is_coming)
+            };
+            if !coming {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Hop {
+    /// Divides claims into what is copied and what is fetched, and asks for the hashes ahead of them.
+    async fn divide(
+        self: &Arc<Self>,
+        path: &GlobalPath,
+        version: &Version,
+        claims: Vec<Claim>,
+        deadline: Deadline,
+    ) -> Division {
+        let (Some(first), Some(last)) = (claims.first(), claims.last()) else { return Division::default() };
+        let run = first.index().0..last.index().0 + 1;
+        if !dedup::is_worth_asking(version.size) {
+            return Division { copies: Vec::new(), fetches: claims };
+        }
+        let entry = self.known.entry(version);
+        let ask = entry.content.lock().want(run.clone(), self.cache.indexed());
+        if let Some(ask) = ask {
+            tokio::spawn(self.clone().ask_on(path.clone(), *version, entry.clone(), ask, deadline));
+        }
+        let _ = tokio::time::timeout(PATIENCE, entry.outwait(&claims)).await;
+        let mut division = self.sort(&entry, claims);
+        let extra = entry.content.lock().reach(run.end, division.copies.len(), |hash| self.cache.holds(hash));
+        division.fetches.extend(extra.into_iter().filter_map(|index| self.claim(path, version, index)));
+        division
+    }
+
+    fn sort(&self, entry: &Entry, claims: Vec<Claim>) -> Division {
+        let content = entry.content.lock();
+        let mut division = Division::default();
+        for claim in claims {
+            match content.look(claim.index().0) {
+                Look::Known(hash) if self.cache.holds(&hash) => division.copies.push((claim, hash)),
+                _ => division.fetches.push(claim),
+            }
+        }
+        division
+    }
+
+    fn claim(&self, path: &GlobalPath, version: &Version, index: u64) -> Option<Claim> {
+        let index = ChunkIndex(index);
+        self.flights.find((*version, index), path, || self.cache.contains(version, index)).1
+    }
+
+    /// Copies what is here and fetches the rest, both at once; what could not be copied is fetched then.
+    pub(super) async fn settle(
+        self: &Arc<Self>,
+        path: &GlobalPath,
+        version: Version,
+        claims: Vec<Claim>,
+        deadline: Deadline,
+    ) {
+        let Division { copies, fetches } = self.divide(path, &version, claims, deadline).await;
+        let copying = async {
+            let not_copied = self.copy_all(&version, copies).await;
+            self.fetch_runs(path, version, not_copied, deadline).await;
+        };
+        tokio::join!(copying, self.fetch_runs(path, version, fetches, deadline));
+    }
+
+    /// Gives back the claims of chunks that are not here after all.
+    async fn copy_all(self: &Arc<Self>, version: &Version, copies: Vec<Copy>) -> Vec<Claim> {
+        let copied = stream::iter(copies).map(|copy| self.copy(version, copy)).buffered(COPIES_AT_ONCE);
+        copied.filter_map(async |claim| claim).collect().await
+    }
+
+    async fn copy(self: &Arc<Self>, version: &Version, (claim, hash): Copy) -> Option<Claim> {
+        let index = claim.index();
+        let length = index.bytes(version.size)?.length();
+        let Some(data) = self.cache.copy_of(&hash, length).await else { return Some(claim) };
+        self.counts.chunks_deduplicated.fetch_add(1, Relaxed);
+        self.counts.bytes_deduplicated.fetch_add(length, Relaxed);
+        let chunk = Chunk { index, hash, data };
+        claim.arrived(chunk.clone());
+        if self.cache.put(version, &chunk).await {
+            claim.kept();
+        }
+        None
+    }
+
+    /// Fetches claims in any order, each run of consecutive ones by a request of its own.
+    async fn fetch_runs(
+        self: &Arc<Self>,
+        path: &GlobalPath,
+        version: Version,
+        claims: Vec<Claim>,
+        deadline: Deadline,
+    ) {
+        let runs = runs(claims).into_iter().map(|run| self.fetch_run(path, version, run, deadline));
+        futures_util::future::join_all(runs).await;
+    }
+
+    /// Asks for hashes, and goes on so long as that pays.
+    async fn ask_on(
+        self: Arc<Self>,
+        path: GlobalPath,
+        version: Version,
+        entry: Arc<Entry>,
+        mut range: Range<u64>,
+        deadline: Deadline,
+    ) {
+        loop {
+            let asked = deadline.bound(self.ask(&path, version, &entry, range.clone(), deadline, None)).await;
+            if let Err(error) = &asked {
+                tracing::debug!(%path, %error, "no hashes ahead of the data");
+            }
+            let next = entry.content.lock().ended(&range, asked.is_ok());
+            entry.changed.notify_waiters();
+            match next {
+                Some(next) => range = next,
+                None => return,
+            }
+        }
+    }
+
+    /// Asks the upstream for hashes, remembers them, and hands them on to whoever listens.
+    async fn ask(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        entry: &Entry,
+        range: Range<u64>,
+        deadline: Deadline,
+        listener: Option<&mpsc::Sender<FsResult<Hashes>>>,
+    ) -> FsResult<()> {
+        let span = ChunkSpan { first: ChunkIndex(range.start), count: range.end - range.start };
+        let mut stream = self.upstream.hashes(path, version, span, deadline).await?;
+        let mut next = range.start;
+        while next < range.end {
+            let told = stream.recv().await.unwrap_or_else(|| Err(ended_early()))?;
+            let count = told.hashes.len() as u64;
+            if told.first.0 != next || count == 0 || count > range.end - next {
+                return Err(FsError::Protocol("hashes that were not asked for".to_owned()));
+            }
+            self.learn(entry, &told);
+            next += count;
+            if let Some(listener) = listener
+                && listener.send(Ok(told)).await.is_err()
+            {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn learn(&self, entry: &Entry, told: &Hashes) {
+        let mut content = entry.content.lock();
+        for (index, hash) in (told.first.0..).zip(&told.hashes) {
+            content.learn(index, *hash, self.cache.holds(hash));
+        }
+        drop(content);
+        entry.changed.notify_waiters();
+    }
+
+    /// Tells the hashes of `span` to a hop below: from memory, from the cache, or from the upstream.
+    pub(super) fn tell(
+        self: &Arc<Self>,
+        path: &GlobalPath,
+        version: Version,
+        span: ChunkSpan,
+        deadline: Deadline,
+    ) -> HashStream {
+        let (sender, stream) = mpsc::channel(FRAMES_AHEAD);
+        let (hop, path) = (self.clone(), path.clone());
+        tokio::spawn(async move {
+            let range = span.first.0..span.first.0 + span.count;
+            let told = deadline.bound(hop.tell_all(&path, version, range, deadline, &sender)).await;
+            if let Err(error) = told {
+                let _ = tokio::time::timeout(super::LAST_WORD, sender.send(Err(error))).await;
+            }
+        });
+        stream
+    }
+
+    async fn tell_all(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        range: Range<u64>,
+        deadline: Deadline,
+        listener: &mpsc::Sender<FsResult<Hashes>>,
+    ) -> FsResult<()> {
+        let entry = self.known.entry(&version);
+        let mut next = range.start;
+        while next < range.end {
+            let hashes = self.here(&version, &entry, next..range.end).await;
+            if hashes.is_empty() {
+                // Nothing is remembered, so the rest comes from upstream in one piece.
+                let rest = next..range.end.min(next + u64::from(MAX_HASHES_PER_REQUEST));
+                next = rest.end;
+                entry.content.lock().ask(rest.clone());
+                let asked = self.ask(path, version, &entry, rest.clone(), deadline, Some(listener)).await;
+                entry.content.lock().ended(&rest, true);
+                entry.changed.notify_waiters();
+                asked?;
+            } else {
+                let first = ChunkIndex(next);
+                next += hashes.len() as u64;
+                if listener.send(Ok(Hashes { first, hashes })).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first hashes of `range` that are here, once they are not on their way any more; none when the first
+    /// one is not.
+    async fn here(&self, version: &Version, entry: &Entry, range: Range<u64>) -> Vec<ChunkHash> {
+        loop {
+            let mut changed = std::pin::pin!(entry.changed.notified());
+            changed.as_mut().enable();
+            let (known, coming) = {
+                let content = entry.content.lock();
+                let known = range.clone().map_while(|index| match content.look(index) {
+                    Look::Known(hash) => Some(hash),
+                    _ => None,
+                });
+                let known: Vec<_> = known.take(MAX_HASHES_PER_FRAME).collect();
+                (known, content.look(range.start) == Look::Coming)
+            };
+            if !known.is_empty() {
+                return known;
+            }
+            if !coming {
+                let most = MAX_HASHES_PER_FRAME.min((range.end - range.start) as usize);
+                return self.cache.stored_hashes(version, range.start, most).await;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Claims in order, in runs of consecutive chunks.
+fn runs(mut claims: Vec<Claim>) -> Vec<Vec<Claim>> {
+    claims.sort_by_key(Claim::index);
+    let mut runs: Vec<Vec<Claim>> = Vec::new();
+    for claim in claims {
+        match runs.last_mut() {
+            Some(run) if run.last().is_some_and(|last| last.index().0 + 1 == claim.index().0) => {
+                run.push(claim);
+            }
+            _ => runs.push(vec![claim]),
+        }
+    }
+    runs
+}

@@ -1,0 +1,120 @@
+//! GlobalFS: coordinator and site `onprem` at the far end, site `cloud` and its mounts at the near end.
+
+use super::{Bed, MOUNTS, System};
+use anyhow::{Context, Result};
+use globalfs::local::{LocalCluster, LocalOptions, LocalSiteOptions, Places};
+use std::ffi::OsStr;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const HOME: &str = "onprem";
+const CLOUD: &str = "cloud";
+
+/// Room for the largest file of any phase.
+const CACHE_SIZE: &str = "8GiB";
+
+/// In production the sites have long been connected when a job first touches the tree.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// A cluster over the link.
+#[derive(Debug)]
+pub(crate) struct GlobalFs {
+    cluster: LocalCluster,
+    dir: PathBuf,
+    mounted: Vec<String>,
+}
+
+impl GlobalFs {
+    /// Starts the cluster; nothing is mounted yet.
+    pub(crate) fn start(bed: &Bed<'_>) -> Result<Self> {
+        let dir = bed.dir.join("globalfs");
+        let site = |name: &str, origin: PathBuf| LocalSiteOptions {
+            name: name.into(),
+            origin,
+            cache_size: CACHE_SIZE.into(),
+            extra_yaml: String::new(),
+        };
+        let options = LocalOptions {
+            dir: dir.clone(),
+            store_yaml: "store: embedded".into(),
+            policy_yaml: String::new(),
+            sites: vec![site(HOME, bed.origin()), site(CLOUD, bed.folder("near", "origin")?)],
+        };
+        let places = Places {
+            coordinator: bed.far(),
+            sites: [(HOME.to_owned(), bed.far()), (CLOUD.to_owned(), bed.near())].into(),
+        };
+        let cluster = LocalCluster::start_at(bed.programs.clone(), options, places)?;
+        let mut started = Self { cluster, dir, mounted: Vec::new() };
+        for number in 0..MOUNTS {
+            started.node(&node_name(number))?;
+        }
+        Ok(started)
+    }
+
+    /// Where the daemon of the near site serves its metrics, within the near network.
+    pub(crate) fn site_metrics(&self) -> Option<SocketAddr> {
+        self.cluster.metrics_address(CLOUD)
+    }
+
+    /// The configuration of a node of `cloud` that is not mounted.
+    pub(crate) fn node(&mut self, name: &str) -> Result<PathBuf> {
+        let daemon = format!("daemon: 127.0.0.1:{}\n", self.cluster.site_address(CLOUD).port());
+        self.cluster.add_node(name, CLOUD, CACHE_SIZE, &daemon)
+    }
+
+    /// What restarts cold keeps nothing but its certificates.
+    fn forget(&self) -> Result<()> {
+        let nodes = (0..MOUNTS).map(|number| self.dir.join(node_name(number)));
+        nodes.chain([self.dir.join(CLOUD).join("state")]).try_for_each(|state| empty_state(&state))
+    }
+
+    fn stop_cloud(&mut self) -> Result<()> {
+        if self.cluster.pid(CLOUD).is_some() {
+            self.cluster.stop(CLOUD)?;
+        }
+        Ok(())
+    }
+}
+
+impl System for GlobalFs {
+    fn mount_cold(&mut self, count: usize) -> Result<Vec<PathBuf>> {
+        self.unmount();
+        self.stop_cloud()?;
+        self.forget().context("cannot empty the caches")?;
+        self.cluster.start_site(CLOUD)?;
+        let mut at = Vec::new();
+        for number in 0..count.min(MOUNTS) {
+            at.push(self.dir.join(format!("mnt-{number}")));
+            self.mounted.push(node_name(number));
+            self.cluster.start_mount(&node_name(number), &at[number], &[])?;
+        }
+        std::thread::sleep(SETTLE);
+        Ok(at)
+    }
+
+    fn unmount(&mut self) {
+        for node in std::mem::take(&mut self.mounted) {
+            // One that does not end in time is killed.
+            let _ = self.cluster.stop(&node);
+        }
+    }
+}
+
+fn node_name(number: usize) -> String {
+    format!("node-{number}")
+}
+
+fn empty_state(state: &Path) -> Result<()> {
+    for entry in fs::read_dir(state)? {
+        let path = entry?.path();
+        match path.extension().and_then(OsStr::to_str) {
+            Some("crt" | "key") => {}
+            _ if path.is_dir() => fs::remove_dir_all(&path)?,
+            _ => fs::remove_file(&path)?,
+        }
+    }
+    Ok(())
+}
