@@ -152,10 +152,9 @@ impl Handler for Server {
             Request::FsStat(path) => Response::FsStat(source.fs_stat(&path, deadline).await?),
             Request::Ping => Response::Bytes(Bytes::new()),
             Request::Warm(warm) => return warm::send(source.warm(warm, deadline).await?, reply).await,
-            Request::PutTrace { .. }
-            | Request::GetTrace(_)
-            | Request::ListTraces
-            | Request::RemoveTrace(_) => return Err(FsError::Refused("no traces are kept here".to_owned())),
+            Request::PutTrace(_) | Request::GetTrace(_) | Request::ListTraces | Request::RemoveTrace(_) => {
+                return Err(FsError::Refused("no traces are kept here".to_owned()));
+            }
             Request::Read { path, version, first, count } => {
                 let span = ChunkSpan { first, count: count.into() };
                 let chunks = source.read(&path, version, span, deadline).await?;

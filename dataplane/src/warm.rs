@@ -6,7 +6,9 @@ use crate::source::{Deadline, Source};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use globalfs_proto::trace::decode_summaries;
-use globalfs_proto::{FsError, FsResult, Request, Response, TraceName, TraceSummary, Warm, WarmFile, Warmed};
+use globalfs_proto::{
+    FsError, FsResult, PutTrace, Request, Response, TraceName, TraceSummary, Warm, WarmFile, Warmed,
+};
 use globalfs_transport::{Answer, Reply};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -145,14 +147,8 @@ impl Remote {
     }
 
     /// Gives the peer a trace to keep, in its stored form.
-    pub async fn put_trace(
-        &self,
-        name: TraceName,
-        replace: bool,
-        trace: Bytes,
-        deadline: Deadline,
-    ) -> FsResult<()> {
-        self.ask_bytes(Request::PutTrace { name, replace, trace }, deadline).await.map(drop)
+    pub async fn put_trace(&self, put: PutTrace, deadline: Deadline) -> FsResult<()> {
+        self.ask_bytes(Request::PutTrace(put), deadline).await.map(drop)
     }
 
     /// The trace that the peer keeps under `name`, in its stored form; `ENOENT` when there is none.

@@ -73,6 +73,8 @@ struct Report {
     fetched_bytes: u64,
     here_bytes: u64,
     missing_bytes: u64,
+    /// Bytes that others' reads pushed out of the cache before this command ended.
+    evicted_bytes: u64,
     links_not_followed: u64,
     cache_quota_bytes: Option<u64>,
     seconds: f64,
@@ -237,12 +239,8 @@ impl Report {
 
     /// What others' reads have pushed out of the cache meanwhile is not there, whatever was told before.
     fn check_after(&mut self, done: &Tally, after: &Tally) {
-        let lost = after.missing_bytes.saturating_sub(done.missing_bytes);
-        if lost > 0 && self.failed.is_empty() {
-            self.missing_bytes += lost;
-            let error = format!("{} left the cache again: it is in use by others", output::bytes(lost));
-            self.failed.push(Failure { path: "/".to_owned(), error });
-        }
+        let told = (done.here_bytes + done.fetched_bytes).saturating_sub(after.here_bytes);
+        self.evicted_bytes = told.min(after.missing_bytes);
     }
 
     fn print(&self, output: Output) -> Result<()> {
@@ -281,6 +279,10 @@ impl Report {
     fn verdict(&self) -> Result<()> {
         if self.interrupted {
             bail!("interrupted; run it again to go on where it stopped");
+        }
+        if self.evicted_bytes > 0 {
+            let lost = output::bytes(self.evicted_bytes);
+            bail!("{lost} have left the site's cache again: it is too small, or in use by others");
         }
         match (self.failed.len(), self.missing_bytes) {
             (0, 0) => Ok(()),

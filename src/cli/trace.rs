@@ -13,12 +13,15 @@ use crate::trace::{MARK, Trace, stored};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use globalfs_dataplane::Deadline;
-use globalfs_proto::{FsError, TraceName, TraceSummary};
+use globalfs_proto::{FsError, PutTrace, TraceName, TraceSummary};
 use jiff::Timestamp;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+
+/// What shells say of a command that cannot be run.
+const NOT_RUN: u8 = 127;
 
 /// What the shell adds to the number of a signal that ended a command.
 const SIGNALLED: i32 = 128;
@@ -193,15 +196,21 @@ async fn run_command(command: &[OsString], run: u64) -> Result<ExitStatus> {
     let _quits = signal(SignalKind::quit())?;
     let mut child = tokio::process::Command::new(&command[0]);
     child.args(&command[1..]).env(MARK, mark(run));
-    let started = child.spawn().with_context(|| format!("cannot run {}", command[0].to_string_lossy()));
-    Ok(started?.wait().await?)
+    match child.spawn() {
+        Ok(mut child) => Ok(child.wait().await?),
+        Err(error) => {
+            complain(format_args!("globalfs: cannot run {}: {error}", command[0].to_string_lossy()));
+            Err(CommandEnded(NOT_RUN).into())
+        }
+    }
 }
 
 async fn keep(config: &MountConfig, conversation: Conversation, name: &TraceName) -> Result<()> {
     let packed: Bytes = conversation.finish().await.context("the recording is lost")?;
     let trace = stored::decode(&packed)?;
     let link = connect(config).await?;
-    let put = link.remote().put_trace(name.clone(), true, packed, Deadline::after(config.deadline)).await;
+    let put = PutTrace { name: name.clone(), replace: true, trace: packed };
+    let put = link.remote().put_trace(put, Deadline::after(config.deadline)).await;
     link.close().await;
     put.with_context(|| format!("site {} does not keep the trace", config.site))?;
     let (files, bytes) = (trace.files.len(), output::bytes(trace.bytes()));

@@ -6,12 +6,12 @@
 
 use super::peers::Peers;
 use super::view::View;
-use crate::trace::store::{Parcel, Store, StoreError};
+use crate::trace::store::{Store, StoreError};
 use bytes::Bytes;
 use globalfs_dataplane::Deadline;
 use globalfs_dataplane::remote::Remote;
 use globalfs_proto::trace::encode_summaries;
-use globalfs_proto::{FsError, FsResult, PeerIdentity, Request, SiteName, TraceName, TraceSummary};
+use globalfs_proto::{FsError, FsResult, PeerIdentity, PutTrace, Request, SiteName, TraceName, TraceSummary};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ impl Traces {
     pub(super) fn takes(request: &Request) -> bool {
         matches!(
             request,
-            Request::PutTrace { .. } | Request::GetTrace(_) | Request::ListTraces | Request::RemoveTrace(_)
+            Request::PutTrace(_) | Request::GetTrace(_) | Request::ListTraces | Request::RemoveTrace(_)
         )
     }
 
@@ -56,9 +56,7 @@ impl Traces {
         let of_node = matches!(peer, PeerIdentity::Node(..));
         let primary = if of_node { self.primary() } else { None };
         match request {
-            Request::PutTrace { name, replace, trace } => {
-                self.put(Parcel { name, replace, run: trace }, primary.is_some()).await
-            }
+            Request::PutTrace(put) => self.put(put, primary.is_some()).await,
             Request::GetTrace(name) => self.get(name, primary, deadline).await,
             Request::ListTraces => self.list(primary, deadline).await,
             Request::RemoveTrace(name) => self.remove(name, primary, deadline).await,
@@ -73,9 +71,9 @@ impl Traces {
         (*primary != self.here).then(|| self.peers.remote(primary))
     }
 
-    async fn put(&self, parcel: Parcel, forward: bool) -> FsResult<Bytes> {
+    async fn put(&self, parcel: PutTrace, forward: bool) -> FsResult<Bytes> {
         self.in_store(move |store| {
-            store.put(&parcel.name, parcel.replace, &parcel.run)?;
+            store.put(&parcel.name, parcel.replace, &parcel.trace)?;
             if forward { store.post(&parcel) } else { Ok(()) }
         })
         .await?;
@@ -154,10 +152,10 @@ impl Traces {
 
     async fn forward_all(&self) -> FsResult<()> {
         for parcel in self.in_store(Store::parcels).await? {
-            let Parcel { name, replace, run } = parcel.clone();
+            let name = &parcel.name;
             if let Some(primary) = self.primary() {
                 let deadline = Deadline::after(FORWARD_LIMIT);
-                match primary?.put_trace(name.clone(), replace, run, deadline).await {
+                match primary?.put_trace(parcel.clone(), deadline).await {
                     Ok(()) => tracing::debug!(trace = %name, "forwarded"),
                     Err(error) if error.is_transient() => return Err(error),
                     Err(error) => tracing::warn!(trace = %name, %error, "the primary does not take a trace"),

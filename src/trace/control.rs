@@ -1,7 +1,7 @@
 //! The way from the command line to a mount: a Unix socket in the mount's state directory.
 //!
-//! One conversation is one recording. The command says `record PID MARK` and a newline and hears `recording`
-//! and a newline; when it has closed its direction, it gets `trace LENGTH`, a newline and the trace in its stored
+//! One conversation is one recording. The command says `record MARK` and a newline and hears `recording` and a
+//! newline; when it has closed its direction, it gets `trace LENGTH`, a newline and the trace in its stored
 //! form. A command that dies ends its recording.
 //!
 //! *Invariant:* only the owner of the mount may use the socket.
@@ -74,14 +74,16 @@ async fn answer_all(watch: &Arc<Watch>, listener: &UnixListener, stop: &Cancella
 }
 
 async fn answer(watch: &Arc<Watch>, stream: UnixStream) -> Result<()> {
-    let peer = stream.peer_cred()?.uid();
-    let owner = rustix::process::geteuid().as_raw();
+    let credentials = stream.peer_cred()?;
+    let (peer, owner) = (credentials.uid(), rustix::process::geteuid().as_raw());
     ensure!(peer == owner || peer == 0, "user {peer} is not the owner");
+    // In the kernel's words, so in the numbers of this process, also where the command lives in a container.
+    let root = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
     let mut stream = BufReader::new(stream);
     let line = tokio::time::timeout(LINE_LIMIT, read_line(&mut stream)).await.context("no word")??;
     let words: Vec<&str> = line.split(' ').collect();
-    let ["record", root, mark] = words[..] else { bail!("'{line}' is no order") };
-    let (root, run) = (root.parse()?, u64::from_str_radix(mark, 16)?);
+    let ["record", mark] = words[..] else { bail!("'{line}' is no order") };
+    let run = u64::from_str_radix(mark, 16)?;
     watch.begin_recording(mark.to_owned(), root);
     let told = listen_to_the_end(&mut stream).await;
     let trace = watch.finish_recording(mark, run).context("the recording is gone")?;
@@ -112,7 +114,7 @@ impl Conversation {
     /// Begins to record what the descendants of this process, and all with `run` as their mark, read.
     pub async fn begin(socket: &Path, run: u64) -> Result<Self> {
         let mut stream = BufReader::new(UnixStream::connect(socket).await?);
-        let order = format!("record {} {}\n", std::process::id(), mark(run));
+        let order = format!("record {}\n", mark(run));
         stream.write_all(order.as_bytes()).await?;
         let heard = tokio::time::timeout(LINE_LIMIT, read_line(&mut stream)).await.context("no answer")??;
         ensure!(heard == "recording", "the mount says '{heard}'");

@@ -64,7 +64,9 @@ impl Callers {
             return caller;
         }
         let looked = tokio::task::spawn_blocking(move || look_at(tid));
-        let caller = tokio::time::timeout(LOOK_LIMIT, looked).await.ok()?.ok()?.map(Arc::new);
+        // Who cannot be looked at in time is nobody's for a while, so that it does not wait each time.
+        let looked = tokio::time::timeout(LOOK_LIMIT, looked).await;
+        let caller = looked.ok().and_then(Result::ok).flatten().map(Arc::new);
         let mut remembered = self.0.lock();
         if remembered.len() >= MAX_REMEMBERED {
             remembered.clear();

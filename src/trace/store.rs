@@ -10,7 +10,7 @@ use super::model::{Trace, merge};
 use super::stored::{self, StoredError};
 use bytes::Bytes;
 use globalfs_proto::limits::{MAX_TRACE_BYTES, MAX_TRACES};
-use globalfs_proto::{TraceName, TraceSummary};
+use globalfs_proto::{PutTrace, TraceName, TraceSummary};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -39,17 +39,6 @@ pub enum StoreError {
     /// The disk said no: an administrator has to look.
     #[error("traces cannot be kept: {0}")]
     Disk(#[from] io::Error),
-}
-
-/// A run that has yet to be forwarded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parcel {
-    /// The trace's name.
-    pub name: TraceName,
-    /// Whether it replaces an earlier trace.
-    pub replace: bool,
-    /// The run in its stored form.
-    pub run: Bytes,
 }
 
 /// The traces of a site.
@@ -145,10 +134,10 @@ impl Store {
     }
 
     /// Puts a run into the outbox.
-    pub fn post(&self, parcel: &Parcel) -> Result<(), StoreError> {
+    pub fn post(&self, parcel: &PutTrace) -> Result<(), StoreError> {
         self.posted(&parcel.name)?;
         let ending = if parcel.replace { REPLACING } else { ENDING };
-        Ok(write_whole(&self.outbox(&parcel.name, ending), &parcel.run)?)
+        Ok(write_whole(&self.outbox(&parcel.name, ending), &parcel.trace)?)
     }
 
     /// Takes a run out of the outbox.
@@ -158,11 +147,11 @@ impl Store {
     }
 
     /// What is in the outbox.
-    pub fn parcels(&self) -> Result<Vec<Parcel>, StoreError> {
+    pub fn parcels(&self) -> Result<Vec<PutTrace>, StoreError> {
         let mut parcels = Vec::new();
         for ending in [ENDING, REPLACING] {
             for (name, path) in names_in(&self.dir.join("outbox"), ending)? {
-                parcels.push(Parcel { name, replace: ending == REPLACING, run: read(&path)?.into() });
+                parcels.push(PutTrace { name, replace: ending == REPLACING, trace: read(&path)?.into() });
             }
         }
         Ok(parcels)
@@ -264,7 +253,7 @@ mod tests {
     #[test]
     fn the_outbox_holds_the_last_run_of_each_name() {
         let dir = tempfile::tempdir().unwrap();
-        let parcel = |replace, number| Parcel { name: name("a/b"), replace, run: run(number, "/x") };
+        let parcel = |replace, number| PutTrace { name: name("a/b"), replace, trace: run(number, "/x") };
         let store = Store::open(dir.path()).unwrap();
         store.post(&parcel(false, 1)).unwrap();
         store.post(&parcel(true, 2)).unwrap();

@@ -13,7 +13,7 @@ use crate::config::TraceMode;
 use crate::prefetch::Batches;
 use globalfs_dataplane::remote::Remote;
 use globalfs_dataplane::{Deadline, Source};
-use globalfs_proto::{ByteRange, FsError, FsResult, GlobalPath};
+use globalfs_proto::{ByteRange, FsError, FsResult, GlobalPath, PutTrace, Warmed};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -227,7 +227,8 @@ impl Watch {
         let mut sessions = self.sessions.lock();
         let asked = sessions.values().find(|session| match &session.key {
             Key::Recording(mark) => {
-                caller.mark.as_ref() == Some(mark) || caller.lineage.contains(&session.root)
+                caller.mark.as_ref() == Some(mark)
+                    || session.root > 1 && caller.lineage.contains(&session.root)
             }
             Key::Job(_) => false,
         });
@@ -313,9 +314,8 @@ impl Watch {
     async fn put_if_due(&self, session: &Session, at_once: bool) {
         let (Key::Job(job), Some(trace)) = (&session.key, session.due(at_once)) else { return };
         let (files, bytes) = (trace.files.len(), trace.bytes());
-        let packed = stored::encode(&trace);
-        let put = self.remote.put_trace(job.trace.clone(), false, packed, Deadline::after(PUT_LIMIT));
-        match put.await {
+        let put = PutTrace { name: job.trace.clone(), replace: false, trace: stored::encode(&trace) };
+        match self.remote.put_trace(put, Deadline::after(PUT_LIMIT)).await {
             Ok(()) => tracing::info!(trace = %job.trace, run = job.id, files, bytes, "trace_recorded"),
             Err(error) => {
                 session.state.lock().put_events = 0;
@@ -349,7 +349,7 @@ impl Watch {
                 tokio::time::sleep(PACE_POLL).await;
             }
             let plan = planner.plan(window).await;
-            let told = |step: &globalfs_proto::Warmed| {
+            let told = |step: &Warmed| {
                 session.state.lock().pace.iter_mut().for_each(|pace| pace.warmed(step.fetched_bytes));
             };
             bytes += batches.run(&plan.parts, told).await.fetched_bytes;

@@ -22,5 +22,5 @@ pub use error::{FsError, FsResult};
 pub use ids::{NameError, NodeName, PeerIdentity, SiteName};
 pub use message::{ChunkEncoding, ChunkHeader, Request, RequestHeader, Response};
 pub use path::{GlobalPath, PathError};
-pub use trace::{TraceName, TraceNameError, TraceSummary};
+pub use trace::{PutTrace, TraceName, TraceNameError, TraceSummary};
 pub use warm::{Warm, WarmFile, Warmed};

@@ -9,10 +9,9 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
 use crate::limits::{
     CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_ERROR_TEXT, MAX_HASHES_PER_FRAME, MAX_HASHES_PER_REQUEST,
-    MAX_TRACE_BYTES,
 };
 use crate::path::GlobalPath;
-use crate::trace::{TraceName, decode_name};
+use crate::trace::{PutTrace, TraceName, decode_name};
 use crate::warm::{Warm, Warmed};
 use bytes::Bytes;
 
@@ -66,14 +65,7 @@ pub enum Request {
     /// Brings chunks into the peer's cache. Answer: [`Response::Warmed`] until every part has ended.
     Warm(Warm),
     /// Keeps what a job read. Answer: [`Response::Bytes`], empty.
-    PutTrace {
-        /// Under which name.
-        name: TraceName,
-        /// Whether an earlier trace of the name is replaced; otherwise the two are merged.
-        replace: bool,
-        /// The trace in its stored form, at most [`MAX_TRACE_BYTES`].
-        trace: Bytes,
-    },
+    PutTrace(PutTrace),
     /// A trace. Answer: [`Response::Bytes`], its stored form; `ENOENT` when there is none.
     GetTrace(TraceName),
     /// All traces. Answer: [`Response::Bytes`], as [`crate::trace::encode_summaries`] makes them.
@@ -183,13 +175,8 @@ impl Request {
             Self::Hashes { path, version, first, count } => {
                 w.u8(12).path(path).version(version).u64(first.0).u32(*count)
             }
-            Self::Warm(warm) => {
-                warm.encode(w.u8(13));
-                &mut w
-            }
-            Self::PutTrace { name, replace, trace } => {
-                w.u8(14).bytes(name.as_str().as_bytes()).u8((*replace).into()).bytes(trace)
-            }
+            Self::Warm(warm) => warm.encode(w.u8(13)),
+            Self::PutTrace(put) => put.encode(w.u8(14)),
             Self::GetTrace(name) => w.u8(15).bytes(name.as_str().as_bytes()),
             Self::ListTraces => w.u8(16),
             Self::RemoveTrace(name) => w.u8(17).bytes(name.as_str().as_bytes()),
@@ -212,7 +199,7 @@ impl Request {
             8 => Self::Ping,
             12 => Self::decode_hashes(&mut r)?,
             13 => Self::Warm(Warm::decode(&mut r)?),
-            14 => Self::decode_put_trace(&mut r)?,
+            14 => Self::PutTrace(PutTrace::decode(&mut r)?),
             15 => Self::GetTrace(decode_name(&mut r)?),
             16 => Self::ListTraces,
             17 => Self::RemoveTrace(decode_name(&mut r)?),
@@ -225,14 +212,6 @@ impl Request {
         let (path, version) = (r.path()?, r.version()?);
         let (first, count) = decode_span(r, MAX_CHUNKS_PER_READ)?;
         Ok(Self::Read { path, version, first, count })
-    }
-
-    fn decode_put_trace(r: &mut Reader) -> Result<Self, DecodeError> {
-        let (name, replace, trace) = (decode_name(r)?, r.u8()? != 0, r.bytes()?);
-        if trace.len() > MAX_TRACE_BYTES {
-            return Err(DecodeError::OutOfRange("the size of a trace"));
-        }
-        Ok(Self::PutTrace { name, replace, trace })
     }
 
     fn decode_hashes(r: &mut Reader) -> Result<Self, DecodeError> {
@@ -262,10 +241,7 @@ impl Response {
                 w.u8(10).u64(first.0).u32(u32::try_from(hashes.len()).expect("hashes fit a frame"));
                 hashes.iter().fold(&mut w, |w, hash| w.hash(hash))
             }
-            Self::Warmed(step) => {
-                step.encode(w.u8(11));
-                &mut w
-            }
+            Self::Warmed(step) => step.encode(w.u8(11)),
         };
         w.finish()
     }

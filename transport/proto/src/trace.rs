@@ -4,7 +4,7 @@
 //! which begins with a dot; so it can neither leave a directory nor hide in it, and `%` can stand for its `/`.
 
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::limits::MAX_TRACES;
+use crate::limits::{MAX_TRACE_BYTES, MAX_TRACES};
 use bytes::Bytes;
 use std::fmt;
 
@@ -79,6 +79,31 @@ impl std::str::FromStr for TraceName {
     type Err = TraceNameError;
     fn from_str(text: &str) -> Result<Self, TraceNameError> {
         Self::new(text)
+    }
+}
+
+/// What [`crate::Request::PutTrace`] asks to keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PutTrace {
+    /// Under which name.
+    pub name: TraceName,
+    /// Whether an earlier trace of the name is replaced; otherwise the two are merged.
+    pub replace: bool,
+    /// The trace in its stored form, at most [`MAX_TRACE_BYTES`].
+    pub trace: Bytes,
+}
+
+impl PutTrace {
+    pub(crate) fn encode<'w>(&self, w: &'w mut Writer) -> &'w mut Writer {
+        w.bytes(self.name.as_str().as_bytes()).u8(self.replace.into()).bytes(&self.trace)
+    }
+
+    pub(crate) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
+        let (name, replace, trace) = (decode_name(r)?, r.u8()? != 0, r.bytes()?);
+        if trace.len() > MAX_TRACE_BYTES {
+            return Err(DecodeError::OutOfRange("the size of a trace"));
+        }
+        Ok(Self { name, replace, trace })
     }
 }
 
@@ -172,7 +197,10 @@ mod tests {
         };
         let name = || TraceName::new("a/b").unwrap();
         let trace = Bytes::from_static(b"xy");
-        check(Request::PutTrace { name: name(), replace: true, trace }, "0e03000000612f6201020000007879");
+        check(
+            Request::PutTrace(PutTrace { name: name(), replace: true, trace }),
+            "0e03000000612f6201020000007879",
+        );
         check(Request::GetTrace(name()), "0f03000000612f62");
         check(Request::ListTraces, "10");
         check(Request::RemoveTrace(name()), "1103000000612f62");

@@ -88,13 +88,14 @@ impl Warm {
         fits.count().max(1)
     }
 
-    pub(crate) fn encode(&self, w: &mut Writer) {
+    pub(crate) fn encode<'w>(&self, w: &'w mut Writer) -> &'w mut Writer {
         let count = u32::try_from(self.files.len()).expect("files fit a request");
         w.u8(self.fetch.into()).u32(count);
         for file in &self.files {
             let chunks = u32::try_from(file.span.count).expect("chunks fit a request");
             w.path(&file.path).version(&file.version).u64(file.span.first.0).u32(chunks);
         }
+        w
     }
 
     pub(crate) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
@@ -128,13 +129,13 @@ pub fn split(file: WarmFile) -> impl Iterator<Item = WarmFile> {
 }
 
 impl Warmed {
-    pub(crate) fn encode(&self, w: &mut Writer) {
+    pub(crate) fn encode<'w>(&self, w: &'w mut Writer) -> &'w mut Writer {
         w.u32(self.file).u64(self.here_bytes).u64(self.fetched_bytes).u64(self.missing_bytes);
         w.u64(self.quota_bytes);
         match &self.end {
-            None => drop(w.u8(0)),
-            Some(Ok(())) => drop(w.u8(1)),
-            Some(Err(error)) => drop(encode_error(w.u8(2), error)),
+            None => w.u8(0),
+            Some(Ok(())) => w.u8(1),
+            Some(Err(error)) => encode_error(w.u8(2), error),
         }
     }
 
