@@ -4,9 +4,10 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use globalfs_dataplane::{Chunk, encoding};
 use globalfs_proto::limits::CHUNK_SIZE;
+use globalfs_proto::listing::{decode_entries, encode_entries};
 use globalfs_proto::{
-    Attr, ChunkEncoding, ChunkHeader, ChunkIndex, DirEntry, FileId, FileKind, GlobalPath, Request,
-    RequestHeader, Response,
+    Attr, ChunkEncoding, ChunkHeader, ChunkIndex, DirEntry, DirectoryPart, FileId, FileKind, GlobalPath,
+    PartEncoding, Request, RequestHeader, Response,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -41,8 +42,18 @@ fn messages(criterion: &mut Criterion) {
     let read = Request::Read { path, version, first: ChunkIndex(7), count: 32 };
     let header = RequestHeader { deadline_ms: 30_000 };
     let names = (0..ENTRIES).map(|n| Bytes::from(format!("file-{n:08}.dat")));
-    let entries = names.map(|name| DirEntry { name, attr: attr() }).collect();
-    let listing = Response::Entries { entries, last: true };
+    let entries: Vec<_> = names.map(|name| DirEntry { name, attr: attr() }).collect();
+    let body = encode_entries(&entries);
+    let listing = Response::Directory(DirectoryPart {
+        path: GlobalPath::root(),
+        attr: attr(),
+        complete: true,
+        watched: true,
+        last: true,
+        encoding: PartEncoding::Raw,
+        length: body.len() as u32,
+        body: body.clone(),
+    });
     let chunk = Response::Chunk(ChunkHeader {
         index: ChunkIndex(7),
         encoding: ChunkEncoding::Raw,
@@ -61,6 +72,8 @@ fn messages(criterion: &mut Criterion) {
             b.iter(|| Response::decode(black_box(frame.clone())));
         });
     }
+    group.bench_function("entries of 1000/encode", |b| b.iter(|| encode_entries(black_box(&entries))));
+    group.bench_function("entries of 1000/decode", |b| b.iter(|| decode_entries(black_box(body.clone()))));
     group.finish();
 }
 

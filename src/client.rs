@@ -72,7 +72,7 @@ impl Client {
     pub async fn read_dir(&self, path: impl AsRef<[u8]>) -> FsResult<Arc<[DirEntry]>> {
         let deadline = self.deadline();
         let (path, _) = self.resolve(path.as_ref(), deadline).await?;
-        self.source.list(&path, deadline).await
+        Ok(self.source.list(&path, deadline).await?.entries)
     }
 
     /// The target of a symbolic link.

@@ -67,7 +67,7 @@ impl Volume for NodeVolume {
 
     async fn list(&self, path: &GlobalPath) -> FsResult<Arc<[DirEntry]>> {
         let deadline = self.deadline();
-        deadline.bound(self.cached.list(path, deadline)).await
+        Ok(deadline.bound(self.cached.list(path, deadline)).await?.entries)
     }
 
     async fn read_link(&self, path: &GlobalPath) -> FsResult<Bytes> {

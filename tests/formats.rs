@@ -84,7 +84,12 @@ fn limits_are_as_documented() {
     assert_eq!(shown("MAX_CHUNKS_PER_READ"), u64::from(MAX_CHUNKS_PER_READ));
     assert_eq!(shown("MAX_REQUEST_FRAME"), MAX_REQUEST_FRAME as u64);
     assert_eq!(shown("MAX_FRAME"), MAX_FRAME as u64);
-    assert_eq!(shown("LIST_FRAME_TARGET"), LIST_FRAME_TARGET as u64);
+    assert_eq!(shown("LIST_PART_TARGET"), LIST_PART_TARGET as u64);
+    assert_eq!(shown("MAX_LIST_PART"), MAX_LIST_PART as u64);
+    assert_eq!(shown("MAX_ENTRIES_BELOW"), u64::from(MAX_ENTRIES_BELOW));
+    assert_eq!(shown("MAX_ENTRIES_UNASKED"), MAX_ENTRIES_UNASKED as u64);
+    assert_eq!(shown("MAX_CHANGES"), MAX_CHANGES as u64);
+    assert_eq!(shown("MAX_NAMES_PER_CHANGE"), MAX_NAMES_PER_CHANGE as u64);
     assert_eq!(shown("MAX_WARM_FILES"), MAX_WARM_FILES as u64);
     assert_eq!(shown("MAX_WARM_CHUNKS"), u64::from(MAX_WARM_CHUNKS));
     assert_eq!(shown("MAX_TRACE_BYTES"), MAX_TRACE_BYTES as u64);

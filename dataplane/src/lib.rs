@@ -1,9 +1,11 @@
 //! Origin, cache, fetching and serving: how bytes get from a site's storage to a reader, verified.
 
 pub mod cache;
+pub mod changes;
 pub mod disk;
 pub mod encoding;
 pub mod fetch;
+mod listing;
 pub mod model;
 pub mod origin;
 pub mod remote;
@@ -11,9 +13,10 @@ mod ring;
 pub mod route;
 pub mod serve;
 pub mod source;
+mod subscriptions;
 #[doc(hidden)]
 pub mod testing;
 mod warm;
 
 pub use disk::Disk;
-pub use source::{Chunk, ChunkStream, Deadline, Listing, Source, WarmStream};
+pub use source::{Chunk, ChunkStream, Deadline, Directory, Listing, Source, WarmStream};

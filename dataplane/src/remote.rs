@@ -4,11 +4,17 @@
 //! that fails its hash is asked for again, a limited number of times, and then the read fails. A read has
 //! at most [`STREAMS_IN_FLIGHT`] requests under way, each with one window of the transport.
 
+mod names;
+mod watch;
+
 use crate::encoding;
-use crate::source::{Chunk, ChunkStream, Deadline, HashStream, Hashes, Listing, Source, WarmStream};
+use crate::source::{
+    ChangeStream, Chunk, ChunkStream, Deadline, Found, HashStream, Hashes, Listed, Listing, Source,
+    WarmStream,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
-use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_DIR_ENTRIES, MAX_HASHES_PER_REQUEST};
+use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_HASHES_PER_REQUEST};
 use globalfs_proto::{
     Attr, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Request, Response,
     Version, Warm,
@@ -51,6 +57,8 @@ pub struct RemoteCounters {
     pub wire_bytes: u64,
     /// Chunks received that failed their hash; none of them was handed on.
     pub chunks_damaged: u64,
+    /// Directories received.
+    pub directories: u64,
 }
 
 #[derive(Default)]
@@ -59,6 +67,9 @@ struct Live {
     bytes: AtomicU64,
     wire_bytes: AtomicU64,
     chunks_damaged: AtomicU64,
+    directories: AtomicU64,
+    /// The subscription that requests name; 0: none.
+    subscription: AtomicU64,
 }
 
 /// What one call of [`Source::read`] asks for.
@@ -90,6 +101,7 @@ impl Remote {
             bytes: read(&self.live.bytes),
             wire_bytes: read(&self.live.wire_bytes),
             chunks_damaged: read(&self.live.chunks_damaged),
+            directories: read(&self.live.directories),
         }
     }
 
@@ -122,6 +134,14 @@ impl Remote {
         self.broken("gave another kind of answer than was asked for")
     }
 
+    /// `error`, and whose nonsense it is.
+    fn blame(&self, error: FsError) -> FsError {
+        match error {
+            FsError::Protocol(what) => self.broken(&format!("sent {what}")),
+            other => other,
+        }
+    }
+
     pub(crate) fn broken(&self, what: &str) -> FsError {
         FsError::Protocol(format!("{} {what}", self.peer.identity()))
     }
@@ -137,24 +157,19 @@ impl Source for Remote {
     }
 
     async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
-        let mut answer = self.ask(Request::List(path.clone()), deadline).await?;
-        let mut listing = Vec::new();
-        loop {
-            let Some(response) = answer.next().await? else {
-                return Err(self.broken("ended a listing too early"));
-            };
-            let Response::Entries { entries, last } = response else { return Err(self.unexpected()) };
-            if listing.len() + entries.len() > MAX_DIR_ENTRIES {
-                return Err(FsError::Limit(format!("{path} has more than {MAX_DIR_ENTRIES} entries")));
-            }
-            if entries.is_empty() && !last {
-                return Err(self.broken("sent an empty part of a listing"));
-            }
-            listing.extend(entries);
-            if last {
-                return Ok(listing.into());
-            }
-        }
+        Ok(self.list_below(path, 0, deadline).await?.listing)
+    }
+
+    async fn look_up(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
+        names::look_up(self, path, below, deadline).await
+    }
+
+    async fn list_below(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Listed> {
+        names::list_below(self, path, below, deadline).await
+    }
+
+    fn watch(&self, heartbeat: Duration) -> ChangeStream {
+        watch::watch(self, heartbeat)
     }
 
     async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {

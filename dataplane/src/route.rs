@@ -13,19 +13,24 @@
 //! *Invariant:* a request of another site is answered from the origin or refused, never sent on, so requests
 //! cannot go in circles while sites see different policies.
 
+mod sources;
+
 use crate::cache::throttle::Throttle;
-use crate::source::{ChunkStream, Deadline, HashStream, Listing, Source, WarmStream};
-use crate::warm::{self, Group};
-use async_trait::async_trait;
+use crate::changes::Hub;
+use crate::source::{
+    ChangeStream, DIRECTORIES_AHEAD, Deadline, Directory, DirectoryStream, Found, Listed, Listing, Source,
+    no_directories,
+};
+use crate::warm::Group;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use globalfs_proto::{
-    Attr, ChunkSpan, DirEntry, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, SiteName, Version,
-    Warm,
+    Attr, Changes, DirEntry, FileId, FileKind, FsError, FsResult, GlobalPath, SiteName, Warm,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// What a listing waits for the master of one child, so that a site that is down does not use up the time
 /// of the listing.
@@ -64,6 +69,9 @@ pub trait Placement: Send + Sync + 'static {
 pub trait Sites: Send + Sync + 'static {
     /// What answers for the paths of `site`.
     fn source(&self, site: &SiteName) -> FsResult<Arc<dyn Source>>;
+
+    /// What changes at any site that was asked or will be.
+    fn changes(&self) -> ChangeStream;
 }
 
 /// The sources of a site daemon, one for each kind of client.
@@ -75,6 +83,17 @@ struct Routes {
     origin: Arc<dyn Source>,
     sites: Arc<dyn Sites>,
     left_out: Throttle,
+    /// Where it is told that the placement has changed.
+    moved: Hub,
+}
+
+/// What further masters have of a directory.
+struct Others {
+    of: Vec<(Master, Vec<DirEntry>)>,
+    /// All of them answered in full.
+    complete: bool,
+    /// Each tells what changes.
+    watched: bool,
 }
 
 struct ForNodes(Arc<Routes>);
@@ -84,7 +103,13 @@ struct ForSites(Arc<Routes>);
 impl Routed {
     /// Divides the namespace between `origin` and `sites` as `placement` says at each request.
     pub fn new(placement: Arc<dyn Placement>, origin: Arc<dyn Source>, sites: Arc<dyn Sites>) -> Self {
-        Self(Arc::new(Routes { placement, origin, sites, left_out: Throttle::new() }))
+        let (left_out, moved) = (Throttle::new(), Hub::default());
+        Self(Arc::new(Routes { placement, origin, sites, left_out, moved }))
+    }
+
+    /// The placement has changed: names may be answered by others from now on.
+    pub fn placement_changed(&self) {
+        self.0.moved.tell(Arc::new(Changes::everything()));
     }
 
     /// The whole namespace: what the nodes of this site see.
@@ -130,6 +155,69 @@ impl Routes {
         }
     }
 
+    /// What is likely to be asked next comes along where its listing is no more than its master's own.
+    async fn look_up(self: &Arc<Self>, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
+        let found = match self.source_of(path) {
+            Ok(source) => source.look_up(path, below, deadline).await,
+            Err(error) => Err(error),
+        };
+        let root = || Found { attr: Some(synthetic_root()), directories: no_directories() };
+        match found {
+            Err(error) if self.is_missing_root(path, &error) => Ok(root()),
+            Ok(Found { attr: None, .. }) if path.is_root() => Ok(root()),
+            Ok(Found { attr, directories }) => {
+                Ok(Found { attr, directories: self.plain_alone(directories, self.placement.master(path)) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list_below(
+        self: &Arc<Self>,
+        dir: &GlobalPath,
+        below: u32,
+        deadline: Deadline,
+    ) -> FsResult<Listed> {
+        let master = self.placement.master(dir);
+        if !self.is_plain(dir, &master) {
+            return Ok(Listed {
+                listing: self.list_merged(dir, deadline).await?,
+                directories: no_directories(),
+            });
+        }
+        let listed = self.source_for(dir, &master)?.list_below(dir, below, deadline).await;
+        let Listed { listing, directories } = match listed {
+            Err(error) if self.is_missing_root(dir, &error) => {
+                Listed { listing: empty_root(), directories: no_directories() }
+            }
+            listed => listed?,
+        };
+        Ok(Listed { listing, directories: self.plain_alone(directories, master) })
+    }
+
+    /// Whether the listing of `dir` is the one that `master` has, and nothing else.
+    fn is_plain(&self, dir: &GlobalPath, master: &Master) -> bool {
+        self.placement.master(dir) == *master
+            && self.placement.listing_masters(dir).len() <= 1
+            && self.placement.junctions(dir).is_empty()
+            && !(dir.is_root() && matches!(master, Master::Nowhere(_)))
+    }
+
+    /// `directories` of `master`, those left out that show more than what it has.
+    fn plain_alone(self: &Arc<Self>, mut directories: DirectoryStream, master: Master) -> DirectoryStream {
+        let (sender, stream) = mpsc::channel(DIRECTORIES_AHEAD);
+        let routes = self.clone();
+        tokio::spawn(async move {
+            while let Some(Directory { path, listing }) = directories.recv().await {
+                let listing = listing.filter(|_| routes.is_plain(&path, &master));
+                if sender.send(Directory { path, listing }).await.is_err() {
+                    return;
+                }
+            }
+        });
+        stream
+    }
+
     async fn list_merged(&self, dir: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
         let masters = self.placement.listing_masters(dir);
         let listed = match self.source_of(dir) {
@@ -137,7 +225,7 @@ impl Routes {
             Err(error) => Err(error),
         };
         let listed = match listed {
-            Err(error) if self.is_missing_root(dir, &error) => Listing::default(),
+            Err(error) if self.is_missing_root(dir, &error) => empty_root(),
             listed => listed?,
         };
         let junctions = self.placement.junctions(dir);
@@ -145,40 +233,53 @@ impl Routes {
             return Ok(listed);
         }
         let others = self.list_others(dir, masters.get(1..).unwrap_or_default(), deadline).await;
-        let children = self.children_to_ask(dir, junctions, &listed, &others);
+        let children = self.children_to_ask(dir, junctions, &listed, &others.of);
         let answers: Vec<_> = stream::iter(children)
             .map(|(name, path)| async move { (name, self.stat_child(&path, deadline).await) })
             .buffer_unordered(CHILDREN_AT_ONCE)
             .collect()
             .await;
-        let listed: Vec<DirEntry> =
-            listed.iter().filter(|e| !self.is_of(dir, &e.name, &others)).cloned().collect();
-        let merged = self.merge(dir, &listed, answers);
-        Ok(merged.into_iter().chain(others.into_iter().flat_map(|(_, entries)| entries)).collect())
+        let own: Vec<DirEntry> =
+            listed.iter().filter(|e| !self.is_of(dir, &e.name, &others.of)).cloned().collect();
+        let answered = |answer: &FsResult<Attr>| matches!(answer, Ok(_) | Err(FsError::NOT_FOUND));
+        let complete = listed.complete && others.complete && answers.iter().all(|(_, a)| answered(a));
+        // Nobody told that a child asked for by its name would be watched.
+        let watched = listed.watched && others.watched && answers.is_empty();
+        let merged = self.merge(dir, &own, answers);
+        let entries =
+            merged.into_iter().chain(others.of.into_iter().flat_map(|(_, entries)| entries)).collect();
+        Ok(Listing { attr: listed.attr, entries, complete, watched })
     }
 
     /// What the further masters have of `dir`, each its own children only. Who gives no answer is missing.
-    async fn list_others(
-        &self,
-        dir: &GlobalPath,
-        masters: &[Master],
-        deadline: Deadline,
-    ) -> Vec<(Master, Vec<DirEntry>)> {
+    async fn list_others(&self, dir: &GlobalPath, masters: &[Master], deadline: Deadline) -> Others {
         let ask = |master: Master| async move {
             let listing = self.list_of(dir, &master, deadline).await;
-            let of_master =
-                |entry: &&DirEntry| self.master_of_child(dir, &entry.name).as_ref() == Some(&master);
-            match listing {
-                Ok(listing) => Some(listing.iter().filter(of_master).cloned().collect()),
-                Err(FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY) => Some(Vec::new()),
+            (master, listing)
+        };
+        let answers = futures_util::future::join_all(masters.iter().cloned().map(ask)).await;
+        let mut others = Others { of: Vec::new(), complete: true, watched: true };
+        for (master, answer) in answers {
+            let listing = match answer {
+                Ok(listing) => listing,
+                // It has no such directory now, and nothing tells when it will.
+                Err(FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY) => {
+                    Listing { watched: false, ..empty_root() }
+                }
                 Err(error) => {
                     self.warn_left_out(dir, b"*", &error);
-                    None
+                    (others.complete, others.watched) = (false, false);
+                    continue;
                 }
-            }
-            .map(|entries| (master, entries))
-        };
-        futures_util::future::join_all(masters.iter().cloned().map(ask)).await.into_iter().flatten().collect()
+            };
+            others.complete &= listing.complete;
+            others.watched &= listing.watched;
+            let of_master =
+                |entry: &&DirEntry| self.master_of_child(dir, &entry.name).as_ref() == Some(&master);
+            let entries = listing.iter().filter(of_master).cloned().collect();
+            others.of.push((master, entries));
+        }
+        others
     }
 
     async fn list_of(&self, dir: &GlobalPath, master: &Master, deadline: Deadline) -> FsResult<Listing> {
@@ -195,6 +296,22 @@ impl Routes {
     fn is_of(&self, dir: &GlobalPath, name: &[u8], others: &[(Master, Vec<DirEntry>)]) -> bool {
         let master = self.master_of_child(dir, name);
         others.iter().any(|(other, _)| Some(other) == master.as_ref())
+    }
+
+    /// Whether another site masters `dir` and this one masters children of it.
+    fn has_children_here(&self, dir: &GlobalPath) -> bool {
+        self.placement.listing_masters(dir).iter().skip(1).any(|master| *master == Master::Here)
+    }
+
+    /// The part of `changes` that another site may hear of.
+    fn of_this_site(&self, changes: Arc<Changes>) -> Arc<Changes> {
+        let told = |dir: &GlobalPath| self.own(dir).is_ok() || self.has_children_here(dir);
+        if changes.directories.iter().all(|changed| told(&changed.path)) {
+            return changes;
+        }
+        let mut changes = Changes::clone(&changes);
+        changes.directories.retain(|changed| told(&changed.path));
+        Arc::new(changes)
     }
 
     /// Whether `path` is the root, and its master lacks it or there is none.
@@ -279,6 +396,11 @@ fn child_deadline(deadline: Deadline) -> Deadline {
     deadline.min(Deadline::after(CHILD_DEADLINE.min(deadline.remaining() / 2)))
 }
 
+/// That root's listing, before anything is merged into it.
+fn empty_root() -> Listing {
+    Listing { attr: synthetic_root(), entries: [].into(), complete: true, watched: false }
+}
+
 /// The root of a namespace whose root nobody has.
 fn synthetic_root() -> Attr {
     Attr {
@@ -294,115 +416,6 @@ fn synthetic_root() -> Attr {
         atime_ns: 0,
         mtime_ns: 0,
         ctime_ns: 0,
-    }
-}
-
-#[async_trait]
-impl Source for ForNodes {
-    async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
-        self.0.stat(path, deadline).await
-    }
-
-    async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
-        self.0.list_merged(path, deadline).await
-    }
-
-    async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
-        self.0.source_of(path)?.read_link(path, deadline).await
-    }
-
-    async fn get_xattr(&self, path: &GlobalPath, name: &[u8], deadline: Deadline) -> FsResult<Bytes> {
-        self.0.source_of(path)?.get_xattr(path, name, deadline).await
-    }
-
-    async fn list_xattr(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
-        self.0.source_of(path)?.list_xattr(path, deadline).await
-    }
-
-    async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
-        self.0.source_of(path)?.fs_stat(path, deadline).await
-    }
-
-    async fn read(
-        &self,
-        path: &GlobalPath,
-        version: Version,
-        span: ChunkSpan,
-        deadline: Deadline,
-    ) -> FsResult<ChunkStream> {
-        self.0.source_of(path)?.read(path, version, span, deadline).await
-    }
-
-    async fn warm(&self, warm: Warm, deadline: Deadline) -> FsResult<WarmStream> {
-        Ok(warm::merge(self.0.warm_groups(warm), deadline))
-    }
-
-    async fn hashes(
-        &self,
-        path: &GlobalPath,
-        version: Version,
-        span: ChunkSpan,
-        deadline: Deadline,
-    ) -> FsResult<HashStream> {
-        self.0.source_of(path)?.hashes(path, version, span, deadline).await
-    }
-}
-
-#[async_trait]
-impl Source for ForSites {
-    async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
-        self.0.own(path)?.stat(path, deadline).await
-    }
-
-    /// A directory that another site masters may have children that are mastered here: those alone are told.
-    async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
-        let routes = &self.0;
-        if !routes.placement.listing_masters(path).iter().skip(1).any(|master| *master == Master::Here) {
-            return routes.own(path)?.list(path, deadline).await;
-        }
-        let listing = routes.origin.list(path, deadline).await?;
-        let own = |entry: &&DirEntry| routes.master_of_child(path, &entry.name) == Some(Master::Here);
-        Ok(listing.iter().filter(own).cloned().collect())
-    }
-
-    async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
-        self.0.own(path)?.read_link(path, deadline).await
-    }
-
-    async fn get_xattr(&self, path: &GlobalPath, name: &[u8], deadline: Deadline) -> FsResult<Bytes> {
-        self.0.own(path)?.get_xattr(path, name, deadline).await
-    }
-
-    async fn list_xattr(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
-        self.0.own(path)?.list_xattr(path, deadline).await
-    }
-
-    async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
-        self.0.own(path)?.fs_stat(path, deadline).await
-    }
-
-    async fn read(
-        &self,
-        path: &GlobalPath,
-        version: Version,
-        span: ChunkSpan,
-        deadline: Deadline,
-    ) -> FsResult<ChunkStream> {
-        self.0.own(path)?.read(path, version, span, deadline).await
-    }
-
-    async fn warm(&self, _: Warm, _: Deadline) -> FsResult<WarmStream> {
-        Err(FsError::Refused("a site warms its own cache for its own nodes only".to_owned()))
-    }
-
-    async fn hashes(
-        &self,
-        path: &GlobalPath,
-        version: Version,
-        span: ChunkSpan,
-        deadline: Deadline,
-    ) -> FsResult<HashStream> {
-        self.0.own(path)?.hashes(path, version, span, deadline).await
     }
 }
 

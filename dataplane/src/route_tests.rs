@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::MemorySource;
-use globalfs_proto::ChunkIndex;
+use globalfs_proto::{ChunkIndex, ChunkSpan};
 
 /// `/` and most paths are this site's; `/results` and below are of the site `cloud`; `/lost` is nobody's.
 struct Policies {
@@ -43,6 +43,10 @@ impl Sites for OneSite {
     fn source(&self, site: &SiteName) -> FsResult<Arc<dyn Source>> {
         assert_eq!(site.as_str(), "cloud");
         Ok(Arc::new(self.0.clone()))
+    }
+
+    fn changes(&self) -> ChangeStream {
+        self.0.hub().subscribe()
     }
 }
 

@@ -2,23 +2,25 @@
 //!
 //! *Invariant:* a listing that is too large ends in an error, never in a part that looks whole.
 
+use crate::changes::with_heartbeat;
 use crate::encoding::{Encoded, Encoder, Link};
-use crate::source::{ChunkStream, Deadline, HashStream, Hashes, Source};
+use crate::listing;
+use crate::source::{
+    ChunkStream, Deadline, Directory, DirectoryStream, Found, HashStream, Hashes, Listed, Listing, Source,
+};
+use crate::subscriptions::Subscriptions;
 use crate::warm;
 use async_trait::async_trait;
 use bytes::Bytes;
-use globalfs_proto::limits::{LIST_FRAME_TARGET, MAX_DIR_ENTRIES};
+use futures_util::StreamExt;
+use globalfs_proto::limits::MAX_DIR_ENTRIES;
 use globalfs_proto::{
-    ChunkEncoding, ChunkHeader, ChunkSpan, DirEntry, FsError, FsResult, GlobalPath, PeerIdentity, Request,
-    Response,
+    ChunkEncoding, ChunkHeader, ChunkSpan, FsError, FsResult, GlobalPath, PeerIdentity, Request, Response,
 };
 use globalfs_transport::{Handler, Reply};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-/// Bytes of an entry on the wire without its name.
-const ENTRY_SIZE: usize = 85;
 
 /// Decides whether a peer may ask; if not, says why.
 pub type Admission = Arc<dyn Fn(&PeerIdentity) -> Result<(), String> + Send + Sync>;
@@ -31,6 +33,7 @@ pub struct Server {
     source: Arc<dyn Source>,
     admit: Admission,
     tamper: Option<Tamper>,
+    subscriptions: Subscriptions,
     live: Live,
 }
 
@@ -43,10 +46,14 @@ pub struct ServeCounters {
     pub bytes: u64,
     /// Their bytes as they were sent.
     pub wire_bytes: u64,
-    /// Directory entries sent.
+    /// Directories sent.
+    pub directories: u64,
+    /// Their entries.
     pub entries: u64,
     /// Chunks sent, by the number of their encoding.
     pub chunks_as: [u64; ChunkEncoding::COUNT],
+    /// Messages sent that told of changes.
+    pub changes: u64,
 }
 
 #[derive(Default)]
@@ -54,14 +61,16 @@ struct Live {
     chunks: AtomicU64,
     bytes: AtomicU64,
     wire_bytes: AtomicU64,
+    directories: AtomicU64,
     entries: AtomicU64,
     chunks_as: [AtomicU64; ChunkEncoding::COUNT],
+    changes: AtomicU64,
 }
 
 impl Server {
     /// Serves `source` to the peers that `admit` lets in.
     pub fn new(source: Arc<dyn Source>, admit: Admission) -> Self {
-        Self { source, admit, tamper: None, live: Live::default() }
+        Self { source, admit, tamper: None, subscriptions: Subscriptions::default(), live: Live::default() }
     }
 
     /// Sends each chunk's bytes through `tamper`.
@@ -76,27 +85,89 @@ impl Server {
             chunks: read(&self.live.chunks),
             bytes: read(&self.live.bytes),
             wire_bytes: read(&self.live.wire_bytes),
+            directories: read(&self.live.directories),
             entries: read(&self.live.entries),
             chunks_as: self.live.chunks_as.each_ref().map(read),
+            changes: read(&self.live.changes),
         }
     }
 
-    async fn send_listing(&self, path: &GlobalPath, deadline: Deadline, reply: &mut Reply) -> FsResult<()> {
-        let listing = self.source.list(path, deadline).await?;
+    /// Ends the answers to `Watch`, which otherwise go on for minutes. For a daemon that stops.
+    pub fn end_watches(&self) {
+        self.subscriptions.end();
+    }
+
+    async fn send_found(&self, found: Found, watched: bool, reply: &mut Reply) -> FsResult<()> {
+        reply.send(&found.attr.map_or(Response::Missing, Response::Attr)).await?;
+        self.send_directories(found.directories, watched, reply).await
+    }
+
+    async fn send_listed(
+        &self,
+        path: &GlobalPath,
+        listed: Listed,
+        watched: bool,
+        reply: &mut Reply,
+    ) -> FsResult<()> {
+        let Listed { listing, directories } = listed;
         if listing.len() > MAX_DIR_ENTRIES {
             return Err(FsError::Limit(format!("{path} has {} entries", listing.len())));
         }
-        let mut rest = &listing[..];
-        loop {
-            let (now, later) = rest.split_at(frame_length(rest));
-            let last = later.is_empty();
-            reply.send(&Response::Entries { entries: now.to_vec(), last }).await?;
-            self.live.entries.fetch_add(now.len() as u64, Ordering::Relaxed);
-            if last {
-                return Ok(());
+        self.send_listing(path, listing, watched, reply).await?;
+        self.send_directories(directories, watched, reply).await
+    }
+
+    async fn send_directories(
+        &self,
+        mut directories: DirectoryStream,
+        watched: bool,
+        reply: &mut Reply,
+    ) -> FsResult<()> {
+        while let Some(Directory { path, listing }) = directories.recv().await {
+            match listing {
+                Some(listing) => self.send_listing(&path, listing, watched, reply).await?,
+                None => reply.send(&Response::LeftOut(path)).await?,
             }
-            rest = later;
         }
+        Ok(())
+    }
+
+    async fn send_listing(
+        &self,
+        path: &GlobalPath,
+        mut listing: Listing,
+        watched: bool,
+        reply: &mut Reply,
+    ) -> FsResult<()> {
+        listing.watched &= watched;
+        for part in listing::parts(path, &listing) {
+            reply.send(&Response::Directory(part)).await?;
+        }
+        self.live.directories.fetch_add(1, Ordering::Relaxed);
+        self.live.entries.fetch_add(listing.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Tells changes until the client leaves, the deadline passes or the daemon stops.
+    async fn send_changes(
+        &self,
+        peer: &PeerIdentity,
+        subscription: u64,
+        heartbeat: Duration,
+        reply: &mut Reply,
+    ) -> FsResult<()> {
+        // Registered only after the stream was begun: from then on listings may say that they are watched.
+        let mut changes = with_heartbeat(self.source.watch(heartbeat), heartbeat);
+        let registered = self.subscriptions.begin(peer, subscription);
+        while let Some(Some(told)) = registered.until_end(changes.next()).await {
+            if !told.is_empty() {
+                self.live.changes.fetch_add(1, Ordering::Relaxed);
+            }
+            for frame in crate::changes::frames(&told) {
+                reply.send(&Response::Changes(frame)).await?;
+            }
+        }
+        Err(FsError::Unreachable("the daemon no longer tells changes".to_owned()))
     }
 
     async fn send_chunks(&self, mut chunks: ChunkStream, link: Link, reply: &mut Reply) -> FsResult<()> {
@@ -145,7 +216,20 @@ impl Handler for Server {
         let (source, deadline) = (&self.source, Deadline::after(budget));
         let response = match request {
             Request::Stat(path) => Response::Attr(source.stat(&path, deadline).await?),
-            Request::List(path) => return self.send_listing(&path, deadline, reply).await,
+            Request::Lookup { path, below, subscription } => {
+                let watched = self.subscriptions.is_live(peer, subscription);
+                let found = source.look_up(&path, below, deadline).await?;
+                return self.send_found(found, watched, reply).await;
+            }
+            Request::List { path, below, subscription } => {
+                let watched = self.subscriptions.is_live(peer, subscription);
+                let listed = source.list_below(&path, below, deadline).await?;
+                return self.send_listed(&path, listed, watched, reply).await;
+            }
+            Request::Watch { subscription, heartbeat_ms } => {
+                let heartbeat = Duration::from_millis(heartbeat_ms.into());
+                return self.send_changes(peer, subscription, heartbeat, reply).await;
+            }
             Request::ReadLink(path) => Response::Bytes(source.read_link(&path, deadline).await?),
             Request::GetXattr(path, name) => Response::Bytes(source.get_xattr(&path, &name, deadline).await?),
             Request::ListXattr(path) => Response::Bytes(source.list_xattr(&path, deadline).await?),
@@ -175,15 +259,4 @@ fn link_to(peer: &PeerIdentity) -> Link {
         PeerIdentity::Node(..) => Link::Lan,
         _ => Link::Wan,
     }
-}
-
-/// How many of `entries` go into the next frame.
-fn frame_length(entries: &[DirEntry]) -> usize {
-    let mut size = 0;
-    let fits = entries.iter().take_while(|entry| {
-        let begins_below = size < LIST_FRAME_TARGET;
-        size += ENTRY_SIZE + entry.name.len();
-        begins_below
-    });
-    fits.count()
 }

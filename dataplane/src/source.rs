@@ -10,10 +10,14 @@ pub use crate::warm::WarmStream;
 use crate::warm::at_home;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use globalfs_proto::{
-    Attr, ChunkHash, ChunkIndex, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version, Warm,
+    Attr, Changes, ChunkHash, ChunkIndex, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath,
+    Version, Warm,
 };
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -65,8 +69,67 @@ pub struct Hashes {
     pub hashes: Vec<ChunkHash>,
 }
 
-/// A whole directory, in no particular order, without `.` and `..`.
-pub type Listing = Arc<[DirEntry]>;
+/// A directory's entries, in no particular order, without `.` and `..`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The directory itself.
+    pub attr: Attr,
+    /// What is in it.
+    pub entries: Arc<[DirEntry]>,
+    /// No name was left out: that a name is absent is an answer.
+    pub complete: bool,
+    /// What changes in the directory from now on is told by the streams of [`Source::watch`] that were begun
+    /// before the directory was asked for, or these streams end.
+    pub watched: bool,
+}
+
+impl Deref for Listing {
+    type Target = [DirEntry];
+
+    fn deref(&self) -> &[DirEntry] {
+        &self.entries
+    }
+}
+
+/// A directory that comes along with an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// Which.
+    pub path: GlobalPath,
+    /// What is in it; `None`: it is not told, so nobody has to wait for it.
+    pub listing: Option<Listing>,
+}
+
+/// Directories as they arrive. It may end at any time; what did not come is unknown, nothing more.
+pub type DirectoryStream = mpsc::Receiver<Directory>;
+
+/// Directories that a [`DirectoryStream`] holds for its reader.
+pub const DIRECTORIES_AHEAD: usize = 8;
+
+/// The answer to [`Source::look_up`].
+pub struct Found {
+    /// The attributes; `None`: there is no such name.
+    pub attr: Option<Attr>,
+    /// What is likely to be asked next.
+    pub directories: DirectoryStream,
+}
+
+/// The answer to [`Source::list_below`].
+pub struct Listed {
+    /// The directory, whole.
+    pub listing: Listing,
+    /// What is below it.
+    pub directories: DirectoryStream,
+}
+
+/// What becomes out of date, as it is learned; an item without content is a sign of life. When it ends, what
+/// was told as watched is watched no more.
+pub type ChangeStream = BoxStream<'static, Arc<Changes>>;
+
+/// A stream of no directories.
+pub fn no_directories() -> DirectoryStream {
+    mpsc::channel(1).1
+}
 
 /// Where names, attributes and bytes come from. No method follows a symbolic link in any component.
 #[async_trait]
@@ -76,6 +139,30 @@ pub trait Source: Send + Sync + 'static {
 
     /// The whole directory `path`.
     async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing>;
+
+    /// Attributes of `path` as soon as they are known and, with up to `below` entries in all, directories: the
+    /// path itself if it is one, the directory that holds it, and what is below it, breadth first.
+    async fn look_up(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
+        let _ = below;
+        match self.stat(path, deadline).await {
+            Ok(attr) => Ok(Found { attr: Some(attr), directories: no_directories() }),
+            Err(FsError::NOT_FOUND) => Ok(Found { attr: None, directories: no_directories() }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The whole directory `path`, and with up to `below` entries the directories below it, breadth first.
+    async fn list_below(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Listed> {
+        let _ = below;
+        Ok(Listed { listing: self.list(path, deadline).await?, directories: no_directories() })
+    }
+
+    /// What changes from now on, with a sign of life at least every `heartbeat` while the source is there.
+    /// A source that cannot tell gives no sign of life, and no listing that is watched.
+    fn watch(&self, heartbeat: Duration) -> ChangeStream {
+        let _ = heartbeat;
+        stream::pending().boxed()
+    }
 
     /// The target of the symbolic link `path`.
     async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes>;

@@ -1,6 +1,10 @@
 //! A source in memory, for tests of whatever stands on a [`Source`]: it can change, delay, fail and count.
 
-use crate::source::{Chunk, ChunkStream, Deadline, HashStream, Hashes, Listing, Source};
+use crate::changes::{Hub, with_heartbeat};
+use crate::source::{
+    ChangeStream, Chunk, ChunkStream, DIRECTORIES_AHEAD, Deadline, Directory, DirectoryStream, Found,
+    HashStream, Hashes, Listed, Listing, Source,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::{
@@ -8,7 +12,7 @@ use globalfs_proto::{
     GlobalPath, Version,
 };
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,11 +35,14 @@ struct Shared {
     calls: AtomicU64,
     chunks_read: AtomicU64,
     hashes_told: AtomicU64,
+    hub: Hub,
 }
 
 #[derive(Clone, Default)]
 struct Behaviour {
     delay: Duration,
+    directory_delay: Duration,
+    watched: bool,
     failure: Option<FsError>,
 }
 
@@ -97,6 +104,21 @@ impl MemorySource {
         self.0.behaviour.lock().delay = delay;
     }
 
+    /// Makes each directory that comes along with a later answer take at least this long.
+    pub fn set_directory_delay(&self, delay: Duration) {
+        self.0.behaviour.lock().directory_delay = delay;
+    }
+
+    /// Listings are watched from now on, or no more.
+    pub fn set_watched(&self, watched: bool) {
+        self.0.behaviour.lock().watched = watched;
+    }
+
+    /// Where changes are told: by the test, since changing the tree tells nothing by itself.
+    pub fn hub(&self) -> &Hub {
+        &self.0.hub
+    }
+
     /// Makes each later call fail with `failure`, or work again.
     pub fn set_failure(&self, failure: Option<FsError>) {
         self.0.behaviour.lock().failure = failure;
@@ -125,6 +147,40 @@ impl MemorySource {
         self.0.tree.lock().get(path).cloned().ok_or(FsError::NOT_FOUND)
     }
 
+    fn listing(&self, path: &GlobalPath) -> FsResult<Listing> {
+        let tree = self.0.tree.lock();
+        let attr = tree.get(path).ok_or(FsError::NOT_FOUND)?.attr;
+        if attr.kind != FileKind::Directory {
+            return Err(FsError::NOT_A_DIRECTORY);
+        }
+        let children = tree.iter().filter(|(child, _)| child.parent().as_ref() == Some(path));
+        let entries = children
+            .map(|(child, node)| DirEntry { name: Bytes::copy_from_slice(child.name()), attr: node.attr })
+            .collect();
+        Ok(Listing { attr, entries, complete: true, watched: self.0.behaviour.lock().watched })
+    }
+
+    /// Breadth first, as far as the budget goes; a directory with more entries than are left is left out.
+    fn walk(&self, mut queue: VecDeque<(GlobalPath, bool)>, mut budget: u32) -> DirectoryStream {
+        let (sender, stream) = mpsc::channel(DIRECTORIES_AHEAD);
+        let (source, delay) = (self.clone(), self.0.behaviour.lock().directory_delay);
+        tokio::spawn(async move {
+            while let Some((path, descend)) = queue.pop_front() {
+                tokio::time::sleep(delay).await;
+                let listing = source.listing(&path).ok().filter(|listing| listing.len() < budget as usize);
+                if let Some(listing) = &listing {
+                    budget -= listing.len() as u32 + 1;
+                    let below = directories_in(&path, listing).map(|path| (path, true));
+                    queue.extend(below.filter(|_| descend));
+                }
+                if sender.send(Directory { path, listing }).await.is_err() {
+                    return;
+                }
+            }
+        });
+        stream
+    }
+
     async fn read_chunk(
         &self,
         path: &GlobalPath,
@@ -150,14 +206,30 @@ impl Source for MemorySource {
     }
 
     async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
-        if self.find(path, deadline).await?.attr.kind != FileKind::Directory {
-            return Err(FsError::NOT_A_DIRECTORY);
-        }
-        let tree = self.0.tree.lock();
-        let children = tree.iter().filter(|(child, _)| child.parent().as_ref() == Some(path));
-        Ok(children
-            .map(|(child, node)| DirEntry { name: Bytes::copy_from_slice(child.name()), attr: node.attr })
-            .collect())
+        self.find(path, deadline).await?;
+        self.listing(path)
+    }
+
+    async fn look_up(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
+        let attr = match self.stat(path, deadline).await {
+            Ok(attr) => Some(attr),
+            Err(FsError::NOT_FOUND) => None,
+            Err(error) => return Err(error),
+        };
+        let first = attr.filter(|attr| attr.kind == FileKind::Directory).map(|_| path.clone());
+        let starts =
+            first.into_iter().map(|path| (path, true)).chain(path.parent().map(|path| (path, false)));
+        Ok(Found { attr, directories: self.walk(starts.collect(), below) })
+    }
+
+    async fn list_below(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Listed> {
+        let listing = self.list(path, deadline).await?;
+        let starts = directories_in(path, &listing).map(|path| (path, true));
+        Ok(Listed { directories: self.walk(starts.collect(), below), listing })
+    }
+
+    fn watch(&self, heartbeat: Duration) -> ChangeStream {
+        with_heartbeat(self.0.hub.subscribe(), heartbeat)
     }
 
     async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
@@ -222,6 +294,16 @@ impl Source for MemorySource {
         }
         Ok(stream)
     }
+}
+
+fn directories_in<'a>(path: &'a GlobalPath, listing: &'a Listing) -> impl Iterator<Item = GlobalPath> + 'a {
+    let directories = listing.iter().filter(|entry| entry.attr.kind == FileKind::Directory);
+    directories.filter_map(|entry| path.join(&entry.name).ok())
+}
+
+/// Attributes of a regular file, which differ by `n`.
+pub fn some_attr(n: u64) -> Attr {
+    new_attr(n, FileKind::Regular, n, n as i64)
 }
 
 fn parse(path: &str) -> GlobalPath {

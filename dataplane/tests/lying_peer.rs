@@ -11,10 +11,12 @@ use globalfs_dataplane::Source;
 use globalfs_dataplane::encoding::{Encoded, encode, hash};
 use globalfs_dataplane::remote::Remote;
 use globalfs_dataplane::source::Chunk;
+use globalfs_dataplane::testing::some_attr;
 use globalfs_proto::limits::CHUNK_SIZE;
+use globalfs_proto::listing::encode_entries;
 use globalfs_proto::{
-    ChunkIndex, ChunkSpan, FileId, FsError, FsResult, FsStat, GlobalPath, PeerIdentity, Request, Response,
-    Version,
+    ChunkIndex, ChunkSpan, DirEntry, DirectoryPart, FileId, FsError, FsResult, FsStat, GlobalPath,
+    PartEncoding, PeerIdentity, Request, Response, Version,
 };
 use globalfs_transport::{Handler, Peer, Reply};
 use std::sync::Arc;
@@ -96,6 +98,45 @@ async fn chunks_must_be_those_that_were_asked_for() {
     check(vec![], 0).await;
 }
 
+/// A part of the root with so many entries.
+fn part(entries: u64, last: bool) -> Said {
+    let entry = |n: u64| DirEntry { name: n.to_string().into(), attr: some_attr(n) };
+    let body = encode_entries(&(0..entries).map(entry).collect::<Vec<_>>());
+    Said::Frame(Response::Directory(DirectoryPart {
+        path: GlobalPath::root(),
+        attr: some_attr(1),
+        complete: true,
+        watched: true,
+        last,
+        encoding: PartEncoding::Raw,
+        length: body.len() as u32,
+        body,
+    }))
+}
+
+#[tokio::test]
+async fn nobody_is_made_to_hold_more_than_was_asked_for() {
+    let (root, attr) = (GlobalPath::root(), Said::Frame(Response::Attr(some_attr(1))));
+    let count = async |said: Vec<Said>, below| {
+        let mut found = remote(said).look_up(&root, below, soon()).await.unwrap();
+        let mut count = 0;
+        while found.directories.recv().await.is_some() {
+            count += 1;
+        }
+        count
+    };
+    let many = |n| std::iter::once(attr.clone()).chain((0..n).map(|_| part(10, true))).collect::<Vec<_>>();
+    assert_eq!(count(many(3), 30).await, 3);
+    assert_eq!(count(many(5), 30).await, 3, "what is above the budget ends the answer");
+    assert_eq!(count(many(3), 0).await, 0);
+    let endless: Vec<_> = (0..20).map(|_| part(1000, false)).collect();
+    assert_eq!(count([vec![attr.clone()], endless].concat(), 16_000).await, 0);
+    let unwatched = remote(vec![attr, part(1, true)]).look_up(&root, 10, soon()).await;
+    assert!(unwatched.unwrap().directories.recv().await.unwrap().listing.unwrap().watched, "as it was told");
+    let short = remote(vec![Said::Frame(Response::Missing)]).list(&root, soon()).await;
+    assert!(matches!(short, Err(FsError::Protocol(_))));
+}
+
 #[tokio::test]
 async fn other_answers_must_be_of_the_kind_that_was_asked_for() {
     let root = GlobalPath::root();
@@ -104,7 +145,6 @@ async fn other_answers_must_be_of_the_kind_that_was_asked_for() {
     assert!(matches!(stat.list(&root, soon()).await, Err(FsError::Protocol(_))));
     assert!(matches!(stat.read_link(&root, soon()).await, Err(FsError::Protocol(_))));
     assert!(stat.fs_stat(&root, soon()).await.is_ok());
-    let part = || Said::Frame(Response::Entries { entries: vec![], last: false });
-    let unended = remote(vec![part(), part()]);
+    let unended = remote(vec![part(0, false), part(0, false)]);
     assert!(matches!(unended.list(&root, soon()).await, Err(FsError::Protocol(_))));
 }

@@ -1,11 +1,12 @@
 //! The ways to other sites: one connection and one cached source per site, all sharing the site's cache.
 
 use super::view::View;
-use globalfs_dataplane::Source;
 use globalfs_dataplane::cache::Cache;
+use globalfs_dataplane::changes::Hub;
 use globalfs_dataplane::fetch::{self, Cached};
 use globalfs_dataplane::remote::Remote;
 use globalfs_dataplane::route::Sites;
+use globalfs_dataplane::source::{ChangeStream, Source};
 use globalfs_proto::{FsError, FsResult, PeerIdentity, SiteName};
 use globalfs_transport::{Endpoint, Peer};
 use parking_lot::Mutex;
@@ -19,6 +20,8 @@ pub(super) struct Peers {
     view: Arc<View>,
     options: fetch::Options,
     links: Mutex<BTreeMap<SiteName, SiteLink>>,
+    /// Where it is told what changes at any of them.
+    changes: Hub,
 }
 
 /// The way to one site.
@@ -32,7 +35,7 @@ pub(super) struct SiteLink {
 
 impl Peers {
     pub(super) fn new(endpoint: Endpoint, cache: Cache, view: Arc<View>, options: fetch::Options) -> Self {
-        Self { endpoint, cache, view, options, links: Mutex::default() }
+        Self { endpoint, cache, view, options, links: Mutex::default(), changes: Hub::default() }
     }
 
     /// Every way that was used so far.
@@ -44,7 +47,8 @@ impl Peers {
         let peer = Peer::new(self.endpoint.clone(), address, PeerIdentity::Site(site.clone()));
         let remote = Arc::new(Remote::new(peer));
         let upstream = remote.clone() as Arc<dyn Source>;
-        SiteLink { remote, cached: Arc::new(Cached::new(upstream, self.cache.clone(), self.options)) }
+        let cached = Cached::with_hub(upstream, self.cache.clone(), self.options, self.changes.clone());
+        SiteLink { remote, cached: Arc::new(cached) }
     }
 }
 
@@ -70,5 +74,9 @@ impl Peers {
 impl Sites for Peers {
     fn source(&self, site: &SiteName) -> FsResult<Arc<dyn Source>> {
         Ok(self.link(site)?.cached as Arc<dyn Source>)
+    }
+
+    fn changes(&self) -> ChangeStream {
+        self.changes.subscribe()
     }
 }

@@ -18,7 +18,7 @@ async fn each_kind_of_request_arrives_as_it_was_sent() {
     let odd = GlobalPath::new(b"/a\n/\xff").unwrap();
     for request in [
         Request::Stat(odd.clone()),
-        Request::List(GlobalPath::root()),
+        Request::List { path: GlobalPath::root(), below: 3, subscription: 4 },
         Request::ReadLink(odd.clone()),
         Request::GetXattr(odd.clone(), Bytes::from_static(b"user.x")),
         Request::ListXattr(odd.clone()),

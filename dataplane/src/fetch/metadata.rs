@@ -1,248 +1,322 @@
-//! Answers about names, repeated for a short time: attributes, directories, link targets, extended attributes,
-//! and that a name or an extended attribute does not exist. Other errors are not kept.
+//! Names and attributes in front of an upstream: answers are repeated while they count, questions under way
+//! are joined, and one question brings what is likely to be asked next.
 //!
-//! Extended attributes matter because `ls -l` and `cp -a` ask for some of each file, and most files have none.
-//! Unlike the rest they are not forgotten when a file is seen to change: they grow old by the clock alone.
-//!
-//! A directory's entries answer for the attributes of what they name. That a name is not listed is not taken
-//! as an answer: the lister may have left out what it could not reach.
+//! *Invariants:* what counts is decided by [`Names`] alone, under one lock with the questions under way; no lock
+//! is held while the upstream works.
 
 use super::Options;
-use crate::source::{Deadline, Listing, Source};
-use bytes::Bytes;
+use super::question::{About, Question};
+use super::small::Small;
+use crate::changes::Hub;
+use crate::model::freshness::Ticket;
+use crate::model::names::{Answer, Ask, Names};
+use crate::source::{ChangeStream, Deadline, Listing, Source};
+use globalfs_proto::limits::{DEFAULT_DEADLINE, MAX_ENTRIES_BELOW};
 use globalfs_proto::{Attr, FsError, FsResult, GlobalPath};
-use moka::future::Cache;
-use std::future::Future;
+use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
-/// What an entry takes besides its own bytes, in this table and in the cache's.
-const ENTRY_OVERHEAD: usize = 256;
+/// Entries that come along with a name that is looked up among unknown ones.
+const ENTRIES_ALONG: u32 = 8 * 1024;
 
-/// Times that a question is asked again after another asker's deadline ended it.
-const MAX_TAKEOVERS: usize = 8;
+/// Times that a question is put anew after others' questions failed to answer it.
+const MAX_ROUNDS: usize = 8;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Question {
-    Attr(GlobalPath),
-    List(GlobalPath),
-    Link(GlobalPath),
-    XattrNames(GlobalPath),
-    Xattr(GlobalPath, Bytes),
-}
+/// Answers of several directories that arrive at a time. Further questions are about one name or directory.
+const MAX_LONG_ANSWERS: usize = 64;
 
+/// What a hop knows of names. Clones are one.
 #[derive(Clone)]
-enum Answer {
-    Attr(Attr),
-    List(Arc<Directory>),
-    Link(Bytes),
-    Xattr(Bytes),
-    /// The file has no such extended attribute, or its file system has none at all.
-    NoXattr(FsError),
-    Missing,
+pub(super) struct Metadata(pub(super) Arc<Shared>);
+
+pub(super) struct Shared {
+    pub(super) upstream: Arc<dyn Source>,
+    pub(super) ttl: Duration,
+    pub(super) state: Mutex<State>,
+    pub(super) small: Small,
+    /// Where changes are told on to those who ask this hop.
+    pub(super) hub: Hub,
+    pub(super) watching: AtomicBool,
+    pub(super) counts: Counts,
+    begun: Instant,
 }
 
-/// A listing that finds entries by name.
-struct Directory {
-    entries: Listing,
-    /// Positions in `entries`, in the order of their names.
-    by_name: Box<[u32]>,
+pub(super) struct State {
+    pub(super) names: Names,
+    questions: Vec<Arc<Question>>,
 }
 
-pub(super) struct Metadata(Cache<Question, Answer>);
+/// What a hop has learned of names since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NameCounters {
+    /// Names and directories asked for and answered without asking the upstream.
+    pub answered_here: u64,
+    /// Questions put to the upstream.
+    pub asked_upstream: u64,
+    /// Directories that arrived.
+    pub directories: u64,
+    /// Messages of changes that were heard.
+    pub changes: u64,
+    /// Whether the upstream's changes are heard.
+    pub is_watching: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Counts {
+    answered_here: AtomicU64,
+    asked_upstream: AtomicU64,
+    pub(super) directories: AtomicU64,
+    pub(super) changes: AtomicU64,
+}
+
+/// How to get an answer.
+enum Step<T> {
+    Known(T),
+    /// It is the first frame of the answer to this question.
+    First(Arc<Question>),
+    /// It may come along with the answer to this question.
+    Along(Arc<Question>),
+}
 
 impl Metadata {
-    pub(super) fn new(options: Options) -> Self {
-        let cache = Cache::builder()
-            .weigher(weight)
-            .max_capacity(options.metadata_bytes)
-            .time_to_live(options.metadata_ttl)
-            .build();
-        Self(cache)
+    pub(super) fn new(upstream: Arc<dyn Source>, hub: Hub, options: Options) -> Self {
+        let names = Names::new(options.metadata_ttl, options.metadata_bytes);
+        Self(Arc::new(Shared {
+            upstream,
+            ttl: options.metadata_ttl,
+            state: Mutex::new(State { names, questions: Vec::new() }),
+            small: Small::new(options),
+            hub,
+            watching: AtomicBool::new(false),
+            counts: Counts::default(),
+            begun: Instant::now(),
+        }))
     }
 
-    pub(super) async fn stat(
-        &self,
-        upstream: &Arc<dyn Source>,
-        path: &GlobalPath,
-        deadline: Deadline,
-    ) -> FsResult<Attr> {
-        let question = Question::Attr(path.clone());
-        if !self.0.contains_key(&question)
-            && let Some(attr) = self.listed(path).await
-        {
-            return Ok(attr);
-        }
-        let ask = || async { upstream.stat(path, deadline).await.map(Answer::Attr) };
-        match self.ask(question, deadline, ask).await? {
-            Answer::Attr(attr) => Ok(attr),
-            _ => Err(FsError::NOT_FOUND),
-        }
+    pub(super) async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
+        self.find(path, deadline).await?.ok_or(FsError::NOT_FOUND)
     }
 
-    pub(super) async fn list(
-        &self,
-        upstream: &Arc<dyn Source>,
-        path: &GlobalPath,
-        deadline: Deadline,
-    ) -> FsResult<Listing> {
-        let ask = || async {
-            let entries = upstream.list(path, deadline).await?;
-            Ok(Answer::List(Arc::new(Directory::new(entries))))
-        };
-        match self.ask(Question::List(path.clone()), deadline, ask).await? {
-            Answer::List(directory) => Ok(directory.entries.clone()),
-            _ => Err(FsError::NOT_FOUND),
-        }
-    }
-
-    pub(super) async fn read_link(
-        &self,
-        upstream: &Arc<dyn Source>,
-        path: &GlobalPath,
-        deadline: Deadline,
-    ) -> FsResult<Bytes> {
-        let ask = || async { upstream.read_link(path, deadline).await.map(Answer::Link) };
-        match self.ask(Question::Link(path.clone()), deadline, ask).await? {
-            Answer::Link(target) => Ok(target),
-            _ => Err(FsError::NOT_FOUND),
-        }
-    }
-
-    pub(super) async fn get_xattr(
-        &self,
-        upstream: &Arc<dyn Source>,
-        path: &GlobalPath,
-        name: &[u8],
-        deadline: Deadline,
-    ) -> FsResult<Bytes> {
-        let ask = || async { xattr_answer(upstream.get_xattr(path, name, deadline).await) };
-        self.xattr(Question::Xattr(path.clone(), Bytes::copy_from_slice(name)), deadline, ask).await
-    }
-
-    pub(super) async fn list_xattr(
-        &self,
-        upstream: &Arc<dyn Source>,
-        path: &GlobalPath,
-        deadline: Deadline,
-    ) -> FsResult<Bytes> {
-        let ask = || async { xattr_answer(upstream.list_xattr(path, deadline).await) };
-        self.xattr(Question::XattrNames(path.clone()), deadline, ask).await
-    }
-
-    async fn xattr<F: Future<Output = FsResult<Answer>>>(
-        &self,
-        question: Question,
-        deadline: Deadline,
-        ask: impl Fn() -> F,
-    ) -> FsResult<Bytes> {
-        match self.ask(question, deadline, ask).await? {
-            Answer::Xattr(bytes) => Ok(bytes),
-            Answer::NoXattr(error) => Err(error),
-            _ => Err(FsError::NOT_FOUND),
-        }
-    }
-
-    /// The master told these attributes just now.
-    pub(super) async fn learn(&self, path: &GlobalPath, attr: Attr) {
-        self.0.insert(Question::Attr(path.clone()), Answer::Attr(attr)).await;
-    }
-
-    /// The master told just now that the name does not exist.
-    pub(super) async fn learn_missing(&self, path: &GlobalPath) {
-        self.forget(path).await;
-        self.0.insert(Question::Attr(path.clone()), Answer::Missing).await;
-    }
-
-    /// What is known of `path` is out of date; its attributes may be known anew.
-    pub(super) async fn changed(&self, path: &GlobalPath, attr: Option<&Attr>) {
-        self.forget(path).await;
-        if let Some(attr) = attr {
-            self.learn(path, *attr).await;
-        }
-    }
-
-    async fn forget(&self, path: &GlobalPath) {
-        self.0.invalidate(&Question::Attr(path.clone())).await;
-        self.0.invalidate(&Question::List(path.clone())).await;
-        self.0.invalidate(&Question::Link(path.clone())).await;
-        if let Some(parent) = path.parent() {
-            self.0.invalidate(&Question::List(parent)).await;
-        }
-    }
-
-    /// The attributes of `path` in the listing of its directory, if that is known.
-    async fn listed(&self, path: &GlobalPath) -> Option<Attr> {
-        match self.0.get(&Question::List(path.parent()?)).await? {
-            Answer::List(directory) => directory.find(path.name()),
-            _ => None,
-        }
-    }
-
-    /// The known answer, or the one to `ask`, which one asker puts for all who wait. An asker that leaves or
-    /// whose deadline passes is replaced by another.
-    async fn ask<F: Future<Output = FsResult<Answer>>>(
-        &self,
-        question: Question,
-        deadline: Deadline,
-        ask: impl Fn() -> F,
-    ) -> FsResult<Answer> {
-        let turn = || async { deadline.bound(ask()).await.or_else(missing) };
-        for _ in 0..MAX_TAKEOVERS {
-            let answer =
-                deadline.bound(async { Ok(self.0.try_get_with_by_ref(&question, turn()).await) }).await?;
-            match answer {
-                Err(error) if *error == FsError::Deadline && !deadline.remaining().is_zero() => {}
-                answer => return answer.map_err(|error| (*error).clone()),
+    /// The attributes, or that there is no such name.
+    pub(super) async fn find(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Option<Attr>> {
+        let parent = path.parent().unwrap_or_else(GlobalPath::root);
+        let mut may_join = true;
+        for _ in 0..MAX_ROUNDS {
+            match self.step_to_name(path, &parent, may_join, deadline) {
+                Step::Known(attr) => return Ok(attr),
+                Step::Along(question) => {
+                    may_join = false;
+                    deadline.bound(question.along(&parent)).await?;
+                }
+                Step::First(question) => match deadline.bound(question.name()).await {
+                    Err(FsError::Deadline) if !deadline.remaining().is_zero() => {}
+                    answer => return answer,
+                },
             }
         }
         Err(FsError::Deadline)
     }
-}
 
-fn missing(error: FsError) -> FsResult<Answer> {
-    if error == FsError::NOT_FOUND { Ok(Answer::Missing) } else { Err(error) }
-}
-
-/// Keeps those errors that are answers.
-fn xattr_answer(answer: FsResult<Bytes>) -> FsResult<Answer> {
-    const ENODATA: FsError = FsError::Os(61);
-    const EOPNOTSUPP: FsError = FsError::Os(95);
-    match answer {
-        Ok(bytes) => Ok(Answer::Xattr(bytes)),
-        Err(error @ (ENODATA | EOPNOTSUPP)) => Ok(Answer::NoXattr(error)),
-        Err(error) => Err(error),
-    }
-}
-
-fn weight(question: &Question, answer: &Answer) -> u32 {
-    let (path, name) = match question {
-        Question::Attr(path) | Question::List(path) | Question::Link(path) | Question::XattrNames(path) => {
-            (path, 0)
+    fn step_to_name(
+        &self,
+        path: &GlobalPath,
+        parent: &GlobalPath,
+        may_join: bool,
+        deadline: Deadline,
+    ) -> Step<Option<Attr>> {
+        self.start_watching();
+        let mut state = self.0.state.lock();
+        let ask = match state.names.stat(path, self.now()) {
+            Answer::Known(attr) => {
+                self.0.counts.answered_here.fetch_add(1, Relaxed);
+                return Step::Known(attr);
+            }
+            Answer::Ask(ask) => ask,
+        };
+        if let Some(question) = state.question(|question| question.will_answer_name(path)) {
+            return Step::First(question);
         }
-        Question::Xattr(path, name) => (path, name.len()),
-    };
-    let bytes = match answer {
-        Answer::Attr(_) | Answer::Missing | Answer::NoXattr(_) => 0,
-        Answer::Link(bytes) | Answer::Xattr(bytes) => bytes.len(),
-        Answer::List(directory) => directory.bytes(),
-    };
-    u32::try_from(ENTRY_OVERHEAD + path.as_bytes().len() + name + bytes).unwrap_or(u32::MAX)
+        if may_join && let Some(question) = state.question(|question| question.may_bring(parent)) {
+            return Step::Along(question);
+        }
+        match ask {
+            Ask::Surroundings if state.has_room() => {
+                Step::First(self.put(&mut state, About::Surroundings(path.clone(), ENTRIES_ALONG), deadline))
+            }
+            Ask::Parent if may_join => {
+                Step::Along(self.put(&mut state, About::Listing(parent.clone(), 0), deadline))
+            }
+            _ => Step::First(self.put(&mut state, About::Name(path.clone()), deadline)),
+        }
+    }
+
+    /// The attributes as they are now: what `open(2)` promises. What is watched need not be asked for.
+    pub(super) async fn stat_fresh(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
+        self.start_watching();
+        let known = self.0.state.lock().names.stat_watched(path, self.now());
+        if let Some(attr) = known {
+            self.0.counts.answered_here.fetch_add(1, Relaxed);
+            return attr.ok_or(FsError::NOT_FOUND);
+        }
+        let asking = self.asking();
+        let answer = deadline.bound(self.0.upstream.stat(path, deadline)).await;
+        match &answer {
+            Ok(attr) => self.learn(asking.ticket, path, Some(*attr)),
+            Err(FsError::NOT_FOUND) => self.learn(asking.ticket, path, None),
+            Err(_) => {}
+        }
+        answer
+    }
+
+    pub(super) async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
+        let mut may_join = true;
+        for _ in 0..MAX_ROUNDS {
+            match self.step_to_listing(path, may_join, deadline) {
+                Step::Known(answer) => return answer,
+                Step::Along(question) => {
+                    may_join = false;
+                    deadline.bound(question.along(path)).await?;
+                }
+                Step::First(question) => match deadline.bound(question.listing()).await {
+                    Err(FsError::Deadline) if !deadline.remaining().is_zero() => {}
+                    answer => return answer,
+                },
+            }
+        }
+        Err(FsError::Deadline)
+    }
+
+    fn step_to_listing(
+        &self,
+        path: &GlobalPath,
+        may_join: bool,
+        deadline: Deadline,
+    ) -> Step<FsResult<Listing>> {
+        self.start_watching();
+        let mut state = self.0.state.lock();
+        if let Some(answer) = state.listing(path, self.now()) {
+            self.0.counts.answered_here.fetch_add(1, Relaxed);
+            return Step::Known(answer);
+        }
+        if let Some(question) = state.question(|question| question.will_answer_listing(path)) {
+            return Step::First(question);
+        }
+        if may_join && let Some(question) = state.question(|question| question.may_bring(path)) {
+            return Step::Along(question);
+        }
+        // Where only some names have changed, what is below is known.
+        let known = state.names.known_listing(path, self.now()).is_some();
+        let alone = known || self.0.ttl.is_zero() || !state.has_room();
+        let below = if alone { 0 } else { MAX_ENTRIES_BELOW };
+        Step::First(self.put(&mut state, About::Listing(path.clone(), below), deadline))
+    }
+
+    /// Puts a question to the upstream, in a task of its own.
+    fn put(&self, state: &mut State, about: About, wanted: Deadline) -> Arc<Question> {
+        self.0.counts.asked_upstream.fetch_add(1, Relaxed);
+        let question = Arc::new(Question::new(about, state.names.ask()));
+        state.questions.push(question.clone());
+        let deadline = wanted.max(Deadline::after(DEFAULT_DEADLINE));
+        tokio::spawn(question.clone().answer(self.clone(), deadline));
+        question
+    }
+
+    /// A question that no other asker may join.
+    fn asking(&self) -> Asking<'_> {
+        self.0.counts.asked_upstream.fetch_add(1, Relaxed);
+        Asking { metadata: self, ticket: self.0.state.lock().names.ask() }
+    }
+
+    /// The question brings nothing more.
+    pub(super) fn end(&self, question: &Arc<Question>) {
+        let mut state = self.0.state.lock();
+        state.names.close(question.ticket);
+        state.questions.retain(|other| !Arc::ptr_eq(other, question));
+    }
+
+    pub(super) fn learn(&self, ticket: Ticket, path: &GlobalPath, attr: Option<Attr>) {
+        self.0.state.lock().names.learn(ticket, path, attr, self.now());
+    }
+
+    pub(super) fn learn_directory(&self, ticket: Ticket, path: &GlobalPath, listing: Option<Listing>) {
+        self.0.counts.directories.fetch_add(1, Relaxed);
+        self.0.state.lock().names.learn_directory(ticket, path, listing, self.now());
+    }
+
+    /// What is known of `path` is out of date; its attributes may be known anew.
+    pub(super) async fn changed(&self, path: &GlobalPath, attr: Option<&Attr>) {
+        self.0.state.lock().names.forget(path);
+        self.0.small.forget(path).await;
+        if let Some(attr) = attr {
+            let asking = self.asking();
+            self.learn(asking.ticket, path, Some(*attr));
+        }
+    }
+
+    /// The listing of `directory` if it is known, without asking anybody.
+    pub(super) fn known_listing(&self, directory: &GlobalPath) -> Option<Listing> {
+        self.0.state.lock().names.known_listing(directory, self.now())
+    }
+
+    /// All that is told on from here.
+    pub(super) fn watch(&self) -> ChangeStream {
+        self.0.hub.subscribe()
+    }
+
+    pub(super) fn counters(&self) -> NameCounters {
+        let counts = &self.0.counts;
+        NameCounters {
+            answered_here: counts.answered_here.load(Relaxed),
+            asked_upstream: counts.asked_upstream.load(Relaxed),
+            directories: counts.directories.load(Relaxed),
+            changes: counts.changes.load(Relaxed),
+            is_watching: self.0.state.lock().names.is_alive(self.now()),
+        }
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.0.now()
+    }
 }
 
-impl Directory {
-    fn new(entries: Listing) -> Self {
-        let mut by_name: Vec<u32> = (0..u32::try_from(entries.len()).unwrap_or(u32::MAX)).collect();
-        by_name.sort_unstable_by(|a, b| entries[*a as usize].name.cmp(&entries[*b as usize].name));
-        Self { entries, by_name: by_name.into() }
+impl Shared {
+    pub(super) fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+}
+
+impl State {
+    fn question(&self, fits: impl Fn(&Question) -> bool) -> Option<Arc<Question>> {
+        self.questions.iter().find(|question| fits(question)).cloned()
     }
 
-    fn find(&self, name: &[u8]) -> Option<Attr> {
-        let at = self.by_name.binary_search_by(|n| self.entries[*n as usize].name[..].cmp(name)).ok()?;
-        Some(self.entries[self.by_name[at] as usize].attr)
+    fn listing(&mut self, path: &GlobalPath, now: Duration) -> Option<FsResult<Listing>> {
+        match self.names.list(path, now) {
+            Some(listing) => Some(Ok(listing)),
+            None => self.names.is_missing(path, now).then_some(Err(FsError::NOT_FOUND)),
+        }
     }
 
-    fn bytes(&self) -> usize {
-        let names: usize = self.entries.iter().map(|entry| entry.name.len()).sum();
-        names + self.entries.len() * (size_of::<globalfs_proto::DirEntry>() + size_of::<u32>())
+    /// A question that may bring `directory` along.
+    pub(super) fn bringing(&self, directory: &GlobalPath) -> Option<Arc<Question>> {
+        self.question(|question| question.may_bring(directory))
+    }
+
+    fn has_room(&self) -> bool {
+        self.questions.iter().filter(|question| question.is_long()).count() < MAX_LONG_ANSWERS
+    }
+}
+
+/// A ticket that is closed when it goes.
+struct Asking<'m> {
+    metadata: &'m Metadata,
+    ticket: Ticket,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.metadata.0.state.lock().names.close(self.ticket);
     }
 }

@@ -8,19 +8,28 @@
 //! [`MAX_CHUNKS_IN_FLIGHT`](crate::cache::MAX_CHUNKS_IN_FLIGHT) chunks, and a reader that does not take its
 //! chunks holds at most a window of them; every wait ends with the reader's deadline.
 
+mod along;
 mod flight;
 mod known;
 mod metadata;
+mod question;
+mod small;
 mod stream;
 mod warm;
+mod watching;
+
+pub use metadata::NameCounters;
 
 use crate::cache::Cache;
-use crate::source::{Chunk, ChunkStream, Deadline, HashStream, Listing, Source, WarmStream};
+use crate::changes::Hub;
+use crate::source::{
+    ChangeStream, Chunk, ChunkStream, Deadline, Found, HashStream, Listed, Listing, Source, WarmStream,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use flight::{Claim, Flights};
 use globalfs_proto::limits::DEFAULT_DEADLINE;
-use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Version, Warm};
+use globalfs_proto::{Attr, ChunkSpan, FileKind, FsError, FsResult, FsStat, GlobalPath, Version, Warm};
 use known::Known;
 use metadata::Metadata;
 use std::collections::VecDeque;
@@ -92,21 +101,31 @@ struct Hop {
 impl Cached {
     /// Caches what `upstream` tells; `cache` may be shared with hops to other upstreams.
     pub fn new(upstream: Arc<dyn Source>, cache: Cache, options: Options) -> Self {
-        let metadata = Metadata::new(options);
+        Self::with_hub(upstream, cache, options, Hub::default())
+    }
+
+    /// The same, and what becomes out of date is told at `hub`, which may be shared with other hops.
+    pub fn with_hub(upstream: Arc<dyn Source>, cache: Cache, options: Options, hub: Hub) -> Self {
+        let metadata = Metadata::new(upstream.clone(), hub, options);
         let (flights, known, counts) = (Arc::default(), Known::new(), Counts::default());
         let turns = warm::Turns::default();
         Self(Arc::new(Hop { upstream, cache, metadata, flights, known, counts, turns }))
     }
 
-    /// Attributes as the upstream tells them now, past the time to live: what `open(2)` promises.
+    /// Attributes as `open(2)` promises them: what the upstream tells now, past the time to live, unless each
+    /// change of the name is heard here.
     pub async fn stat_fresh(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
-        let answer = deadline.bound(self.0.upstream.stat(path, deadline)).await;
-        match &answer {
-            Ok(attr) => self.0.metadata.learn(path, *attr).await,
-            Err(error) if *error == FsError::NOT_FOUND => self.0.metadata.learn_missing(path).await,
-            Err(_) => {}
-        }
-        answer
+        self.0.metadata.stat_fresh(path, deadline).await
+    }
+
+    /// The listing of `directory` if it is known here. Asks nobody; names may have changed meanwhile.
+    pub fn known_listing(&self, directory: &GlobalPath) -> Option<Listing> {
+        self.0.metadata.known_listing(directory)
+    }
+
+    /// What it learned of names.
+    pub fn name_counters(&self) -> NameCounters {
+        self.0.metadata.counters()
     }
 
     /// What it took from upstream.
@@ -130,23 +149,40 @@ impl Cached {
 #[async_trait]
 impl Source for Cached {
     async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
-        self.0.metadata.stat(&self.0.upstream, path, deadline).await
+        self.0.metadata.stat(path, deadline).await
     }
 
     async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
-        self.0.metadata.list(&self.0.upstream, path, deadline).await
+        self.0.metadata.list(path, deadline).await
+    }
+
+    async fn look_up(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
+        let metadata = &self.0.metadata;
+        let attr = metadata.find(path, deadline).await?;
+        let is_directory = attr.is_some_and(|attr| attr.kind == FileKind::Directory);
+        Ok(Found { attr, directories: along::around(metadata, path, is_directory, below, deadline) })
+    }
+
+    async fn list_below(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Listed> {
+        let metadata = &self.0.metadata;
+        let listing = metadata.list(path, deadline).await?;
+        Ok(Listed { directories: along::below(metadata, path, &listing, below, deadline), listing })
+    }
+
+    fn watch(&self, _heartbeat: Duration) -> ChangeStream {
+        self.0.metadata.watch()
     }
 
     async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
-        self.0.metadata.read_link(&self.0.upstream, path, deadline).await
+        self.0.metadata.0.small.read_link(&self.0.upstream, path, deadline).await
     }
 
     async fn get_xattr(&self, path: &GlobalPath, name: &[u8], deadline: Deadline) -> FsResult<Bytes> {
-        self.0.metadata.get_xattr(&self.0.upstream, path, name, deadline).await
+        self.0.metadata.0.small.get_xattr(&self.0.upstream, path, name, deadline).await
     }
 
     async fn list_xattr(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
-        self.0.metadata.list_xattr(&self.0.upstream, path, deadline).await
+        self.0.metadata.0.small.list_xattr(&self.0.upstream, path, deadline).await
     }
 
     async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {

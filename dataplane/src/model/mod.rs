@@ -1,5 +1,8 @@
 //! Decisions of the data plane without IO, clock or async: events in, actions out.
 
 pub mod dedup;
+mod directory;
 pub mod eviction;
+pub mod freshness;
 pub mod hash_index;
+pub mod names;

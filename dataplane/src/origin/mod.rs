@@ -5,14 +5,16 @@
 //! [`MAX_CALLS`] threads are in the file system at a time, so storage that hangs cannot take them all.
 
 mod hashes;
+mod list;
 mod read;
 mod tree;
+mod walk;
 
 #[cfg(test)]
 mod tests;
 
 use crate::disk::Disk;
-use crate::source::{ChunkStream, Deadline, HashStream, Listing, Source};
+use crate::source::{ChunkStream, Deadline, Found, HashStream, Listed, Listing, Source};
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, SiteName, Version};
@@ -165,6 +167,14 @@ impl Source for Origin {
     async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
         let path = path.clone();
         self.call(deadline, move |inner| inner.tree.list(&path, deadline)).await
+    }
+
+    async fn look_up(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
+        walk::look_up(self, path, below, deadline).await
+    }
+
+    async fn list_below(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Listed> {
+        walk::list_below(self, path, below, deadline).await
     }
 
     async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {

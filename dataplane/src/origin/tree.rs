@@ -9,13 +9,12 @@
 //! directory when the client looked, and is answered like any other component that is no directory: ENOTDIR.
 
 use super::OriginError;
-use crate::source::{Deadline, Listing};
 use bytes::Bytes;
-use globalfs_proto::limits::{MAX_DIR_ENTRIES, MAX_NAME, MAX_XATTR};
-use globalfs_proto::{Attr, DirEntry, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, SiteName};
+use globalfs_proto::limits::MAX_XATTR;
+use globalfs_proto::{Attr, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, SiteName};
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -23,12 +22,6 @@ use std::path::{Path, PathBuf};
 
 /// How often a resolution is repeated that the kernel gave up because of a rename meanwhile.
 const MAX_RESOLVE_REPEATS: u32 = 32;
-
-/// Bytes of directory entries taken from the kernel at a time: some 2,000 names.
-const LIST_BUFFER: usize = 64 * 1024;
-
-/// Entries between two looks at the deadline.
-const LIST_BATCH: usize = 1024;
 
 const EINVAL: FsError = FsError::Os(22);
 const EIO: FsError = FsError::Os(5);
@@ -82,41 +75,6 @@ impl Tree {
             other => other,
         };
         Ok((file.map_err(os)?.into(), attr))
-    }
-
-    pub(super) fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
-        // O_DIRECTORY makes the kernel refuse anything else before it is opened.
-        let directory = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW);
-        let directory = directory.map_err(os)?;
-        let mut buffer = Vec::with_capacity(LIST_BUFFER);
-        let mut names = RawDir::new(&directory, buffer.spare_capacity_mut());
-        let mut entries = Vec::new();
-        while let Some(name) = names.next() {
-            if entries.len() % LIST_BATCH == 0 && deadline.remaining().is_zero() {
-                return Err(FsError::Deadline);
-            }
-            if entries.len() == MAX_DIR_ENTRIES {
-                return Err(FsError::Limit(format!("{path} has more than {MAX_DIR_ENTRIES} entries")));
-            }
-            entries.extend(self.entry(&directory, name.map_err(os)?.file_name())?);
-        }
-        Ok(entries.into())
-    }
-
-    /// The entry of one name; `None` for the two dots, and for a name that has vanished meanwhile.
-    fn entry(&self, directory: &OwnedFd, name: &std::ffi::CStr) -> FsResult<Option<DirEntry>> {
-        let bytes = name.to_bytes();
-        if matches!(bytes, b"." | b"..") || bytes.len() > MAX_NAME {
-            return Ok(None);
-        }
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        match rustix::fs::statx(directory, name, flags, StatxFlags::BASIC_STATS) {
-            Ok(stat) => {
-                Ok(Some(DirEntry { name: Bytes::copy_from_slice(bytes), attr: self.attr_of(&stat)? }))
-            }
-            Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(os(error)),
-        }
     }
 
     pub(super) fn read_link(&self, path: &GlobalPath) -> FsResult<Bytes> {
@@ -173,21 +131,12 @@ impl Tree {
         self.resolve(path, OFlags::PATH | OFlags::NOFOLLOW)
     }
 
-    fn resolve(&self, path: &GlobalPath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    pub(super) fn resolve(&self, path: &GlobalPath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let relative = if path.is_root() { b"." } else { path.relative() };
-        let confined = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        for _ in 0..MAX_RESOLVE_REPEATS {
-            match rustix::fs::openat2(&self.root, relative, flags | OFlags::CLOEXEC, Mode::empty(), confined)
-            {
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(Errno::LOOP) => return Err(Errno::NOTDIR),
-                other => return other,
-            }
-        }
-        Err(Errno::AGAIN)
+        resolve_in(&self.root, relative, flags, ResolveFlags::empty())
     }
 
-    fn attr_of(&self, stat: &Statx) -> FsResult<Attr> {
+    pub(super) fn attr_of(&self, stat: &Statx) -> FsResult<Attr> {
         let mode = u32::from(stat.stx_mode);
         Ok(Attr {
             file: FileId { origin: self.identity_on(device(stat)), inode: stat.stx_ino },
@@ -212,6 +161,25 @@ impl Tree {
     }
 }
 
+/// Opens `relative` beneath `directory`, by no link, with whatever else `extra` forbids.
+pub(super) fn resolve_in(
+    directory: impl AsFd,
+    relative: &[u8],
+    flags: OFlags,
+    extra: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let confined = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | extra;
+    let (flags, directory) = (flags | OFlags::CLOEXEC, directory.as_fd());
+    for _ in 0..MAX_RESOLVE_REPEATS {
+        match rustix::fs::openat2(directory, relative, flags, Mode::empty(), confined) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(Errno::LOOP) => return Err(Errno::NOTDIR),
+            other => return other,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
 fn identity(site: &SiteName, device: Option<(u32, u32)>) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(site.as_str().as_bytes());
@@ -228,15 +196,15 @@ fn reopen(found: &OwnedFd, extra: OFlags) -> rustix::io::Result<OwnedFd> {
 }
 
 /// The name of an open handle. `fgetxattr` refuses `O_PATH` handles; by this name it works for any kind.
-fn proc_path(found: &OwnedFd) -> String {
+pub(super) fn proc_path(found: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", found.as_raw_fd())
 }
 
-fn statx(handle: impl AsFd) -> rustix::io::Result<Statx> {
+pub(super) fn statx(handle: impl AsFd) -> rustix::io::Result<Statx> {
     rustix::fs::statx(handle, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
 }
 
-fn device(stat: &Statx) -> (u32, u32) {
+pub(super) fn device(stat: &Statx) -> (u32, u32) {
     (stat.stx_dev_major, stat.stx_dev_minor)
 }
 
@@ -244,7 +212,7 @@ fn nanoseconds(time: &StatxTimestamp) -> i64 {
     time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
 }
 
-fn os(error: Errno) -> FsError {
+pub(super) fn os(error: Errno) -> FsError {
     FsError::Os(error.raw_os_error())
 }
 

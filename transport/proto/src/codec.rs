@@ -3,7 +3,7 @@
 //!
 //! *Invariant:* decoding never allocates more than the frame that it was given, and never panics.
 
-use crate::attr::{Attr, DirEntry, FileId, FileKind, FsStat, Version};
+use crate::attr::{Attr, FileId, FileKind, FsStat, Version};
 use crate::chunk::ChunkHash;
 use crate::path::{GlobalPath, PathError};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -84,6 +84,12 @@ impl Writer {
         self
     }
 
+    /// Bytes whose number is known otherwise.
+    pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+        self.0.put_slice(bytes);
+        self
+    }
+
     /// A hash.
     pub fn hash(&mut self, hash: &ChunkHash) -> &mut Self {
         self.0.put_slice(&hash.0);
@@ -104,11 +110,6 @@ impl Writer {
     pub fn attr(&mut self, a: &Attr) -> &mut Self {
         self.version(&a.version()).u8(a.kind as u8).u32(a.mode).u32(a.nlink).u32(a.uid).u32(a.gid);
         self.u64(a.rdev).u64(a.blocks).i64(a.atime_ns)
-    }
-
-    /// A directory entry.
-    pub fn entry(&mut self, entry: &DirEntry) -> &mut Self {
-        self.bytes(&entry.name).attr(&entry.attr)
     }
 
     /// Totals of a file system.
@@ -173,6 +174,11 @@ impl Reader {
         self.take(length)
     }
 
+    /// `length` bytes without a length before them, shared with the frame.
+    pub fn raw(&mut self, length: usize) -> Result<Bytes, DecodeError> {
+        self.take(length)
+    }
+
     /// Text; what is not UTF-8 is replaced.
     pub fn text(&mut self) -> Result<String, DecodeError> {
         Ok(String::from_utf8_lossy(&self.bytes()?).into_owned())
@@ -208,11 +214,11 @@ impl Reader {
         Ok(Attr { file, kind, mode, nlink, uid, gid, rdev, size, blocks, atime_ns, mtime_ns, ctime_ns })
     }
 
-    /// A directory entry whose name was checked.
-    pub fn entry(&mut self) -> Result<DirEntry, DecodeError> {
+    /// A name in a directory, checked.
+    pub fn name(&mut self) -> Result<Bytes, DecodeError> {
         let name = self.bytes()?;
         GlobalPath::root().join(&name)?;
-        Ok(DirEntry { name, attr: self.attr()? })
+        Ok(name)
     }
 
     /// Totals of a file system.

@@ -24,8 +24,32 @@ pub const MAX_NAME: usize = 255;
 /// Bytes of one message frame, header included; a listing is split into frames below this.
 pub const MAX_FRAME: usize = 1024 * 1024;
 
-/// A listing frame is sent when its entries pass this many bytes.
-pub const LIST_FRAME_TARGET: usize = 256 * 1024;
+/// A part of a listing is sent when its entries pass this many bytes.
+pub const LIST_PART_TARGET: usize = 256 * 1024;
+
+/// Bytes of the entries of one part, once decoded. What claims more is refused before it is decoded.
+pub const MAX_LIST_PART: usize = 512 * 1024;
+
+/// Entries of directories below a path that one request may ask for beside what it is about: some 1.5 MB
+/// before compression, and 30 ms of work for an origin on a local disk.
+pub const MAX_ENTRIES_BELOW: u32 = 16 * 1024;
+
+/// Entries of a directory that is told although nobody asked for its listing. A larger one is left out, so a
+/// lookup in a directory with a million names costs one small answer.
+pub const MAX_ENTRIES_UNASKED: usize = 4096;
+
+/// Directories in one message of changes.
+pub const MAX_CHANGES: usize = 256;
+
+/// Changed names of one directory in one message; more are told as a change of the whole directory. With
+/// [`MAX_CHANGES`] of them a message may pass [`MAX_FRAME`], so who sends splits by bytes as well.
+pub const MAX_NAMES_PER_CHANGE: usize = 64;
+
+/// How often who is subscribed to changes may wish to hear that there were none.
+pub const MIN_HEARTBEAT: Duration = Duration::from_millis(20);
+
+/// How often it hears so at the least.
+pub const MAX_HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Entries of one directory; above this the answer is an error, never a part of the listing.
 pub const MAX_DIR_ENTRIES: usize = 4_000_000;
@@ -59,6 +83,6 @@ pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
 const _: () = assert!(CHUNK_SIZE.is_power_of_two());
-const _: () = assert!(LIST_FRAME_TARGET * 2 <= MAX_FRAME);
+const _: () = assert!(LIST_PART_TARGET * 2 <= MAX_LIST_PART && MAX_LIST_PART * 2 <= MAX_FRAME);
 const _: () = assert!(MAX_PATH + MAX_XATTR < MAX_FRAME);
 const _: () = assert!(MAX_TRACE_BYTES + MAX_NAME < MAX_FRAME);

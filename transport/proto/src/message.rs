@@ -3,17 +3,20 @@
 //! A frame on the wire is a 32-bit little-endian length and that many bytes of one message; a
 //! [`Response::Chunk`] is followed by the chunk's encoded bytes outside the frame.
 
-use crate::attr::{Attr, DirEntry, FsStat, Version};
+use crate::attr::{Attr, FsStat, Version};
 use crate::chunk::{ChunkHash, ChunkIndex};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
 use crate::limits::{
-    CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_ERROR_TEXT, MAX_HASHES_PER_FRAME, MAX_HASHES_PER_REQUEST,
+    CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_ENTRIES_BELOW, MAX_ERROR_TEXT, MAX_HASHES_PER_FRAME,
+    MAX_HASHES_PER_REQUEST, MAX_HEARTBEAT, MIN_HEARTBEAT,
 };
+use crate::listing::{self, Changes, DirectoryPart};
 use crate::path::GlobalPath;
 use crate::trace::{PutTrace, TraceName, decode_name};
 use crate::warm::{Warm, Warmed};
 use bytes::Bytes;
+use std::time::Duration;
 
 /// What precedes each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +30,16 @@ pub struct RequestHeader {
 pub enum Request {
     /// Attributes of a path. Answer: [`Response::Attr`].
     Stat(GlobalPath),
-    /// A whole directory with attributes. Answer: [`Response::Entries`] until one that is last.
-    List(GlobalPath),
+    /// A whole directory with attributes, then what is below it. Answer: the [`Response::Directory`] parts of
+    /// the directory, then for directories below it, breadth first, their parts or [`Response::LeftOut`].
+    List {
+        /// The directory.
+        path: GlobalPath,
+        /// Entries that may be told of directories below it, at most [`MAX_ENTRIES_BELOW`].
+        below: u32,
+        /// The subscription to which changes of what is told shall be told; 0: none.
+        subscription: u64,
+    },
     /// The target of a symbolic link. Answer: [`Response::Bytes`].
     ReadLink(GlobalPath),
     /// One extended attribute. Answer: [`Response::Bytes`].
@@ -61,6 +72,24 @@ pub enum Request {
         first: ChunkIndex,
         /// How many, 1 to [`MAX_HASHES_PER_REQUEST`].
         count: u32,
+    },
+    /// Attributes of a path, and with them what is likely to be asked next. Answer: [`Response::Attr`] or
+    /// [`Response::Missing`], then for the directory itself, the one that holds the path, and those below it,
+    /// breadth first, their [`Response::Directory`] parts or [`Response::LeftOut`].
+    Lookup {
+        /// The path.
+        path: GlobalPath,
+        /// Entries that may be told in all, at most [`MAX_ENTRIES_BELOW`]; with 0 no directory is told.
+        below: u32,
+        /// The subscription to which changes of what is told shall be told; 0: none.
+        subscription: u64,
+    },
+    /// What changes. Answer: [`Response::Changes`], the first at once, until the deadline.
+    Watch {
+        /// Chosen by the client, not 0; further requests name it.
+        subscription: u64,
+        /// The longest silence, [`MIN_HEARTBEAT`] to [`MAX_HEARTBEAT`].
+        heartbeat_ms: u32,
     },
     /// Brings chunks into the peer's cache. Answer: [`Response::Warmed`] until every part has ended.
     Warm(Warm),
@@ -130,13 +159,8 @@ pub struct ChunkHeader {
 pub enum Response {
     /// Attributes.
     Attr(Attr),
-    /// A part of a listing.
-    Entries {
-        /// Names with attributes.
-        entries: Vec<DirEntry>,
-        /// Whether the listing is complete with this frame.
-        last: bool,
-    },
+    /// A part of a directory.
+    Directory(DirectoryPart),
     /// A link's target, an attribute's value, a list of names, or nothing.
     Bytes(Bytes),
     /// Totals of a file system.
@@ -152,6 +176,12 @@ pub enum Response {
         /// The hashes.
         hashes: Vec<ChunkHash>,
     },
+    /// The path that was looked up does not exist.
+    Missing,
+    /// What became out of date since the last of these; nothing, as a sign of life.
+    Changes(Changes),
+    /// A directory that is not told in this answer, so that nobody waits for it.
+    LeftOut(GlobalPath),
     /// How far the warming of one part is.
     Warmed(Warmed),
 }
@@ -163,7 +193,7 @@ impl Request {
         w.u32(header.deadline_ms);
         match self {
             Self::Stat(path) => w.u8(1).path(path),
-            Self::List(path) => w.u8(2).path(path),
+            Self::List { path, below, subscription } => w.u8(2).path(path).u32(*below).u64(*subscription),
             Self::ReadLink(path) => w.u8(3).path(path),
             Self::GetXattr(path, name) => w.u8(4).path(path).bytes(name),
             Self::ListXattr(path) => w.u8(5).path(path),
@@ -175,6 +205,8 @@ impl Request {
             Self::Hashes { path, version, first, count } => {
                 w.u8(12).path(path).version(version).u64(first.0).u32(*count)
             }
+            Self::Lookup { path, below, subscription } => w.u8(9).path(path).u32(*below).u64(*subscription),
+            Self::Watch { subscription, heartbeat_ms } => w.u8(10).u64(*subscription).u32(*heartbeat_ms),
             Self::Warm(warm) => warm.encode(w.u8(13)),
             Self::PutTrace(put) => put.encode(w.u8(14)),
             Self::GetTrace(name) => w.u8(15).bytes(name.as_str().as_bytes()),
@@ -190,7 +222,7 @@ impl Request {
         let header = RequestHeader { deadline_ms: r.u32()? };
         let request = match r.u8()? {
             1 => Self::Stat(r.path()?),
-            2 => Self::List(r.path()?),
+            2 => Self::List { path: r.path()?, below: decode_below(&mut r)?, subscription: r.u64()? },
             3 => Self::ReadLink(r.path()?),
             4 => Self::GetXattr(r.path()?, r.bytes()?),
             5 => Self::ListXattr(r.path()?),
@@ -198,6 +230,8 @@ impl Request {
             7 => Self::decode_read(&mut r)?,
             8 => Self::Ping,
             12 => Self::decode_hashes(&mut r)?,
+            9 => Self::Lookup { path: r.path()?, below: decode_below(&mut r)?, subscription: r.u64()? },
+            10 => Self::decode_watch(&mut r)?,
             13 => Self::Warm(Warm::decode(&mut r)?),
             14 => Self::PutTrace(PutTrace::decode(&mut r)?),
             15 => Self::GetTrace(decode_name(&mut r)?),
@@ -219,6 +253,15 @@ impl Request {
         let (first, count) = decode_span(r, MAX_HASHES_PER_REQUEST)?;
         Ok(Self::Hashes { path, version, first, count })
     }
+
+    fn decode_watch(r: &mut Reader) -> Result<Self, DecodeError> {
+        let (subscription, heartbeat_ms) = (r.u64()?, r.u32()?);
+        let heartbeat = Duration::from_millis(heartbeat_ms.into());
+        if subscription == 0 || !(MIN_HEARTBEAT..=MAX_HEARTBEAT).contains(&heartbeat) {
+            return Err(DecodeError::OutOfRange("a subscription"));
+        }
+        Ok(Self::Watch { subscription, heartbeat_ms })
+    }
 }
 
 impl Response {
@@ -227,10 +270,7 @@ impl Response {
         let mut w = Writer::new();
         match self {
             Self::Attr(attr) => w.u8(1).attr(attr),
-            Self::Entries { entries, last } => {
-                w.u8(2).u8(u8::from(*last)).u32(u32::try_from(entries.len()).expect("entries fit a frame"));
-                entries.iter().fold(&mut w, |w, e| w.entry(e))
-            }
+            Self::Directory(part) => listing::encode_part(w.u8(2), part),
             Self::Bytes(bytes) => w.u8(3).bytes(bytes),
             Self::FsStat(stat) => w.u8(4).fs_stat(stat),
             Self::Chunk(h) => {
@@ -241,6 +281,9 @@ impl Response {
                 w.u8(10).u64(first.0).u32(u32::try_from(hashes.len()).expect("hashes fit a frame"));
                 hashes.iter().fold(&mut w, |w, hash| w.hash(hash))
             }
+            Self::Missing => w.u8(7),
+            Self::Changes(changes) => listing::encode_changes(w.u8(8), changes),
+            Self::LeftOut(path) => w.u8(12).path(path),
             Self::Warmed(step) => step.encode(w.u8(11)),
         };
         w.finish()
@@ -251,12 +294,15 @@ impl Response {
         let mut r = Reader::new(frame);
         let response = match r.u8()? {
             1 => Self::Attr(r.attr()?),
-            2 => decode_entries(&mut r)?,
+            2 => Self::Directory(listing::decode_part(&mut r)?),
             3 => Self::Bytes(r.bytes()?),
             4 => Self::FsStat(r.fs_stat()?),
             5 => Self::Chunk(decode_chunk(&mut r)?),
             6 => Self::Error(decode_error(&mut r)?),
             10 => decode_hashes(&mut r)?,
+            7 => Self::Missing,
+            8 => Self::Changes(listing::decode_changes(&mut r)?),
+            12 => Self::LeftOut(r.path()?),
             11 => Self::Warmed(Warmed::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("response", other)),
         };
@@ -264,15 +310,9 @@ impl Response {
     }
 }
 
-fn decode_entries(r: &mut Reader) -> Result<Response, DecodeError> {
-    /// The smallest encoded entry: a length, a name of one byte, the attributes.
-    const MIN_ENTRY: usize = 4 + 1 + 81;
-    let (last, count) = (r.u8()? != 0, r.u32()? as usize);
-    if count > r.remaining() / MIN_ENTRY {
-        return Err(DecodeError::OutOfRange("the number of entries"));
-    }
-    let entries = (0..count).map(|_| r.entry()).collect::<Result<_, _>>()?;
-    Ok(Response::Entries { entries, last })
+fn decode_below(r: &mut Reader) -> Result<u32, DecodeError> {
+    let below = r.u32()?;
+    if below > MAX_ENTRIES_BELOW { Err(DecodeError::OutOfRange("the number of entries")) } else { Ok(below) }
 }
 
 /// The first chunk and the number of chunks, 1 to `most`.
@@ -343,143 +383,5 @@ pub(crate) fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::attr::{FileId, FileKind};
-
-    fn attr() -> Attr {
-        Attr {
-            file: FileId { origin: 1, inode: 2 },
-            kind: FileKind::Regular,
-            mode: 0o644,
-            nlink: 1,
-            uid: 1000,
-            gid: 100,
-            rdev: 0,
-            size: 3,
-            blocks: 8,
-            atime_ns: 4,
-            mtime_ns: 5,
-            ctime_ns: -6,
-        }
-    }
-
-    fn path() -> GlobalPath {
-        GlobalPath::new(b"/a/\xff").unwrap()
-    }
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|b| format!("{b:02x}")).collect()
-    }
-
-    /// The bytes below are the protocol. A change here breaks every running cluster: raise the ALPN instead.
-    #[test]
-    fn requests_have_their_frozen_form() {
-        let check = |request: Request, golden: &str| {
-            let frame = request.encode(RequestHeader { deadline_ms: 30_000 });
-            assert_eq!(hex(&frame), format!("30750000{golden}"));
-            assert_eq!(Request::decode(frame).unwrap(), (RequestHeader { deadline_ms: 30_000 }, request));
-        };
-        check(Request::Stat(path()), "01040000002f612fff");
-        check(Request::List(GlobalPath::root()), "02010000002f");
-        check(Request::ReadLink(path()), "03040000002f612fff");
-        check(
-            Request::GetXattr(path(), Bytes::from_static(b"user.x")),
-            "04040000002f612fff06000000757365722e78",
-        );
-        check(Request::ListXattr(path()), "05040000002f612fff");
-        check(Request::FsStat(GlobalPath::root()), "06010000002f");
-        check(
-            Request::Read { path: path(), version: attr().version(), first: ChunkIndex(7), count: 2 },
-            "07040000002f612fff010000000000000002000000000000000300000000000000\
-             0500000000000000faffffffffffffff070000000000000002000000",
-        );
-        check(Request::Ping, "08");
-        check(
-            Request::Hashes { path: path(), version: attr().version(), first: ChunkIndex(7), count: 4096 },
-            "0c040000002f612fff010000000000000002000000000000000300000000000000\
-             0500000000000000faffffffffffffff070000000000000000100000",
-        );
-    }
-
-    #[test]
-    fn responses_have_their_frozen_form() {
-        let check = |response: Response, golden: &str| {
-            assert_eq!(hex(&response.encode()), golden);
-            assert_eq!(Response::decode(response.encode()).unwrap(), response);
-        };
-        let attr_hex = "01000000000000000200000000000000030000000000000005000000000000\
-                        00faffffffffffffff01a401000001000000e80300006400000000000000000\
-                        0000008000000000000000400000000000000";
-        check(Response::Attr(attr()), &format!("01{attr_hex}"));
-        let entries = vec![DirEntry { name: Bytes::from_static(b"f\n"), attr: attr() }];
-        check(Response::Entries { entries, last: true }, &format!("02010100000002000000660a{attr_hex}"));
-        check(Response::Bytes(Bytes::from_static(b"xy")), "03020000007879");
-        let hash = ChunkHash([0xab; 32]);
-        let encodings = [
-            (ChunkEncoding::Raw, "00"),
-            (ChunkEncoding::Zstd, "01"),
-            (ChunkEncoding::Zero, "02"),
-            (ChunkEncoding::Shuffle4, "03"),
-            (ChunkEncoding::Shuffle8, "04"),
-        ];
-        for (encoding, number) in encodings {
-            let header = ChunkHeader { index: ChunkIndex(1), encoding, wire_length: 10, length: 20, hash };
-            let golden = format!("050100000000000000{number}0a00000014000000{}", "ab".repeat(32));
-            check(Response::Chunk(header), &golden);
-        }
-        let hashes = vec![hash, ChunkHash([1; 32])];
-        let golden = format!("0a070000000000000002000000{}{}", "ab".repeat(32), "01".repeat(32));
-        check(Response::Hashes { first: ChunkIndex(7), hashes }, &golden);
-        check(Response::Error(FsError::NOT_FOUND), "06010200000000000000");
-        check(Response::Error(FsError::Stale(None)), "0602");
-        check(Response::Error(FsError::Stale(Some(Box::new(attr())))), &format!("0603{attr_hex}"));
-        check(Response::Error(FsError::Deadline), "0605");
-        check(Response::Error(FsError::Unreachable("x".into())), "06040100000078");
-    }
-
-    #[test]
-    fn refuses_what_no_peer_may_send() {
-        let read = |count| {
-            let version = attr().version();
-            Request::Read { path: path(), version, first: ChunkIndex(0), count }
-                .encode(RequestHeader { deadline_ms: 1 })
-        };
-        assert!(Request::decode(read(MAX_CHUNKS_PER_READ)).is_ok());
-        assert!(Request::decode(read(0)).is_err());
-        assert!(Request::decode(read(MAX_CHUNKS_PER_READ + 1)).is_err());
-        assert_eq!(
-            Request::decode(Bytes::from_static(b"\0\0\0\0\x09")),
-            Err(DecodeError::Unknown("request", 9))
-        );
-        let hashes = |count| {
-            let version = attr().version();
-            Request::Hashes { path: path(), version, first: ChunkIndex(0), count }
-                .encode(RequestHeader { deadline_ms: 1 })
-        };
-        assert!(Request::decode(hashes(MAX_HASHES_PER_REQUEST)).is_ok());
-        assert!(Request::decode(hashes(0)).is_err());
-        assert!(Request::decode(hashes(MAX_HASHES_PER_REQUEST + 1)).is_err());
-        let told = |count| {
-            let hashes = vec![ChunkHash([1; 32]); count];
-            Response::decode(Response::Hashes { first: ChunkIndex(0), hashes }.encode())
-        };
-        assert!(told(MAX_HASHES_PER_FRAME).is_ok());
-        assert!(told(0).is_err());
-        assert!(told(MAX_HASHES_PER_FRAME + 1).is_err());
-        let mut dots = Writer::new();
-        dots.u32(1).u8(1).bytes(b"/a/../b");
-        assert!(matches!(Request::decode(dots.finish()), Err(DecodeError::Path(_))));
-        let mut huge = Writer::new();
-        huge.u8(2).u8(1).u32(u32::MAX);
-        assert_eq!(Response::decode(huge.finish()), Err(DecodeError::OutOfRange("the number of entries")));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn never_panics_on_noise(noise in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
-            let _ = Request::decode(noise.clone().into());
-            let _ = Response::decode(noise.into());
-        }
-    }
-}
+#[path = "message_tests.rs"]
+mod tests;

@@ -1,0 +1,151 @@
+//! Link targets and extended attributes, repeated for a short time, also that there is none. Other errors are
+//! not kept.
+//!
+//! Extended attributes matter because `ls -l` and `cp -a` ask for some of each file, and most files have none.
+//! They are not forgotten when a file is seen to change: they grow old by the clock alone.
+
+use super::Options;
+use crate::source::{Deadline, Source};
+use bytes::Bytes;
+use globalfs_proto::{FsError, FsResult, GlobalPath};
+use moka::future::Cache;
+use std::future::Future;
+use std::sync::Arc;
+
+/// What an entry takes besides its own bytes, in this table and in the cache's.
+const ENTRY_OVERHEAD: usize = 256;
+
+/// The part of the memory for names that these answers may take.
+const SHARE: u64 = 8;
+
+/// Times that a question is asked again after another asker's deadline ended it.
+const MAX_TAKEOVERS: usize = 8;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Question {
+    Link(GlobalPath),
+    XattrNames(GlobalPath),
+    Xattr(GlobalPath, Bytes),
+}
+
+#[derive(Clone)]
+enum Answer {
+    Link(Bytes),
+    Xattr(Bytes),
+    /// The file has no such extended attribute, or its file system has none at all.
+    NoXattr(FsError),
+    Missing,
+}
+
+/// The answers about what a name itself does not tell.
+pub(super) struct Small(Cache<Question, Answer>);
+
+impl Small {
+    pub(super) fn new(options: Options) -> Self {
+        let cache = Cache::builder()
+            .weigher(weight)
+            .max_capacity(options.metadata_bytes / SHARE)
+            .time_to_live(options.metadata_ttl)
+            .build();
+        Self(cache)
+    }
+
+    pub(super) async fn read_link(
+        &self,
+        upstream: &Arc<dyn Source>,
+        path: &GlobalPath,
+        deadline: Deadline,
+    ) -> FsResult<Bytes> {
+        let ask = || async { upstream.read_link(path, deadline).await.map(Answer::Link) };
+        match self.ask(Question::Link(path.clone()), deadline, ask).await? {
+            Answer::Link(target) => Ok(target),
+            _ => Err(FsError::NOT_FOUND),
+        }
+    }
+
+    pub(super) async fn get_xattr(
+        &self,
+        upstream: &Arc<dyn Source>,
+        path: &GlobalPath,
+        name: &[u8],
+        deadline: Deadline,
+    ) -> FsResult<Bytes> {
+        let ask = || async { xattr_answer(upstream.get_xattr(path, name, deadline).await) };
+        self.xattr(Question::Xattr(path.clone(), Bytes::copy_from_slice(name)), deadline, ask).await
+    }
+
+    pub(super) async fn list_xattr(
+        &self,
+        upstream: &Arc<dyn Source>,
+        path: &GlobalPath,
+        deadline: Deadline,
+    ) -> FsResult<Bytes> {
+        let ask = || async { xattr_answer(upstream.list_xattr(path, deadline).await) };
+        self.xattr(Question::XattrNames(path.clone()), deadline, ask).await
+    }
+
+    async fn xattr<F: Future<Output = FsResult<Answer>>>(
+        &self,
+        question: Question,
+        deadline: Deadline,
+        ask: impl Fn() -> F,
+    ) -> FsResult<Bytes> {
+        match self.ask(question, deadline, ask).await? {
+            Answer::Xattr(bytes) => Ok(bytes),
+            Answer::NoXattr(error) => Err(error),
+            _ => Err(FsError::NOT_FOUND),
+        }
+    }
+
+    /// What `path` is has changed.
+    pub(super) async fn forget(&self, path: &GlobalPath) {
+        self.0.invalidate(&Question::Link(path.clone())).await;
+    }
+
+    /// The known answer, or the one to `ask`, which one asker puts for all who wait. An asker that leaves or
+    /// whose deadline passes is replaced by another.
+    async fn ask<F: Future<Output = FsResult<Answer>>>(
+        &self,
+        question: Question,
+        deadline: Deadline,
+        ask: impl Fn() -> F,
+    ) -> FsResult<Answer> {
+        let turn = || async { deadline.bound(ask()).await.or_else(missing) };
+        for _ in 0..MAX_TAKEOVERS {
+            let answer =
+                deadline.bound(async { Ok(self.0.try_get_with_by_ref(&question, turn()).await) }).await?;
+            match answer {
+                Err(error) if *error == FsError::Deadline && !deadline.remaining().is_zero() => {}
+                answer => return answer.map_err(|error| (*error).clone()),
+            }
+        }
+        Err(FsError::Deadline)
+    }
+}
+
+fn missing(error: FsError) -> FsResult<Answer> {
+    if error == FsError::NOT_FOUND { Ok(Answer::Missing) } else { Err(error) }
+}
+
+/// Keeps those errors that are answers.
+fn xattr_answer(answer: FsResult<Bytes>) -> FsResult<Answer> {
+    const ENODATA: FsError = FsError::Os(61);
+    const EOPNOTSUPP: FsError = FsError::Os(95);
+    match answer {
+        Ok(bytes) => Ok(Answer::Xattr(bytes)),
+        Err(error @ (ENODATA | EOPNOTSUPP)) => Ok(Answer::NoXattr(error)),
+        Err(error) => Err(error),
+    }
+}
+
+fn weight(question: &Question, answer: &Answer) -> u32 {
+    let (path, name) = match question {
+        Question::Link(path) | Question::XattrNames(path) => (path, 0),
+        Question::Xattr(path, name) => (path, name.len()),
+    };
+    let bytes = match answer {
+        Answer::Missing | Answer::NoXattr(_) => 0,
+        Answer::Link(bytes) | Answer::Xattr(bytes) => bytes.len(),
+    };
+    u32::try_from(ENTRY_OVERHEAD + path.as_bytes().len() + name + bytes).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,64 @@
+//! One directory as it is known: its entries by name, and what changed since it was told.
+
+use crate::source::Listing;
+use bytes::Bytes;
+use globalfs_proto::{Attr, DirEntry, FileKind};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// When and how something was learned.
+#[derive(Clone, Copy)]
+pub(super) struct Origin {
+    pub(super) asked: u64,
+    pub(super) learned_at: Duration,
+    /// The subscription that hears its changes; 0: none.
+    pub(super) subscription: u64,
+}
+
+/// A directory's listing, or that it is not told unasked.
+pub(super) struct Directory {
+    pub(super) listing: Option<Listing>,
+    /// Positions of the entries in the order of their names.
+    by_name: Box<[u32]>,
+    /// Positions of the entries whose attributes the watch does not see.
+    pub(super) unseen: Box<[u32]>,
+    /// Names that changed since.
+    pub(super) changed: BTreeSet<Bytes>,
+    /// Something in it changed, so its own attributes have.
+    pub(super) touched: bool,
+    /// Names asked for after it had grown old.
+    pub(super) misses: u32,
+    pub(super) origin: Origin,
+}
+
+impl Directory {
+    pub(super) fn new(listing: Option<Listing>, changed: BTreeSet<Bytes>, origin: Origin) -> Self {
+        let entries = listing.as_ref().map_or(&[][..], |listing| &listing.entries);
+        let mut by_name: Vec<u32> = (0..u32::try_from(entries.len()).unwrap_or(u32::MAX)).collect();
+        let unseen = by_name.iter().copied().filter(|n| !is_seen(Some(&entries[*n as usize].attr))).collect();
+        by_name.sort_unstable_by(|a, b| entries[*a as usize].name.cmp(&entries[*b as usize].name));
+        let (by_name, touched) = (by_name.into(), !changed.is_empty());
+        Self { listing, by_name, unseen, changed, touched, misses: 0, origin }
+    }
+
+    /// What it tells of `name`; `None`: nothing.
+    pub(super) fn find(&self, name: &[u8]) -> Option<Option<Attr>> {
+        let listing = self.listing.as_ref().filter(|_| !self.changed.contains(name))?;
+        let entry = |n: &u32| &listing.entries[*n as usize];
+        match self.by_name.binary_search_by(|n| entry(n).name[..].cmp(name)) {
+            Ok(at) => Some(Some(entry(&self.by_name[at]).attr)),
+            Err(_) => listing.complete.then_some(None),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let entries = self.listing.as_ref().map_or(&[][..], |listing| &listing.entries);
+        let names: usize = entries.iter().map(|entry| entry.name.len()).sum();
+        names + entries.len() * (size_of::<DirEntry>() + size_of::<u32>()) + self.changed.len() * 64
+    }
+}
+
+/// Whether the watch of its directory sees each change of what has these attributes, or of an absent name.
+pub(super) fn is_seen(attr: Option<&Attr>) -> bool {
+    attr.is_none_or(|attr| attr.kind != FileKind::Directory && attr.nlink <= 1)
+}

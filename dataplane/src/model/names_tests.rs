@@ -1,0 +1,1 @@
+//! Names against a naive model.
