@@ -1,5 +1,6 @@
 //! A node's tree as the `Volume` that the kernel adapter serves.
 
+use crate::trace::Watch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -22,12 +23,13 @@ pub struct NodeVolume {
     cached: Cached,
     deadline: Duration,
     reads: Semaphore,
+    watch: Arc<Watch>,
 }
 
 impl NodeVolume {
-    /// Shows what `cached` has; each request is given `deadline`.
-    pub fn new(cached: Cached, deadline: Duration) -> Self {
-        Self { cached, deadline, reads: Semaphore::new(MAX_READS) }
+    /// Shows what `cached` has; each request is given `deadline`; `watch` hears of opens and reads.
+    pub fn new(cached: Cached, deadline: Duration, watch: Arc<Watch>) -> Self {
+        Self { cached, deadline, reads: Semaphore::new(MAX_READS), watch }
     }
 
     fn deadline(&self) -> Deadline {
@@ -109,5 +111,17 @@ impl Volume for NodeVolume {
             }
         });
         Some(receiver)
+    }
+
+    async fn opened(&self, handle: u64, tid: u32, path: &GlobalPath, size: u64) {
+        self.watch.opened(handle, tid, path, size).await;
+    }
+
+    fn reading(&self, handle: u64, offset: u64, length: u32) {
+        self.watch.reading(handle, offset, length);
+    }
+
+    fn closed(&self, handle: u64) {
+        self.watch.closed(handle);
     }
 }

@@ -95,6 +95,10 @@ fn limits_are_as_documented() {
     assert_eq!(shown("MAX_ENTRIES_UNASKED"), MAX_ENTRIES_UNASKED as u64);
     assert_eq!(shown("MAX_CHANGES"), MAX_CHANGES as u64);
     assert_eq!(shown("MAX_NAMES_PER_CHANGE"), MAX_NAMES_PER_CHANGE as u64);
+    assert_eq!(shown("MAX_WARM_FILES"), MAX_WARM_FILES as u64);
+    assert_eq!(shown("MAX_WARM_CHUNKS"), u64::from(MAX_WARM_CHUNKS));
+    assert_eq!(shown("MAX_TRACE_BYTES"), MAX_TRACE_BYTES as u64);
+    assert_eq!(shown("MAX_TRACES"), MAX_TRACES as u64);
     assert_eq!(shown("MAX_DIR_ENTRIES"), MAX_DIR_ENTRIES as u64);
     assert_eq!(shown("MAX_XATTR"), MAX_XATTR as u64);
     assert_eq!(shown("STREAM_WINDOW"), u64::from(STREAM_WINDOW));

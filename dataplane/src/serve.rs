@@ -11,6 +11,7 @@ use crate::source::{
     Listing, Source,
 };
 use crate::subscriptions::Subscriptions;
+use crate::warm;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -247,6 +248,10 @@ impl Handler for Server {
             Request::ListXattr(path) => Response::Bytes(source.list_xattr(&path, deadline).await?),
             Request::FsStat(path) => Response::FsStat(source.fs_stat(&path, deadline).await?),
             Request::Ping => Response::Bytes(Bytes::new()),
+            Request::Warm(warm) => return warm::send(source.warm(warm, deadline).await?, reply).await,
+            Request::PutTrace(_) | Request::GetTrace(_) | Request::ListTraces | Request::RemoveTrace(_) => {
+                return Err(FsError::Refused("no traces are kept here".to_owned()));
+            }
             Request::Read { path, version, first, count } => {
                 let span = ChunkSpan { first, count: count.into() };
                 let chunks = source.read(&path, version, span, deadline).await?;

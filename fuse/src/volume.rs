@@ -50,4 +50,13 @@ pub trait Volume: Send + Sync + 'static {
     fn changes(&self) -> Option<mpsc::Receiver<Arc<Changes>>> {
         None
     }
+
+    /// The thread `tid` has opened the regular file `path` of `size` bytes as `handle`; it waits for this.
+    async fn opened(&self, _handle: u64, _tid: u32, _path: &GlobalPath, _size: u64) {}
+
+    /// Something of `handle` is about to be read, for whomever. Must not wait.
+    fn reading(&self, _handle: u64, _offset: u64, _length: u32) {}
+
+    /// `handle` is closed. Must not wait.
+    fn closed(&self, _handle: u64) {}
 }

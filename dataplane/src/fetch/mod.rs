@@ -18,6 +18,7 @@ mod metadata;
 mod question;
 mod small;
 mod stream;
+mod warm;
 mod watching;
 
 pub use metadata::NameCounters;
@@ -26,6 +27,7 @@ use crate::cache::Cache;
 use crate::changes::Hub;
 use crate::source::{
     ChangeStream, Chunk, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source,
+    WarmStream,
 };
 use ahead::Ahead;
 pub use ahead::AheadOptions;
@@ -34,7 +36,7 @@ use bytes::Bytes;
 use flight::{Claim, Flights};
 use globalfs_proto::limits::{CHUNK_SIZE, DEFAULT_DEADLINE};
 use globalfs_proto::{
-    Attr, ByteRange, ChunkSpan, FileKind, FsError, FsResult, FsStat, GlobalPath, Version, WantedFile,
+    Attr, ByteRange, ChunkSpan, FileKind, FsError, FsResult, FsStat, GlobalPath, Version, WantedFile, Warm,
 };
 use known::Known;
 use metadata::Metadata;
@@ -118,6 +120,7 @@ struct Hop {
     known: Known,
     counts: Counts,
     ahead: Option<Ahead>,
+    turns: warm::Turns,
 }
 
 impl Cached {
@@ -130,8 +133,8 @@ impl Cached {
     pub fn with_hub(upstream: Arc<dyn Source>, cache: Cache, options: Options, hub: Hub) -> Self {
         let metadata = Metadata::new(upstream.clone(), hub, options);
         let (flights, known, counts) = (Arc::default(), Known::new(), Counts::default());
-        let ahead = options.ahead.map(Ahead::new);
-        Self(Arc::new(Hop { upstream, cache, metadata, flights, known, counts, ahead }))
+        let (ahead, turns) = (options.ahead.map(Ahead::new), warm::Turns::default());
+        Self(Arc::new(Hop { upstream, cache, metadata, flights, known, counts, ahead, turns }))
     }
 
     /// Attributes as `open(2)` promises them: what the upstream tells now, past the time to live, unless each
@@ -247,8 +250,16 @@ impl Source for Cached {
         check_span(version, span)?;
         let (sender, stream) = mpsc::channel(STREAM_CHUNKS);
         let reading = Reading::new(self.0.clone(), path.clone(), version, span, deadline);
-        tokio::spawn(reading.deliver(sender));
+        let demand = warm::Demand::new(&self.0);
+        tokio::spawn(async move {
+            reading.deliver(sender).await;
+            drop(demand);
+        });
         Ok(stream)
+    }
+
+    async fn warm(&self, warm: Warm, deadline: Deadline) -> FsResult<WarmStream> {
+        Ok(warm::start(&self.0, warm, deadline))
     }
 
     async fn hashes(

@@ -14,6 +14,8 @@ use crate::limits::{
 };
 use crate::listing::{self, Changes, DirectoryPart};
 use crate::path::GlobalPath;
+use crate::trace::{PutTrace, TraceName, decode_name};
+use crate::warm::{Warm, Warmed};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -92,6 +94,16 @@ pub enum Request {
     },
     /// Small files, whole. Answer: a [`Response::Pack`] after the other, until each file is complete or failed.
     ReadFiles(Vec<WantedFile>),
+    /// Brings chunks into the peer's cache. Answer: [`Response::Warmed`] until every part has ended.
+    Warm(Warm),
+    /// Keeps what a job read. Answer: [`Response::Bytes`], empty.
+    PutTrace(PutTrace),
+    /// A trace. Answer: [`Response::Bytes`], its stored form; `ENOENT` when there is none.
+    GetTrace(TraceName),
+    /// All traces. Answer: [`Response::Bytes`], as [`crate::trace::encode_summaries`] makes them.
+    ListTraces,
+    /// Forgets a trace. Answer: [`Response::Bytes`], empty; `ENOENT` when there is none.
+    RemoveTrace(TraceName),
 }
 
 /// How the bytes of a chunk travel.
@@ -175,6 +187,8 @@ pub enum Response {
     LeftOut(GlobalPath),
     /// The pack whose bytes follow this frame.
     Pack(PackHeader),
+    /// How far the warming of one part is.
+    Warmed(Warmed),
 }
 
 impl Request {
@@ -199,6 +213,11 @@ impl Request {
             Self::Lookup { path, below, subscription } => w.u8(9).path(path).u32(*below).u64(*subscription),
             Self::Watch { subscription, heartbeat_ms } => w.u8(10).u64(*subscription).u32(*heartbeat_ms),
             Self::ReadFiles(files) => encode_files(w.u8(11), files),
+            Self::Warm(warm) => warm.encode(w.u8(13)),
+            Self::PutTrace(put) => put.encode(w.u8(14)),
+            Self::GetTrace(name) => w.u8(15).bytes(name.as_str().as_bytes()),
+            Self::ListTraces => w.u8(16),
+            Self::RemoveTrace(name) => w.u8(17).bytes(name.as_str().as_bytes()),
         };
         w.finish()
     }
@@ -220,6 +239,11 @@ impl Request {
             9 => Self::Lookup { path: r.path()?, below: decode_below(&mut r)?, subscription: r.u64()? },
             10 => Self::decode_watch(&mut r)?,
             11 => Self::ReadFiles(decode_files(&mut r)?),
+            13 => Self::Warm(Warm::decode(&mut r)?),
+            14 => Self::PutTrace(PutTrace::decode(&mut r)?),
+            15 => Self::GetTrace(decode_name(&mut r)?),
+            16 => Self::ListTraces,
+            17 => Self::RemoveTrace(decode_name(&mut r)?),
             other => return Err(DecodeError::Unknown("request", other)),
         };
         r.finish().map(|()| (header, request))
@@ -268,6 +292,7 @@ impl Response {
             Self::Changes(changes) => listing::encode_changes(w.u8(8), changes),
             Self::LeftOut(path) => w.u8(12).path(path),
             Self::Pack(header) => header.encode(w.u8(9)),
+            Self::Warmed(step) => step.encode(w.u8(11)),
         };
         w.finish()
     }
@@ -287,6 +312,7 @@ impl Response {
             8 => Self::Changes(listing::decode_changes(&mut r)?),
             12 => Self::LeftOut(r.path()?),
             9 => Self::Pack(PackHeader::decode(&mut r)?),
+            11 => Self::Warmed(Warmed::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("response", other)),
         };
         r.finish().map(|()| response)
@@ -366,184 +392,5 @@ pub(crate) fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::attr::{DirEntry, FileId, FileKind};
-    use crate::listing::{ChangedDirectory, PartEncoding, encode_entries};
-
-    fn attr() -> Attr {
-        Attr {
-            file: FileId { origin: 1, inode: 2 },
-            kind: FileKind::Regular,
-            mode: 0o644,
-            nlink: 1,
-            uid: 1000,
-            gid: 100,
-            rdev: 0,
-            size: 3,
-            blocks: 8,
-            atime_ns: 4,
-            mtime_ns: 5,
-            ctime_ns: -6,
-        }
-    }
-
-    fn path() -> GlobalPath {
-        GlobalPath::new(b"/a/\xff").unwrap()
-    }
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|b| format!("{b:02x}")).collect()
-    }
-
-    /// The bytes below are the protocol. A change here breaks every running cluster: raise the ALPN instead.
-    #[test]
-    fn requests_have_their_frozen_form() {
-        let check = |request: Request, golden: &str| {
-            let frame = request.encode(RequestHeader { deadline_ms: 30_000 });
-            assert_eq!(hex(&frame), format!("30750000{golden}"));
-            assert_eq!(Request::decode(frame).unwrap(), (RequestHeader { deadline_ms: 30_000 }, request));
-        };
-        check(Request::Stat(path()), "01040000002f612fff");
-        check(
-            Request::List { path: GlobalPath::root(), below: 5, subscription: 6 },
-            "02010000002f050000000600000000000000",
-        );
-        check(Request::ReadLink(path()), "03040000002f612fff");
-        check(
-            Request::GetXattr(path(), Bytes::from_static(b"user.x")),
-            "04040000002f612fff06000000757365722e78",
-        );
-        check(Request::ListXattr(path()), "05040000002f612fff");
-        check(Request::FsStat(GlobalPath::root()), "06010000002f");
-        check(
-            Request::Read { path: path(), version: attr().version(), first: ChunkIndex(7), count: 2 },
-            "07040000002f612fff010000000000000002000000000000000300000000000000\
-             0500000000000000faffffffffffffff070000000000000002000000",
-        );
-        check(Request::Ping, "08");
-        check(
-            Request::Hashes { path: path(), version: attr().version(), first: ChunkIndex(7), count: 4096 },
-            "0c040000002f612fff010000000000000002000000000000000300000000000000\
-             0500000000000000faffffffffffffff070000000000000000100000",
-        );
-        check(
-            Request::Lookup { path: path(), below: 5, subscription: 6 },
-            "09040000002f612fff050000000600000000000000",
-        );
-        check(Request::Watch { subscription: 6, heartbeat_ms: 250 }, "0a0600000000000000fa000000");
-    }
-
-    #[test]
-    fn responses_have_their_frozen_form() {
-        let check = |response: Response, golden: &str| {
-            assert_eq!(hex(&response.encode()), golden);
-            assert_eq!(Response::decode(response.encode()).unwrap(), response);
-        };
-        let attr_hex = "01000000000000000200000000000000030000000000000005000000000000\
-                        00faffffffffffffff01a401000001000000e80300006400000000000000000\
-                        0000008000000000000000400000000000000";
-        check(Response::Attr(attr()), &format!("01{attr_hex}"));
-        let body = encode_entries(&[DirEntry { name: Bytes::from_static(b"f\n"), attr: attr() }]);
-        assert_eq!(hex(&body), format!("0100000002000000660a{attr_hex}"), "of one entry the order stays");
-        let part = DirectoryPart {
-            path: path(),
-            attr: attr(),
-            complete: true,
-            watched: false,
-            last: true,
-            encoding: PartEncoding::Raw,
-            length: body.len() as u32,
-            body: body.clone(),
-        };
-        let golden = format!("02040000002f612fff{attr_hex}05005b0000005b000000{}", hex(&body));
-        check(Response::Directory(part), &golden);
-        check(Response::Bytes(Bytes::from_static(b"xy")), "03020000007879");
-        let hash = ChunkHash([0xab; 32]);
-        let encodings = [
-            (ChunkEncoding::Raw, "00"),
-            (ChunkEncoding::Zstd, "01"),
-            (ChunkEncoding::Zero, "02"),
-            (ChunkEncoding::Shuffle4, "03"),
-            (ChunkEncoding::Shuffle8, "04"),
-        ];
-        for (encoding, number) in encodings {
-            let header = ChunkHeader { index: ChunkIndex(1), encoding, wire_length: 10, length: 20, hash };
-            let golden = format!("050100000000000000{number}0a00000014000000{}", "ab".repeat(32));
-            check(Response::Chunk(header), &golden);
-        }
-        let hashes = vec![hash, ChunkHash([1; 32])];
-        let golden = format!("0a070000000000000002000000{}{}", "ab".repeat(32), "01".repeat(32));
-        check(Response::Hashes { first: ChunkIndex(7), hashes }, &golden);
-        check(Response::Error(FsError::NOT_FOUND), "06010200000000000000");
-        check(Response::Error(FsError::Stale(None)), "0602");
-        check(Response::Error(FsError::Stale(Some(Box::new(attr())))), &format!("0603{attr_hex}"));
-        check(Response::Error(FsError::Deadline), "0605");
-        check(Response::Error(FsError::Unreachable("x".into())), "06040100000078");
-        check(Response::Missing, "07");
-        check(Response::Changes(Changes::everything()), "080100000000");
-        let changed = ChangedDirectory { path: path(), names: vec![Bytes::from_static(b"n")] };
-        let changes = Changes { everything: false, directories: vec![changed] };
-        check(Response::Changes(changes), "080001000000040000002f612fff01000000010000006e");
-        check(Response::LeftOut(path()), "0c040000002f612fff");
-    }
-
-    #[test]
-    fn refuses_what_no_peer_may_send() {
-        let read = |count| {
-            let version = attr().version();
-            Request::Read { path: path(), version, first: ChunkIndex(0), count }
-                .encode(RequestHeader { deadline_ms: 1 })
-        };
-        assert!(Request::decode(read(MAX_CHUNKS_PER_READ)).is_ok());
-        assert!(Request::decode(read(0)).is_err());
-        assert!(Request::decode(read(MAX_CHUNKS_PER_READ + 1)).is_err());
-        assert_eq!(
-            Request::decode(Bytes::from_static(b"\0\0\0\0\xff")),
-            Err(DecodeError::Unknown("request", 255))
-        );
-        let hashes = |count| {
-            let version = attr().version();
-            Request::Hashes { path: path(), version, first: ChunkIndex(0), count }
-                .encode(RequestHeader { deadline_ms: 1 })
-        };
-        assert!(Request::decode(hashes(MAX_HASHES_PER_REQUEST)).is_ok());
-        assert!(Request::decode(hashes(0)).is_err());
-        assert!(Request::decode(hashes(MAX_HASHES_PER_REQUEST + 1)).is_err());
-        let told = |count| {
-            let hashes = vec![ChunkHash([1; 32]); count];
-            Response::decode(Response::Hashes { first: ChunkIndex(0), hashes }.encode())
-        };
-        assert!(told(MAX_HASHES_PER_FRAME).is_ok());
-        assert!(told(0).is_err());
-        assert!(told(MAX_HASHES_PER_FRAME + 1).is_err());
-        let mut dots = Writer::new();
-        dots.u32(1).u8(1).bytes(b"/a/../b");
-        assert!(matches!(Request::decode(dots.finish()), Err(DecodeError::Path(_))));
-        let refused = |request: Request| {
-            assert!(
-                Request::decode(request.encode(RequestHeader { deadline_ms: 1 })).is_err(),
-                "{request:?}"
-            );
-        };
-        refused(Request::List { path: path(), below: MAX_ENTRIES_BELOW + 1, subscription: 0 });
-        refused(Request::Lookup { path: path(), below: u32::MAX, subscription: 0 });
-        refused(Request::Watch { subscription: 0, heartbeat_ms: 250 });
-        refused(Request::Watch { subscription: 1, heartbeat_ms: 1 });
-        refused(Request::Watch { subscription: 1, heartbeat_ms: 60_000 });
-        let mut bomb = Writer::new();
-        bomb.u8(2).path(&path()).attr(&attr()).u8(0).u8(1).u32(u32::MAX).bytes(b"");
-        assert!(matches!(Response::decode(bomb.finish()), Err(DecodeError::OutOfRange(_))));
-        let mut many = Writer::new();
-        many.u8(8).u8(0).u32(u32::MAX);
-        assert_eq!(Response::decode(many.finish()), Err(DecodeError::OutOfRange("the number of changes")));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn never_panics_on_noise(noise in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
-            let _ = Request::decode(noise.clone().into());
-            let _ = Response::decode(noise.into());
-        }
-    }
-}
+#[path = "message_tests.rs"]
+mod tests;
