@@ -5,6 +5,7 @@ use super::peers::SiteLink;
 use crate::node::cache_metrics;
 use crate::telemetry::metrics::{Metrics, Sample};
 use globalfs_dataplane::serve::ServeCounters;
+use globalfs_proto::ChunkEncoding;
 use std::sync::atomic::Ordering;
 
 impl SiteDaemon {
@@ -44,6 +45,16 @@ impl SiteDaemon {
             link.cached.counters().chunks_joined
         });
         add(
+            "globalfs_dedup_bytes_total",
+            "Bytes copied from elsewhere in the cache instead of fetched",
+            |link| link.cached.counters().bytes_deduplicated,
+        );
+        add(
+            "globalfs_dedup_chunks_total",
+            "Chunks copied from elsewhere in the cache instead of fetched",
+            |link| link.cached.counters().chunks_deduplicated,
+        );
+        add(
             "globalfs_wire_damaged_chunks_total",
             "Chunks that arrived damaged and were asked for again",
             |link| link.remote.counters().chunks_damaged,
@@ -64,6 +75,18 @@ impl SiteDaemon {
         add("globalfs_served_bytes_total", "Bytes served, as files have them", |c| c.bytes);
         add("globalfs_served_wire_bytes_total", "Bytes served, as they travelled", |c| c.wire_bytes);
         add("globalfs_served_entries_total", "Directory entries served", |c| c.entries);
+        let (handler, here) = (self.handler.clone(), self.config.name.clone());
+        metrics.counter("globalfs_served_chunks_by_encoding_total", "Chunks served, by encoding", move || {
+            let mut samples = Vec::new();
+            for (to, counters) in handler.counters() {
+                let sample = |encoding: ChunkEncoding| {
+                    let count = Sample::count(counters.chunks_as[encoding as usize]);
+                    count.label("site", &here).label("to", to).label("encoding", encoding.name())
+                };
+                samples.extend(ChunkEncoding::ALL.map(sample));
+            }
+            samples
+        });
     }
 
     fn origin_metrics(&self, metrics: &mut Metrics) {
