@@ -138,6 +138,18 @@ impl Node {
             "Bytes of files fetched, as files have them",
             move || vec![Sample::count(remote.counters().bytes).label("from", &from)],
         );
+        let (cached, from) = (self.cached.clone(), config.site.to_string());
+        metrics.counter(
+            "globalfs_dedup_bytes_total",
+            "Bytes copied from elsewhere in the cache instead of fetched",
+            move || vec![Sample::count(cached.counters().bytes_deduplicated).label("from", &from)],
+        );
+        let (cached, from) = (self.cached.clone(), config.site.to_string());
+        metrics.counter(
+            "globalfs_dedup_chunks_total",
+            "Chunks copied from elsewhere in the cache instead of fetched",
+            move || vec![Sample::count(cached.counters().chunks_deduplicated).label("from", &from)],
+        );
         let (remote, from) = (self.link.remote(), config.site.to_string());
         metrics.counter("globalfs_fetched_wire_bytes_total", "Bytes received on the wire", move || {
             vec![Sample::count(remote.peer().counters().bytes_received).label("from", &from)]

@@ -5,6 +5,7 @@ use super::peers::SiteLink;
 use crate::node::{cache_metrics, name_metrics};
 use crate::telemetry::metrics::{Metrics, Sample};
 use globalfs_dataplane::serve::ServeCounters;
+use globalfs_proto::ChunkEncoding;
 use std::sync::atomic::Ordering;
 
 impl SiteDaemon {
@@ -45,6 +46,16 @@ impl SiteDaemon {
             link.cached.counters().chunks_joined
         });
         add(
+            "globalfs_dedup_bytes_total",
+            "Bytes copied from elsewhere in the cache instead of fetched",
+            |link| link.cached.counters().bytes_deduplicated,
+        );
+        add(
+            "globalfs_dedup_chunks_total",
+            "Chunks copied from elsewhere in the cache instead of fetched",
+            |link| link.cached.counters().chunks_deduplicated,
+        );
+        add(
             "globalfs_wire_damaged_chunks_total",
             "Chunks that arrived damaged and were asked for again",
             |link| link.remote.counters().chunks_damaged,
@@ -82,6 +93,22 @@ impl SiteDaemon {
         add("globalfs_served_directories_total", "Directories served", |c| c.directories);
         add("globalfs_served_entries_total", "Directory entries served", |c| c.entries);
         add("globalfs_served_changes_total", "Messages of changes sent", |c| c.changes);
+        let (handler, here) = (self.handler.clone(), self.config.name.clone());
+        metrics.counter(
+            "globalfs_served_chunks_by_encoding_total",
+            "Chunks served, by encoding",
+            move || {
+                let mut samples = Vec::new();
+                for (to, counters) in handler.counters() {
+                    let sample = |encoding: ChunkEncoding| {
+                        let count = Sample::count(counters.chunks_as[encoding as usize]);
+                        count.label("site", &here).label("to", to).label("encoding", encoding.name())
+                    };
+                    samples.extend(ChunkEncoding::ALL.map(sample));
+                }
+                samples
+            },
+        );
     }
 
     fn origin_metrics(&self, metrics: &mut Metrics) {

@@ -304,7 +304,9 @@ impl Hop {
     ) {
         let mut claims = VecDeque::from(claims);
         let outcome = deadline.bound(self.transfer(path, version, &mut claims, deadline, room)).await;
-        let Err(error) = outcome else { return };
+        let Err(error) = outcome else {
+            return self.settle_again(path, version, claims.into(), deadline).await;
+        };
         if let FsError::Stale(attr) = &error {
             self.metadata.changed(path, attr.as_deref()).await;
         }
@@ -313,6 +315,7 @@ impl Hop {
         }
     }
 
+    /// Takes what the upstream sends. Leaves claims when hash-ahead has overtaken the transfer.
     async fn transfer(
         self: &Arc<Self>,
         path: &GlobalPath,
@@ -328,7 +331,11 @@ impl Hop {
         let asked = Instant::now();
         let mut stream = self.upstream.read(path, version, span, deadline).await?;
         while let Some(index) = claims.front().map(Claim::index) {
-            let chunk = stream.recv().await.unwrap_or_else(|| Err(ended_early()))?;
+            let chunk = tokio::select! {
+                biased;
+                chunk = stream.recv() => chunk.unwrap_or_else(|| Err(ended_early()))?,
+                () = self.overtaken(&version, claims) => return Ok(()),
+            };
             let length = index.bytes(version.size).map(|bytes| bytes.length());
             if chunk.index != index || Some(chunk.data.len() as u64) != length {
                 return Err(FsError::Protocol("a chunk that was not asked for".to_owned()));
