@@ -13,6 +13,7 @@
 //! *Invariant:* a request of another site is answered from the origin or refused, never sent on, so requests
 //! cannot go in circles while sites see different policies.
 
+mod bulk;
 mod sources;
 
 use crate::cache::throttle::Throttle;
@@ -419,9 +420,6 @@ fn synthetic_root() -> Attr {
         ctime_ns: 0,
     }
 }
-
-#[path = "route_bulk.rs"]
-mod bulk;
 
 #[cfg(test)]
 #[path = "route_tests.rs"]

@@ -1,6 +1,6 @@
 //! A source behind a long link: each request takes a round trip, and all bytes share one rate.
 
-use crate::source::{Chunk, ChunkStream, Deadline, FileChunks, Listing, Source};
+use crate::source::{ChangeStream, Chunk, ChunkStream, Deadline, FileChunks, Found, Listed, Listing, Source};
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::{Attr, ChunkSpan, FsResult, FsStat, GlobalPath, Version, WantedFile};
@@ -82,6 +82,18 @@ impl Source for Distant {
 
     async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
         self.travel().await.list(path, deadline).await
+    }
+
+    async fn look_up(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
+        self.travel().await.look_up(path, below, deadline).await
+    }
+
+    async fn list_below(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Listed> {
+        self.travel().await.list_below(path, below, deadline).await
+    }
+
+    fn watch(&self, heartbeat: Duration) -> ChangeStream {
+        self.0.far.watch(heartbeat)
     }
 
     async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {

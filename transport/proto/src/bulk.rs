@@ -215,7 +215,7 @@ mod tests {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    /// The bytes below are the protocol, as in `message.rs`.
+    /// The bytes below are the protocol, as in `message_tests.rs`.
     #[test]
     fn the_request_has_its_frozen_form() {
         let files = vec![file("/a/b", 3), file("/a/c", 3), file("/d", 3)];
