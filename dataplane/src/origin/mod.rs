@@ -116,7 +116,7 @@ impl Origin {
     ) -> Result<Self, OriginError> {
         let tree = Tree::open(dir, site)?;
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
-        let (counters, watcher) = (Counters::default(), Watcher::new());
+        let (counters, watcher) = (Counters::default(), Watcher::new(dir));
         Ok(Self(Arc::new(Inner { tree, disk, options, counters, calls, watcher })))
     }
 
