@@ -32,7 +32,7 @@ pub(super) struct View {
     wanted: Notify,
     /// Counts the heartbeats that were answered.
     beats: watch::Sender<u64>,
-    /// Called when a newer view is in place.
+    /// Called when paths have other masters than before.
     on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -84,7 +84,7 @@ impl View {
         self.now.load_full()
     }
 
-    /// Calls `changed` whenever a newer view is in place. The first call of this counts.
+    /// Calls `changed` whenever paths have other masters than before. The first call of this counts.
     pub(super) fn on_change(&self, changed: Box<dyn Fn() + Send + Sync>) {
         let _ = self.on_change.set(changed);
     }
@@ -111,9 +111,12 @@ impl View {
         let revision = cluster.revision;
         match Known::new(cluster) {
             Ok(known) => {
-                self.now.store(Arc::new(known));
+                let before = self.now.swap(Arc::new(known));
                 self.keep();
-                self.on_change.get().iter().for_each(|changed| changed());
+                // A node that joins must not make every other one forget what it knows.
+                if !before.places_as(&self.now()) {
+                    self.on_change.get().iter().for_each(|changed| changed());
+                }
                 tracing::info!(revision, "cluster_view_changed");
             }
             Err(error) => {
@@ -161,6 +164,12 @@ impl Known {
         let policies = PolicySet::new(cluster.policies.clone(), &sites, cluster.default_primary.clone())?;
         let keys = keys(&cluster);
         Ok(Self { cluster, policies, keys })
+    }
+
+    /// Whether `other` gives every path the same master.
+    fn places_as(&self, other: &Self) -> bool {
+        let (one, other) = (&self.cluster, &other.cluster);
+        (&one.default_primary, &one.policies) == (&other.default_primary, &other.policies)
     }
 
     /// Whether `peer` is registered with this key. Asked at each request, so it is a look-up.

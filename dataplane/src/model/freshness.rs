@@ -59,13 +59,16 @@ impl Subscription {
     }
 }
 
+/// When, and which name of a directory; `None` is all of it.
+type Noted = (u64, Option<Bytes>);
+
 /// The requests under way, and what changed meanwhile.
 #[derive(Debug, Default)]
 pub struct Asks {
     clock: u64,
     open: BTreeSet<u64>,
-    /// By directory: when which name changed; `None` is all of the directory.
-    changed: HashMap<Box<[u8]>, Vec<(u64, Option<Bytes>)>>,
+    /// By directory.
+    changed: HashMap<Box<[u8]>, Vec<Noted>>,
     remembered: usize,
     /// Requests up to this one are overtaken whatever they are about.
     everything: u64,

@@ -100,5 +100,9 @@ fn is_listed(name: &CStr) -> bool {
 }
 
 fn check(n: usize, deadline: Deadline) -> FsResult<()> {
-    if n % LIST_BATCH == 0 && deadline.remaining().is_zero() { Err(FsError::Deadline) } else { Ok(()) }
+    if n.is_multiple_of(LIST_BATCH) && deadline.remaining().is_zero() {
+        Err(FsError::Deadline)
+    } else {
+        Ok(())
+    }
 }

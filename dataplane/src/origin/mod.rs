@@ -122,7 +122,7 @@ impl Origin {
     ) -> Result<Self, OriginError> {
         let tree = Tree::open(dir, site)?;
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
-        let (counters, hashes, watcher) = (Counters::default(), HashTable::default(), Watcher::new());
+        let (counters, hashes, watcher) = (Counters::default(), HashTable::default(), Watcher::new(dir));
         Ok(Self(Arc::new(Inner { tree, disk, options, counters, calls, hashes, watcher })))
     }
 

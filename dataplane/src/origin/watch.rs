@@ -20,8 +20,11 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -69,6 +72,8 @@ const LOCAL_FILE_SYSTEMS: &[u32] = &[
 
 /// The watches of one origin.
 pub(super) struct Watcher {
+    /// The origin's directory without links.
+    dir: PathBuf,
     /// Shared with the thread that reads it.
     inotify: Arc<OwnedFd>,
     watches: Mutex<Watches>,
@@ -81,11 +86,12 @@ pub(super) struct Watcher {
 
 impl Watcher {
     /// `None` where the kernel grants none; then nothing is watched.
-    pub(super) fn new() -> Option<Arc<Self>> {
+    pub(super) fn new(dir: &Path) -> Option<Arc<Self>> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
             .inspect_err(|error| tracing::warn!(%error, "changes of the origin cannot be watched"))
             .ok()?;
         Some(Arc::new(Self {
+            dir: dir.canonicalize().unwrap_or_else(|_| dir.to_owned()),
             inotify: Arc::new(inotify),
             watches: Mutex::default(),
             most: granted().clamp(1, MAX_WATCHES),
@@ -270,6 +276,7 @@ struct Gathered {
 /// Waits for events in a thread of its own until the origin is closed.
 fn run(watcher: Weak<Watcher>, inotify: Arc<OwnedFd>) {
     // What is mounted inside the origin hides what was told, and no watch tells so.
+    let mut within = watcher.upgrade().map(|watcher| mounts_within(&watcher.dir));
     let mounts = File::open("/proc/self/mountinfo").ok();
     let mut waiting = vec![PollFd::from_borrowed_fd(inotify.as_fd(), PollFlags::IN)];
     waiting.extend(mounts.iter().map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::PRI)));
@@ -286,12 +293,44 @@ fn run(watcher: Weak<Watcher>, inotify: Arc<OwnedFd>) {
             }
         }
         if waiting.get(1).is_some_and(|mounts| !mounts.revents().is_empty()) {
-            watcher.start_anew();
+            let now = Some(mounts_within(&watcher.dir));
+            if std::mem::replace(&mut within, now.clone()) != now {
+                watcher.start_anew();
+            }
         }
         watcher.tell_events();
         drop(watcher);
         thread::sleep(GATHER);
     }
+}
+
+/// What is mounted in `dir` or below it: the lines of the kernel's table.
+fn mounts_within(dir: &Path) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let is_within = |line: &&str| {
+        let place = line.split(' ').nth(4).map(unescaped).unwrap_or_default();
+        Path::new(OsStr::from_bytes(&place)).starts_with(dir)
+    };
+    table.lines().filter(is_within).map(str::to_owned).collect()
+}
+
+/// A path of that table, in which blanks and backslashes are `\` and three octal digits.
+fn unescaped(text: &str) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let Some((&first, more)) = rest.split_first() {
+        let code = more.first_chunk::<3>().and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.filter(|_| first == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &more[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = more;
+            }
+        }
+    }
+    bytes
 }
 
 fn is_local(directory: impl AsFd) -> bool {
@@ -304,4 +343,17 @@ fn granted() -> usize {
     let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches");
     let most = text.ok().and_then(|text| text.trim().parse::<usize>().ok());
     most.map_or(1024, |most| most / SHARE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_elsewhere_are_none_of_ours() {
+        assert_eq!(unescaped(r"/a\040b\134c\9"), br"/a b\c\9");
+        assert!(!mounts_within(Path::new("/proc")).is_empty());
+        assert!(mounts_within(tempfile::tempdir().unwrap().path()).is_empty());
+        assert!(mounts_within(Path::new("/pro")).is_empty());
+    }
 }

@@ -66,13 +66,16 @@ impl Watched {
     }
 }
 
+/// What somebody does to a file.
+type Change<'a> = &'a dyn Fn(&Path);
+
 #[tokio::test]
 async fn each_kind_of_change_of_a_name_is_told() {
     let mut watched = Watched::new().await;
     fs::write(watched.at("file"), "old").unwrap();
     fs::create_dir(watched.at("dir")).unwrap();
     watched.list("/").await;
-    let changes: [(&str, &dyn Fn(&Path)); 9] = [
+    let changes: [(&str, Change<'_>); 9] = [
         ("/file", &|at| fs::write(at, "new").unwrap()),
         ("/file", &|at| File::options().append(true).open(at).unwrap().write_all(b"x").unwrap()),
         ("/file", &|at| fs::set_permissions(at, fs::Permissions::from_mode(0o600)).unwrap()),
@@ -169,11 +172,10 @@ async fn a_storm_of_changes_is_told_or_everything_is() {
     let mut watched = Watched::new().await;
     watched.list("/").await;
     for n in 0..20_000 {
-        fs::write(watched.at("file"), n.to_string()).unwrap();
         File::create(watched.at(&format!("{n}"))).unwrap();
     }
     let told = watched.told().await;
-    assert!(told.contains("everything") || told.len() == 20_001, "{} names told", told.len());
+    assert!(told.contains("everything") || told.len() == 20_000, "{} names told", told.len());
     let listing = watched.fixture.origin.list(&GlobalPath::root(), soon()).await.unwrap();
     assert!(listing.watched, "and it goes on");
     fs::write(watched.at("again"), "x").unwrap();
