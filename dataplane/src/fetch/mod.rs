@@ -317,3 +317,5 @@ mod known_tests;
 mod metadata_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod warm_tests;
