@@ -236,7 +236,7 @@ impl File {
 }
 
 /// The part of `chunk` that lies in `range`.
-pub(crate) fn part_of(chunk: &Chunk, range: ByteRange) -> Bytes {
+fn part_of(chunk: &Chunk, range: ByteRange) -> Bytes {
     let base = chunk.index.0 * globalfs_proto::limits::CHUNK_SIZE;
     let start = range.start().saturating_sub(base);
     let end = (range.end() - base).min(chunk.data.len() as u64);

@@ -1,19 +1,22 @@
 //! A node's tree as the `Volume` that the kernel adapter serves.
 
-use crate::client::part_of;
 use crate::trace::Watch;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use globalfs_dataplane::fetch::Cached;
 use globalfs_dataplane::{Deadline, Source};
 use globalfs_fuse::Volume;
-use globalfs_proto::{Attr, ByteRange, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version};
+use globalfs_proto::{Attr, ByteRange, Changes, DirEntry, FsResult, FsStat, GlobalPath, Version, limits};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 /// Reads that hold data at a time, each a megabyte at most; further ones wait, within their deadlines.
 const MAX_READS: usize = 256;
+
+/// Messages of changes that wait for the kernel.
+const CHANGES_AHEAD: usize = 64;
 
 /// The node's cache in front of its site's daemon, with one deadline for every kernel request.
 pub struct NodeVolume {
@@ -41,15 +44,7 @@ impl NodeVolume {
         deadline: Deadline,
     ) -> FsResult<Vec<Bytes>> {
         let _turn = self.reads.acquire().await.expect("the semaphore is never closed");
-        let span = range.chunks();
-        let mut chunks = self.cached.read(path, version, span, deadline).await?;
-        let mut parts = Vec::with_capacity(span.count as usize);
-        for _ in span.iter() {
-            let ended = || FsError::Unreachable("the answer ended early".into());
-            let chunk = chunks.recv().await.ok_or_else(ended)??;
-            parts.push(part_of(&chunk, range));
-        }
-        Ok(parts)
+        self.cached.read_range(path, version, range, deadline).await
     }
 }
 
@@ -102,6 +97,20 @@ impl Volume for NodeVolume {
         };
         let deadline = self.deadline();
         deadline.bound(self.read_range(path, version, range, deadline)).await
+    }
+
+    fn changes(&self) -> Option<mpsc::Receiver<Arc<Changes>>> {
+        let mut changes = self.cached.watch(limits::MAX_HEARTBEAT);
+        let (sender, receiver) = mpsc::channel(CHANGES_AHEAD);
+        tokio::spawn(async move {
+            // A kernel that is slow slows this task down, and is told less precisely.
+            while let Some(told) = changes.next().await {
+                if !told.is_empty() && sender.send(told).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Some(receiver)
     }
 
     async fn opened(&self, handle: u64, tid: u32, path: &GlobalPath, size: u64) {

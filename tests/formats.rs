@@ -47,7 +47,7 @@ fn rows(head: &str) -> Vec<(&'static str, bytes::Bytes)> {
 fn messages_are_as_documented() {
     let requests = rows("| message | bytes, hexadecimal |");
     let answers = rows("| answer | bytes, hexadecimal |");
-    assert_eq!((requests.len(), answers.len()), (4, 5));
+    assert_eq!((requests.len(), answers.len()), (6, 9));
     let begins = |name: &str, text: &str| {
         let first = name.split_whitespace().next().unwrap_or_default();
         assert!(text.starts_with(first), "{name} is {text}");
@@ -83,6 +83,11 @@ fn limits_are_as_documented() {
     assert_eq!(shown("CHUNK_SIZE"), CHUNK_SIZE);
     assert_eq!(shown("MAX_CHUNKS_PER_READ"), u64::from(MAX_CHUNKS_PER_READ));
     assert_eq!(shown("MAX_REQUEST_FRAME"), MAX_REQUEST_FRAME as u64);
+    assert_eq!(shown("MAX_FILES_PER_REQUEST"), MAX_FILES_PER_REQUEST as u64);
+    assert_eq!(shown("MAX_PACKED_FILE"), MAX_PACKED_FILE);
+    assert_eq!(shown("MAX_PACKED_BYTES"), MAX_PACKED_BYTES);
+    assert_eq!(shown("PACK_TARGET"), PACK_TARGET as u64);
+    assert_eq!(shown("MAX_PACK"), MAX_PACK as u64);
     assert_eq!(shown("MAX_FRAME"), MAX_FRAME as u64);
     assert_eq!(shown("LIST_PART_TARGET"), LIST_PART_TARGET as u64);
     assert_eq!(shown("MAX_LIST_PART"), MAX_LIST_PART as u64);
@@ -99,6 +104,7 @@ fn limits_are_as_documented() {
     assert_eq!(shown("STREAM_WINDOW"), u64::from(STREAM_WINDOW));
     assert_eq!(shown("RECEIVE_WINDOW"), u64::from(RECEIVE_WINDOW));
     assert_eq!(shown("SEND_WINDOW"), SEND_WINDOW);
+    assert_eq!(shown("MAX_SEND_WINDOW"), MAX_SEND_WINDOW);
     assert_eq!(shown("MAX_REQUESTS_PER_CONNECTION"), u64::from(MAX_REQUESTS_PER_CONNECTION));
     assert_eq!(shown("MAX_CONNECTIONS"), MAX_CONNECTIONS as u64);
     assert_eq!(shown("REQUEST_TIMEOUT"), REQUEST_TIMEOUT.as_secs());

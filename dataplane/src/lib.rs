@@ -8,7 +8,9 @@ pub mod fetch;
 mod listing;
 pub mod model;
 pub mod origin;
+mod pack;
 pub mod remote;
+mod remote_files;
 mod ring;
 pub mod route;
 pub mod serve;
@@ -19,4 +21,4 @@ pub mod testing;
 mod warm;
 
 pub use disk::Disk;
-pub use source::{Chunk, ChunkStream, Deadline, Directory, Listing, Source, WarmStream};
+pub use source::{Chunk, ChunkStream, Deadline, Directory, FileChunks, Listing, Source, WarmStream};

@@ -8,16 +8,17 @@ mod names;
 mod watch;
 
 use crate::encoding;
+use crate::remote_files;
 use crate::source::{
-    ChangeStream, Chunk, ChunkStream, Deadline, Found, HashStream, Hashes, Listed, Listing, Source,
-    WarmStream,
+    ChangeStream, Chunk, ChunkStream, Deadline, FileChunks, Found, HashStream, Hashes, Listed, Listing,
+    Source, WarmStream,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_HASHES_PER_REQUEST};
 use globalfs_proto::{
     Attr, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Request, Response,
-    Version, Warm,
+    Version, WantedFile, Warm,
 };
 use globalfs_transport::{Answer, Peer};
 use std::collections::VecDeque;
@@ -147,6 +148,22 @@ impl Remote {
     }
 }
 
+/// What was received, noted.
+impl Remote {
+    pub(crate) fn count_wire_bytes(&self, length: u32) {
+        self.live.wire_bytes.fetch_add(length.into(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_chunk(&self, length: usize) {
+        self.live.chunks.fetch_add(1, Ordering::Relaxed);
+        self.live.bytes.fetch_add(length as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_damaged(&self) {
+        self.live.chunks_damaged.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 #[async_trait]
 impl Source for Remote {
     async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
@@ -233,6 +250,11 @@ impl Source for Remote {
             }
         });
         Ok(stream)
+    }
+
+    /// Returns at once; all errors come through the stream.
+    async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
+        Ok(remote_files::fetch(self, files, deadline))
     }
 }
 
@@ -330,13 +352,9 @@ impl Wanted {
         };
         self.check(&header, expect)?;
         let payload = answer.payload(header.wire_length).await?;
-        let live = &self.remote.live;
-        live.wire_bytes.fetch_add(header.wire_length.into(), Ordering::Relaxed);
-        let chunk = encoding::decode(&header, payload).inspect_err(|_| {
-            live.chunks_damaged.fetch_add(1, Ordering::Relaxed);
-        })?;
-        live.chunks.fetch_add(1, Ordering::Relaxed);
-        live.bytes.fetch_add(header.length.into(), Ordering::Relaxed);
+        self.remote.count_wire_bytes(header.wire_length);
+        let chunk = encoding::decode(&header, payload).inspect_err(|_| self.remote.count_damaged())?;
+        self.remote.count_chunk(chunk.data.len());
         Ok(chunk)
     }
 

@@ -13,6 +13,7 @@
 //! *Invariant:* a request of another site is answered from the origin or refused, never sent on, so requests
 //! cannot go in circles while sites see different policies.
 
+mod bulk;
 mod sources;
 
 use crate::cache::throttle::Throttle;
@@ -107,9 +108,10 @@ impl Routed {
         Self(Arc::new(Routes { placement, origin, sites, left_out, moved }))
     }
 
-    /// The placement has changed: names may be answered by others from now on.
-    pub fn placement_changed(&self) {
-        self.0.moved.tell(Arc::new(Changes::everything()));
+    /// What to call when the placement has changed: names may be answered by others from then on.
+    pub fn on_placement_change(&self) -> impl Fn() + Send + Sync + use<> {
+        let moved = self.0.moved.clone();
+        move || moved.tell(Arc::new(Changes::everything()))
     }
 
     /// The whole namespace: what the nodes of this site see.

@@ -1,8 +1,9 @@
 //! A site between its origin and another site: who answers, what a directory shows, what is refused.
 
 use super::*;
+use crate::source::FileChunks;
 use crate::testing::MemorySource;
-use globalfs_proto::{ChunkIndex, ChunkSpan};
+use globalfs_proto::{ChunkIndex, ChunkSpan, WantedFile};
 
 /// `/` and most paths are this site's; `/results` and below are of the site `cloud`; `/lost` is nobody's.
 struct Policies {
@@ -213,4 +214,33 @@ async fn parts_are_warmed_where_they_are_mastered_and_for_nodes_alone() {
     assert_eq!(ends.into_iter().collect::<Vec<_>>(), [(0, (4, true)), (1, (3, true)), (2, (0, false))]);
     let refused = site.routed.for_sites().warm(wanted(), soon()).await;
     assert!(matches!(refused, Err(FsError::Refused(_))));
+}
+
+#[tokio::test]
+async fn many_files_are_divided_among_their_masters() {
+    let site = site_with(Master::Here);
+    let here = site.origin.put_file("/a", "a").version();
+    let there = site.cloud.put_file("/results/b", "b").version();
+    let names = ["/a", "/results/b", "/lost/c", "/results/missing", "/a"];
+    let files: Vec<WantedFile> = names
+        .iter()
+        .map(|name| WantedFile { path: path(name), version: if name.len() > 3 { there } else { here } })
+        .collect();
+    let told = |chunks: FileChunks| async move {
+        let mut told: Vec<Option<FsResult<Bytes>>> = vec![None; names.len()];
+        let mut chunks = chunks;
+        while let Some((number, chunk)) = chunks.recv().await {
+            assert!(told[number].replace(chunk.map(|chunk| chunk.data)).is_none());
+        }
+        told.into_iter().map(Option::unwrap).collect::<Vec<_>>()
+    };
+    let nodes = told(site.routed.for_nodes().read_files(files.clone(), soon()).await.unwrap()).await;
+    assert_eq!(nodes[0], Ok(Bytes::from_static(b"a")));
+    assert_eq!(nodes[1], Ok(Bytes::from_static(b"b")));
+    assert!(matches!(nodes[2], Err(FsError::Unreachable(_))));
+    assert_eq!(nodes[3], Err(FsError::NOT_FOUND));
+    assert_eq!(nodes[4], nodes[0]);
+    let sites = told(site.routed.for_sites().read_files(files, soon()).await.unwrap()).await;
+    assert_eq!(sites[0], nodes[0]);
+    assert!(sites[1..4].iter().all(|told| matches!(told, Err(FsError::Refused(_)))));
 }

@@ -5,8 +5,10 @@
 use crate::changes::with_heartbeat;
 use crate::encoding::{Encoded, Encoder, Link};
 use crate::listing;
+use crate::pack::Packs;
 use crate::source::{
-    ChunkStream, Deadline, Directory, DirectoryStream, Found, HashStream, Hashes, Listed, Listing, Source,
+    ChunkStream, Deadline, Directory, DirectoryStream, FileChunks, Found, HashStream, Hashes, Listed,
+    Listing, Source,
 };
 use crate::subscriptions::Subscriptions;
 use crate::warm;
@@ -192,6 +194,17 @@ impl Server {
         Ok(())
     }
 
+    async fn send_packs(&self, chunks: FileChunks, compress: bool, reply: &mut Reply) -> FsResult<()> {
+        let mut packs = Packs::new(chunks, compress);
+        while let Some(pack) = packs.next().await {
+            self.live.chunks.fetch_add(pack.chunks, Ordering::Relaxed);
+            self.live.bytes.fetch_add(pack.bytes, Ordering::Relaxed);
+            self.live.wire_bytes.fetch_add(pack.header.wire_length.into(), Ordering::Relaxed);
+            reply.send_pack(pack.header, pack.payload).await?;
+        }
+        Ok(())
+    }
+
     fn count(&self, header: &ChunkHeader) {
         self.live.chunks.fetch_add(1, Ordering::Relaxed);
         self.live.bytes.fetch_add(header.length.into(), Ordering::Relaxed);
@@ -217,12 +230,12 @@ impl Handler for Server {
         let response = match request {
             Request::Stat(path) => Response::Attr(source.stat(&path, deadline).await?),
             Request::Lookup { path, below, subscription } => {
-                let watched = self.subscriptions.is_live(peer, subscription);
+                let watched = self.subscriptions.is_begun(peer, subscription).await;
                 let found = source.look_up(&path, below, deadline).await?;
                 return self.send_found(found, watched, reply).await;
             }
             Request::List { path, below, subscription } => {
-                let watched = self.subscriptions.is_live(peer, subscription);
+                let watched = self.subscriptions.is_begun(peer, subscription).await;
                 let listed = source.list_below(&path, below, deadline).await?;
                 return self.send_listed(&path, listed, watched, reply).await;
             }
@@ -247,6 +260,12 @@ impl Handler for Server {
             Request::Hashes { path, version, first, count } => {
                 let span = ChunkSpan { first, count: count.into() };
                 return self.send_hashes(source.hashes(&path, version, span, deadline).await?, reply).await;
+            }
+            Request::ReadFiles(files) => {
+                // Within a site the network is faster than compression.
+                let compress = !matches!(peer, PeerIdentity::Node(..));
+                let chunks = source.read_files(files, deadline).await?;
+                return self.send_packs(chunks, compress, reply).await;
             }
         };
         reply.send(&response).await

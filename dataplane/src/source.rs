@@ -10,11 +10,11 @@ pub use crate::warm::WarmStream;
 use crate::warm::at_home;
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt};
 use globalfs_proto::{
     Attr, Changes, ChunkHash, ChunkIndex, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath,
-    Version, Warm,
+    Version, WantedFile, Warm,
 };
 use std::future::Future;
 use std::ops::Deref;
@@ -131,6 +131,10 @@ pub fn no_directories() -> DirectoryStream {
     mpsc::channel(1).1
 }
 
+/// Chunks of many small files as they arrive, each with the place of its file among those that were asked for.
+/// A file ends with the last of its chunks or with an error; those of different files come in any order.
+pub type FileChunks = mpsc::Receiver<(usize, FsResult<Chunk>)>;
+
 /// Where names, attributes and bytes come from. No method follows a symbolic link in any component.
 #[async_trait]
 pub trait Source: Send + Sync + 'static {
@@ -209,6 +213,46 @@ pub trait Source: Send + Sync + 'static {
         let _ = (path, version, span, deadline);
         Err(NO_HASHES)
     }
+
+    /// Starts reading many small files, each of them whole and not empty. An error that concerns one of them is
+    /// told in the stream and ends no other; a stream that ends early failed all that are missing.
+    ///
+    /// A source that knows no better reads them one by one.
+    async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
+        let begin = |file: WantedFile| async move {
+            let span = ChunkSpan { first: ChunkIndex(0), count: file.chunks() };
+            self.read(&file.path, file.version, span, deadline).await
+        };
+        let begun: Vec<_> = stream::iter(files).map(begin).buffered(FILES_AT_ONCE).collect().await;
+        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        tokio::spawn(pass_on(begun, sender));
+        Ok(chunks)
+    }
+}
+
+/// Files that are opened at a time by a source that reads them one by one.
+const FILES_AT_ONCE: usize = 8;
+
+/// Chunks that wait for the reader of many files.
+const CHUNKS_AHEAD: usize = 8;
+
+async fn pass_on(begun: Vec<FsResult<ChunkStream>>, sender: mpsc::Sender<(usize, FsResult<Chunk>)>) {
+    for (number, chunks) in begun.into_iter().enumerate() {
+        let told = match chunks {
+            Ok(chunks) => unfold(chunks).left_stream(),
+            Err(error) => stream::iter([Err(error)]).right_stream(),
+        };
+        let mut told = std::pin::pin!(told);
+        while let Some(chunk) = told.next().await {
+            if sender.send((number, chunk)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn unfold(chunks: ChunkStream) -> impl Stream<Item = FsResult<Chunk>> {
+    stream::unfold(chunks, |mut chunks| async move { Some((chunks.recv().await?, chunks)) })
 }
 
 /// `EOPNOTSUPP`.

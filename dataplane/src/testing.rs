@@ -1,5 +1,9 @@
 //! A source in memory, for tests of whatever stands on a [`Source`]: it can change, delay, fail and count.
 
+mod distant;
+
+pub use distant::Distant;
+
 use crate::changes::{Hub, with_heartbeat};
 use crate::source::{
     ChangeStream, Chunk, ChunkStream, DIRECTORIES_AHEAD, Deadline, Directory, DirectoryStream, Found,

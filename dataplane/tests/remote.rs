@@ -11,8 +11,11 @@ use globalfs_dataplane::serve::{Server, Tamper};
 use globalfs_dataplane::testing::MemorySource;
 use globalfs_dataplane::{Chunk, Deadline, Source};
 use globalfs_proto::limits::{CHUNK_SIZE, MAX_CHUNKS_PER_READ};
-use globalfs_proto::{Attr, ChunkHeader, ChunkIndex, ChunkSpan, FileKind, FsError, FsResult, GlobalPath};
+use globalfs_proto::{
+    Attr, ChunkHeader, ChunkIndex, ChunkSpan, FileKind, FsError, FsResult, GlobalPath, WantedFile,
+};
 use globalfs_transport::Peer;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -241,4 +244,57 @@ async fn a_dropped_read_stops_the_source() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(source.chunks_read(), read, "nobody reads on");
     assert!(read < 400);
+}
+
+/// What is told of each file, all its bytes or the error, by whoever tells it.
+async fn collect_files(source: &dyn Source, files: &[WantedFile]) -> Vec<FsResult<Vec<u8>>> {
+    let mut told = source.read_files(files.to_vec(), soon()).await.unwrap();
+    let mut all: Vec<FsResult<BTreeMap<ChunkIndex, Bytes>>> = vec![Ok(BTreeMap::new()); files.len()];
+    while let Some((number, chunk)) = told.recv().await {
+        match (&mut all[number], chunk) {
+            (Ok(chunks), Ok(chunk)) => assert!(chunks.insert(chunk.index, chunk.data).is_none()),
+            (all, Err(error)) => *all = Err(error),
+            (Err(error), Ok(_)) => panic!("a chunk behind {error}"),
+        }
+    }
+    let join = |chunks: BTreeMap<_, Bytes>| chunks.into_values().collect::<Vec<_>>().concat();
+    all.into_iter().map(|told| told.map(join)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_files_come_as_the_source_has_them() {
+    let Pair { source, remote, server } = Pair::new();
+    let contents: Vec<Vec<u8>> = (1..1500).map(|n| content(n * 37 % 300_000 + 1)).collect();
+    let mut files = Vec::new();
+    for (n, bytes) in contents.iter().enumerate() {
+        let name = format!("/d{}/f{n}", n / 50);
+        files
+            .push(WantedFile { path: path(&name), version: source.put_file(&name, bytes.clone()).version() });
+    }
+    source.remove("/d0/f7");
+    let changed = source.put_file("/d0/f8", "new");
+    let told = collect_files(&remote, &files).await;
+    for (n, (told, bytes)) in told.into_iter().zip(&contents).enumerate() {
+        match n {
+            7 => assert_eq!(told, Err(FsError::NOT_FOUND)),
+            8 => assert_eq!(told, Err(FsError::Stale(Some(Box::new(changed))))),
+            _ => assert!(told.unwrap() == *bytes, "file {n}"),
+        }
+    }
+    let (sent, got) = (server.counters(), remote.counters());
+    assert_eq!((sent.chunks, sent.bytes), (got.chunks, got.bytes));
+    assert!(got.wire_bytes < got.bytes, "text and zeros compress");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_files_needs_few_requests() {
+    let Pair { source, remote, .. } = Pair::new();
+    let mut files = Vec::new();
+    for n in 0..2000 {
+        let (name, bytes) = (format!("/d{}/f{n}", n / 50), content(8 * 1024));
+        files.push(WantedFile { path: path(&name), version: source.put_file(&name, bytes).version() });
+    }
+    let before = remote.peer().counters().requests_started;
+    assert!(collect_files(&remote, &files).await.iter().all(Result::is_ok));
+    assert!(remote.peer().counters().requests_started - before <= 4);
 }

@@ -8,6 +8,7 @@
 
 mod adapter;
 mod errno;
+mod invalidate;
 mod kernel_attr;
 mod model;
 mod mount_point;

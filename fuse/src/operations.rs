@@ -213,6 +213,11 @@ impl<V: Volume + ?Sized> Operations<V> {
         Ok((id, fresh))
     }
 
+    /// The directory that the kernel knows at `path`.
+    pub fn directory_at(&self, path: &GlobalPath) -> Option<NodeId> {
+        self.inodes.lock().directory_at(path)
+    }
+
     /// Nodes that the kernel holds, the root included, and open handles.
     pub fn counts(&self) -> (usize, usize) {
         (self.inodes.lock().len(), self.handles.lock().len())

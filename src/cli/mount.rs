@@ -91,6 +91,7 @@ impl Mount {
             source: self.config.display().to_string(),
             attr_ttl: ttl,
             entry_ttl: ttl,
+            negative_ttl: ttl,
             ..globalfs_fuse::Options::default()
         };
         for list in &self.options {

@@ -31,6 +31,12 @@ impl SiteHandler {
         }
     }
 
+    /// Ends the answers that tell changes, which would go on for minutes.
+    pub(super) fn end_watches(&self) {
+        self.nodes.end_watches();
+        self.sites.end_watches();
+    }
+
     /// What was served to nodes and to sites.
     pub(super) fn counters(&self) -> [(&'static str, ServeCounters); 2] {
         [("nodes", self.nodes.counters()), ("sites", self.sites.counters())]

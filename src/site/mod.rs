@@ -65,6 +65,7 @@ impl SiteDaemon {
         let options = fetch::Options { metadata_ttl: config.metadata_ttl, ..fetch::Options::default() };
         let peers = Arc::new(Peers::new(endpoint.clone(), cache.clone(), view.clone(), options));
         let routed = Routed::new(view.clone(), Arc::new(origin.clone()) as Arc<dyn Source>, peers.clone());
+        view.on_change(Box::new(routed.on_placement_change()));
         let store = Store::open(&config.state_dir.join("traces"))?;
         let traces = Arc::new(Traces::new(config.name.clone(), store, view.clone(), peers.clone()));
         let handler = Arc::new(SiteHandler::new(config.name.clone(), view.clone(), &routed, traces.clone()));
@@ -83,6 +84,11 @@ impl SiteDaemon {
             None => None,
         };
         let heart = tokio::spawn(self.heart().beat(stop.clone()));
+        let (handler, stopping) = (self.handler.clone(), stop.clone());
+        let watches = tokio::spawn(async move {
+            stopping.cancelled().await;
+            handler.end_watches();
+        });
         let forwarder = tokio::spawn(self.traces.clone().forward(stop.clone()));
         tracing::info!(
             site = %self.config.name,
@@ -94,6 +100,7 @@ impl SiteDaemon {
         self.endpoint.serve(self.handler.clone(), stop).await;
         self.endpoint.close().await;
         heart.await?;
+        watches.await?;
         forwarder.await?;
         if let Some(server) = server {
             server.stopped().await;

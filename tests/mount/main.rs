@@ -9,8 +9,10 @@ mod bulk;
 mod changing;
 mod daemon;
 mod damage;
+mod fan_out;
 mod life;
 mod policy;
+mod pushed;
 mod ranges;
 mod tree;
 

@@ -4,6 +4,7 @@
 //! ```text
 //! transfer serve DIRECTORY ADDRESS             # writes certificates there; TCP is on the next port
 //! transfer fetch DIRECTORY ADDRESS quic 512 8  # or tcp; MiB; requests of 4 MiB under way at the same time
+//! transfer fetch DIRECTORY ADDRESS mixed 512 8 # the same with empty requests beside it, and how long they take
 //! ```
 #![allow(clippy::unwrap_used, reason = "a program for the developer's eyes")]
 
@@ -62,13 +63,16 @@ async fn serve(directory: &Path, address: SocketAddr) -> Result<()> {
 async fn fetch(directory: &Path, address: SocketAddr, how: &str, mib: u64, requests: usize) -> Result<()> {
     let bytes = mib * MIB;
     let (seconds, cpu, server_cpu) = match how {
-        "quic" => {
+        "quic" | "mixed" => {
             let endpoint = endpoint(directory, "cloud", Options::client().listen)?;
             let onprem = PeerIdentity::Site(SiteName::new("onprem").unwrap());
             let peer = Peer::new(endpoint, address.to_string(), onprem);
             peer.request(&Request::Ping, BUDGET).await?;
             tokio::time::sleep(Duration::from_secs(2)).await;
-            measure(directory, fetch_quic(&peer, bytes, requests)).await?
+            let pinging = tokio::spawn(ping(peer.clone(), how == "mixed"));
+            let measured = measure(directory, fetch_quic(&peer, bytes, requests)).await?;
+            pinging.abort();
+            measured
         }
         "tcp" => {
             let stream = connect_tcp(directory, next_port(address)).await?;
@@ -116,6 +120,24 @@ async fn fetch_quic(peer: &Peer, bytes: u64, requests: usize) -> Result<()> {
         finish(under_way.pop_front()).await?;
     }
     Ok(())
+}
+
+/// Asks for nothing every 20 ms, if `active`, and says now and then how long that took.
+async fn ping(peer: Peer, active: bool) -> Result<()> {
+    if !active {
+        return Ok(());
+    }
+    loop {
+        let mut times = Vec::new();
+        for _ in 0..25 {
+            let begun = Instant::now();
+            peer.request(&Request::Ping, BUDGET).await?;
+            times.push(begun.elapsed());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        times.sort();
+        println!("empty requests: median {:.1?}, longest {:.1?}", times[12], times[24]);
+    }
 }
 
 async fn finish(task: Option<tokio::task::JoinHandle<FsResult<u64>>>) -> Result<()> {

@@ -46,7 +46,7 @@ impl Answer {
 
     /// The next frame; `None` when the answer is complete. Error frames are returned as `Err`.
     ///
-    /// After a [`Response::Chunk`] the chunk's bytes have to be taken by [`Answer::payload`] first.
+    /// After a [`Response::Chunk`] or [`Response::Pack`] its bytes have to be taken by [`Answer::payload`] first.
     pub async fn next(&mut self) -> FsResult<Option<Response>> {
         let response = match self.first.take() {
             Some(first) => Some(first),
@@ -58,7 +58,7 @@ impl Answer {
         }
     }
 
-    /// The `length` bytes behind a chunk's frame.
+    /// The `length` bytes behind the frame of a chunk or pack.
     pub async fn payload(&mut self, length: u32) -> FsResult<Bytes> {
         let read = async {
             let bytes = frame::read_bytes(&mut self.stream, length as usize).await;

@@ -34,9 +34,6 @@ pub const MAX_CONNECTIONS: usize = 4096;
 /// Connections that wait for us to look at them.
 pub const MAX_WAITING_CONNECTIONS: usize = 512;
 
-/// Bytes of a request: the largest one carries a trace, all others take a few KiB.
-pub const MAX_REQUEST_FRAME: usize = 528 * 1024;
-
 /// Silence after which a connection is dead, when no other sign came earlier.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -81,7 +78,6 @@ pub(crate) const MAX_PACKET: u16 = 6500;
 /// What Ethernet carries over IPv6, for paths of which the host knows nothing.
 pub(crate) const USUAL_PACKET: u16 = 1452;
 
-const _: () = assert!(MAX_REQUEST_FRAME >= globalfs_proto::limits::MAX_TRACE_BYTES + 1024);
 const _: () = assert!(MAX_PACKET as usize * 10 < 65_535);
 const _: () = assert!(KEEP_ALIVE.as_millis() * 4 < IDLE_TIMEOUT.as_millis());
 const _: () = assert!(KEEP_ALIVE.as_millis() < SUSPICION.as_millis());

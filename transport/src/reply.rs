@@ -6,7 +6,7 @@ use crate::frame;
 use crate::options::GRACE;
 use bytes::Bytes;
 use globalfs_proto::limits::MAX_FRAME;
-use globalfs_proto::{ChunkHeader, FsError, FsResult, Response};
+use globalfs_proto::{ChunkHeader, FsError, FsResult, PackHeader, Response};
 use quinn::SendStream;
 use std::future::Future;
 use std::time::Duration;
@@ -57,6 +57,13 @@ impl Reply {
     pub async fn send_chunk(&mut self, header: ChunkHeader, payload: Bytes) -> FsResult<()> {
         assert_eq!(header.wire_length as usize, payload.len(), "a header tells the length of its payload");
         let header = frame::seal(&Response::Chunk(header).encode());
+        self.write(&mut [header, payload]).await
+    }
+
+    /// Sends a pack of small files: its header and the `header.wire_length` bytes of `payload`.
+    pub async fn send_pack(&mut self, header: PackHeader, payload: Bytes) -> FsResult<()> {
+        assert_eq!(header.wire_length as usize, payload.len(), "a header tells the length of its payload");
+        let header = frame::seal(&Response::Pack(header).encode());
         self.write(&mut [header, payload]).await
     }
 

@@ -9,13 +9,13 @@ use crate::failure::{self, code};
 use crate::frame::{self, FrameError};
 use crate::identity::Caller;
 use crate::options::{
-    ADMISSION_TIMEOUT, CONNECT_TIMEOUT, GRACE, MAX_CONNECTIONS, MAX_REQUEST_FRAME, MAX_SEND_WINDOW,
-    REQUEST_TIMEOUT, SEND_WINDOW, SMALL_READ,
+    ADMISSION_TIMEOUT, CONNECT_TIMEOUT, GRACE, MAX_CONNECTIONS, MAX_SEND_WINDOW, REQUEST_TIMEOUT,
+    SEND_WINDOW, SMALL_READ,
 };
 use crate::reply::Reply;
 use crate::tls;
 use async_trait::async_trait;
-use globalfs_proto::limits::MAX_DEADLINE;
+use globalfs_proto::limits::{MAX_DEADLINE, MAX_REQUEST_FRAME};
 use globalfs_proto::{FsError, FsResult, PeerIdentity, Request};
 use quinn::{Connection, Incoming, RecvStream, SendStream, ServerConfig};
 use std::sync::Arc;
@@ -213,7 +213,13 @@ async fn read_request(receive: &mut RecvStream, meter: &Meter) -> Result<(Durati
 
 /// Whether the answer is so long that others should not wait for it.
 fn is_bulk(request: &Request) -> bool {
-    matches!(request, Request::Read { count, .. } if *count > SMALL_READ)
+    match request {
+        Request::Read { count, .. } => *count > SMALL_READ,
+        Request::ReadFiles(files) => {
+            files.iter().map(|file| file.chunks()).sum::<u64>() > u64::from(SMALL_READ)
+        }
+        _ => false,
+    }
 }
 
 /// Lets as much wait for acknowledgement as the path has shown to hold.

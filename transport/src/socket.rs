@@ -1,7 +1,9 @@
 //! The UDP socket below QUIC, with buffers that hold what arrives while the runtime is busy.
 
 use crate::options::UDP_BUFFER;
-use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
+use rustix::net::sockopt::{
+    ip_mtu, ipv6_mtu, set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -46,10 +48,15 @@ fn open(listen: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// The kernel grants at most its sysctl and says nothing; too small a buffer shows as loss under load.
+/// The kernel grants at most its sysctl and says nothing, unless the network is ours to administer, as it is
+/// in most daemons; too small a buffer shows as loss under load.
 fn raise_buffers(socket: &Socket) {
-    let _ = socket.set_recv_buffer_size(UDP_BUFFER);
-    let _ = socket.set_send_buffer_size(UDP_BUFFER);
+    if set_socket_recv_buffer_size_force(socket, UDP_BUFFER).is_err() {
+        let _ = socket.set_recv_buffer_size(UDP_BUFFER);
+    }
+    if set_socket_send_buffer_size_force(socket, UDP_BUFFER).is_err() {
+        let _ = socket.set_send_buffer_size(UDP_BUFFER);
+    }
     let check = |granted: io::Result<usize>, sysctl: &str| {
         // Linux reports twice what it grants, to count its own bookkeeping.
         let granted = granted.unwrap_or(0) / 2;

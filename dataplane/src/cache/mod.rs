@@ -67,9 +67,9 @@ use tokio::sync::Semaphore;
 /// The smallest quota: room for a few chunks, so that what is in use never fills it alone.
 pub const MIN_QUOTA_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Chunks between a request to an upstream and their place in the cache, over all that share the cache:
-/// 48 MiB.
-pub const MAX_CHUNKS_IN_FLIGHT: usize = 384;
+/// Bytes between a request to an upstream and their place in the cache, over all that share the cache; what is
+/// read ahead at this hop has a budget of its own.
+pub const MAX_BYTES_IN_FLIGHT: usize = 64 * 1024 * 1024;
 
 /// Where a cache lies and how large it may grow.
 #[derive(Debug, Clone)]
@@ -173,7 +173,7 @@ impl Cache {
             index,
             files: OpenFiles::new(),
             gate: tokio::sync::Mutex::new(()),
-            in_flight: Arc::new(Semaphore::new(MAX_CHUNKS_IN_FLIGHT)),
+            in_flight: Arc::new(Semaphore::new(MAX_BYTES_IN_FLIGHT)),
             counts: Counts::default(),
             not_kept: Throttle::new(),
             damaged: Throttle::new(),
@@ -247,7 +247,12 @@ impl Cache {
         self.0.counts.miss();
     }
 
-    /// One permit for each chunk that is on its way into the cache.
+    /// A chunk was served and not offered to the cache, because the disk is too slow.
+    pub(crate) fn count_not_kept(&self) {
+        self.0.counts.not_kept();
+    }
+
+    /// One permit for each byte that is on its way into the cache.
     pub(crate) fn in_flight(&self) -> Arc<Semaphore> {
         self.0.in_flight.clone()
     }

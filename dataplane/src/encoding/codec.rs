@@ -91,6 +91,13 @@ impl Codec {
         Ok(data.freeze())
     }
 
+    /// Bytes of many chunks, at most `length`.
+    pub(super) fn decompress_many(&mut self, payload: &[u8], length: usize) -> io::Result<Bytes> {
+        let mut data = Vec::with_capacity(length);
+        self.decompressor.decompress_to_buffer(payload, &mut data)?;
+        Ok(data.into())
+    }
+
     fn decompress_exactly(&mut self, payload: &[u8], room: &mut [u8]) -> io::Result<()> {
         let length = room.len();
         let made = self.decompressor.decompress_to_buffer(payload, room)?;

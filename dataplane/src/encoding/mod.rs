@@ -16,6 +16,7 @@ use globalfs_proto::limits::CHUNK_SIZE;
 use globalfs_proto::{ChunkEncoding, ChunkHash, ChunkHeader, FsError, FsResult};
 use sample::LEAST_GAIN;
 use shuffle::Width;
+use std::io;
 use std::sync::LazyLock;
 
 /// Chunks after which the choice is tried anew, though nothing seems to have changed.
@@ -165,6 +166,20 @@ fn width_of(encoding: ChunkEncoding) -> Option<Option<Width>> {
 fn has_hash(data: &[u8], header: &ChunkHeader) -> bool {
     let known = header.encoding == ChunkEncoding::Zero && data.len() == ZEROS.len();
     if known { *ZEROS_HASH == header.hash } else { hash(data) == header.hash }
+}
+
+/// Bytes of many chunks as one zstd frame; `None` when a sample or the result says that it is not worth it.
+pub(crate) fn compress(data: &[u8]) -> Option<Bytes> {
+    if !sample::is_worth_a_trial(sample::promise(data)) {
+        return None;
+    }
+    let limit = data.len() - data.len() * LEAST_GAIN.0 / LEAST_GAIN.1;
+    Codec::with(|codec| codec.compress(None, data, limit))
+}
+
+/// The bytes of a zstd frame, at most `length`.
+pub(crate) fn decompress(payload: &[u8], length: usize) -> io::Result<Bytes> {
+    Codec::with(|codec| codec.decompress_many(payload, length))
 }
 
 /// The name of a chunk with these bytes.

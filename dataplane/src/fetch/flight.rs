@@ -44,6 +44,16 @@ pub(super) enum Slot {
     Awaited { progress: watch::Receiver<Progress>, own: bool, same_path: bool },
 }
 
+impl Slot {
+    /// Whether whoever takes it has to wait for the upstream.
+    pub(super) fn is_pending(&self) -> bool {
+        match self {
+            Self::Cached => false,
+            Self::Awaited { progress, .. } => matches!(*progress.borrow(), Progress::Pending),
+        }
+    }
+}
+
 /// The duty to fetch one chunk.
 pub(super) struct Claim {
     flights: Arc<Flights>,

@@ -5,10 +5,13 @@
 //! in the cache or given up, so that no later reader fetches it again.
 //!
 //! *Invariants:* chunks reach a reader in order and verified; between upstream and cache there are at most
-//! [`MAX_CHUNKS_IN_FLIGHT`](crate::cache::MAX_CHUNKS_IN_FLIGHT) chunks, and a reader that does not take its
-//! chunks holds at most a window of them; every wait ends with the reader's deadline.
+//! [`MAX_BYTES_IN_FLIGHT`](crate::cache::MAX_BYTES_IN_FLIGHT) that somebody asked for and
+//! [`AheadOptions::bytes`] that nobody did, and a reader that does not take its chunks holds at most a window
+//! of them; every wait ends with the reader's deadline.
 
+mod ahead;
 mod along;
+mod bulk;
 mod flight;
 mod known;
 mod metadata;
@@ -23,13 +26,18 @@ pub use metadata::NameCounters;
 use crate::cache::Cache;
 use crate::changes::Hub;
 use crate::source::{
-    ChangeStream, Chunk, ChunkStream, Deadline, Found, HashStream, Listed, Listing, Source, WarmStream,
+    ChangeStream, Chunk, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source,
+    WarmStream,
 };
+use ahead::Ahead;
+pub use ahead::AheadOptions;
 use async_trait::async_trait;
 use bytes::Bytes;
 use flight::{Claim, Flights};
-use globalfs_proto::limits::DEFAULT_DEADLINE;
-use globalfs_proto::{Attr, ChunkSpan, FileKind, FsError, FsResult, FsStat, GlobalPath, Version, Warm};
+use globalfs_proto::limits::{CHUNK_SIZE, DEFAULT_DEADLINE};
+use globalfs_proto::{
+    Attr, ByteRange, ChunkSpan, FileKind, FsError, FsResult, FsStat, GlobalPath, Version, WantedFile, Warm,
+};
 use known::Known;
 use metadata::Metadata;
 use std::collections::VecDeque;
@@ -38,12 +46,19 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use stream::Reading;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
 
 /// Chunks that wait in a reader's stream until it takes them.
 const STREAM_CHUNKS: usize = 2;
 
 /// How long a reader that was too slow for its deadline may take to hear of it.
 const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Bytes that were asked for and have not reached the cache: above this a chunk is served without being kept, so
+/// that no reader waits for a disk that is slow or stuck.
+const MAX_UNKEPT_BYTES: u64 = 32 * 1024 * 1024;
+
+const _: () = assert!(MAX_UNKEPT_BYTES as usize * 2 <= crate::cache::MAX_BYTES_IN_FLIGHT);
 
 /// How a hop caches names and attributes.
 #[derive(Debug, Clone, Copy)]
@@ -52,11 +67,14 @@ pub struct Options {
     pub metadata_ttl: Duration,
     /// Memory for such answers.
     pub metadata_bytes: u64,
+    /// What is fetched before anybody asks for it. `None` for a hop that serves other hops: only the topmost
+    /// one sees what applications read.
+    pub ahead: Option<AheadOptions>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { metadata_ttl: Duration::from_secs(1), metadata_bytes: 64 * 1024 * 1024 }
+        Self { metadata_ttl: Duration::from_secs(1), metadata_bytes: 64 * 1024 * 1024, ahead: None }
     }
 }
 
@@ -73,6 +91,10 @@ pub struct FetchCounters {
     pub chunks_deduplicated: u64,
     /// Their bytes.
     pub bytes_deduplicated: u64,
+    /// Bytes that were asked for before anybody wanted them.
+    pub bytes_ahead: u64,
+    /// Bytes of these that were read later.
+    pub bytes_ahead_used: u64,
 }
 
 #[derive(Default)]
@@ -82,6 +104,8 @@ struct Counts {
     chunks_joined: AtomicU64,
     chunks_deduplicated: AtomicU64,
     bytes_deduplicated: AtomicU64,
+    /// Bytes that were asked for and are on their way to the disk.
+    unkept_bytes: AtomicU64,
 }
 
 /// A source with a cache before it. Clones share both.
@@ -95,6 +119,7 @@ struct Hop {
     flights: Arc<Flights>,
     known: Known,
     counts: Counts,
+    ahead: Option<Ahead>,
     turns: warm::Turns,
 }
 
@@ -108,8 +133,8 @@ impl Cached {
     pub fn with_hub(upstream: Arc<dyn Source>, cache: Cache, options: Options, hub: Hub) -> Self {
         let metadata = Metadata::new(upstream.clone(), hub, options);
         let (flights, known, counts) = (Arc::default(), Known::new(), Counts::default());
-        let turns = warm::Turns::default();
-        Self(Arc::new(Hop { upstream, cache, metadata, flights, known, counts, turns }))
+        let (ahead, turns) = (options.ahead.map(Ahead::new), warm::Turns::default());
+        Self(Arc::new(Hop { upstream, cache, metadata, flights, known, counts, ahead, turns }))
     }
 
     /// Attributes as `open(2)` promises them: what the upstream tells now, past the time to live, unless each
@@ -131,13 +156,39 @@ impl Cached {
     /// What it took from upstream.
     pub fn counters(&self) -> FetchCounters {
         let counts = &self.0.counts;
+        let (bytes_ahead, bytes_ahead_used) = self.0.ahead.as_ref().map(Ahead::counters).unwrap_or_default();
         FetchCounters {
             chunks_fetched: counts.chunks_fetched.load(Relaxed),
             bytes_fetched: counts.bytes_fetched.load(Relaxed),
             chunks_joined: counts.chunks_joined.load(Relaxed),
             chunks_deduplicated: counts.chunks_deduplicated.load(Relaxed),
             bytes_deduplicated: counts.bytes_deduplicated.load(Relaxed),
+            bytes_ahead,
+            bytes_ahead_used,
         }
+    }
+
+    /// The bytes `range`, which lies within the file, as pieces in order: what a mount's `read(2)` wants. Tells
+    /// those who fetch ahead what applications read.
+    ///
+    /// Needs no task and no channel when all of it is here.
+    pub async fn read_range(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        range: ByteRange,
+        deadline: Deadline,
+    ) -> FsResult<Vec<Bytes>> {
+        let span = range.chunks();
+        if span.count > stream::WINDOW_CHUNKS as u64 || range.end() > version.size {
+            return Err(FsError::Limit("a read is too long or lies behind the end of the file".to_owned()));
+        }
+        let reading = Reading::new(self.0.clone(), path.clone(), version, span, deadline);
+        // What is asked for goes before what may be.
+        let (slots, waits) = reading.plan_whole();
+        self.0.observe(path, version, range, waits);
+        let chunks = deadline.bound(reading.take_whole(slots)).await?;
+        Ok(chunks.iter().map(|chunk| part_of(chunk, range)).collect())
     }
 
     /// The cache before the upstream.
@@ -221,6 +272,11 @@ impl Source for Cached {
         check_span(version, span)?;
         Ok(self.0.tell(path, version, span, deadline))
     }
+
+    /// Returns at once; all errors come through the stream.
+    async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
+        Ok(bulk::read(self.0.clone(), files, deadline))
+    }
 }
 
 impl Hop {
@@ -231,9 +287,10 @@ impl Hop {
         version: Version,
         claims: Vec<Claim>,
         wanted: Deadline,
+        room: Option<OwnedSemaphorePermit>,
     ) {
         let deadline = wanted.max(Deadline::after(DEFAULT_DEADLINE));
-        self.settle(&path, version, claims, deadline).await;
+        self.settle(&path, version, claims, deadline, room).await;
     }
 
     /// Fetches consecutive chunks.
@@ -243,10 +300,13 @@ impl Hop {
         version: Version,
         claims: Vec<Claim>,
         deadline: Deadline,
+        room: Option<OwnedSemaphorePermit>,
     ) {
         let mut claims = VecDeque::from(claims);
-        let outcome = deadline.bound(self.transfer(path, version, &mut claims, deadline)).await;
-        let Err(error) = outcome else { return };
+        let outcome = deadline.bound(self.transfer(path, version, &mut claims, deadline, room)).await;
+        let Err(error) = outcome else {
+            return self.settle_again(path, version, claims.into(), deadline).await;
+        };
         if let FsError::Stale(attr) = &error {
             self.metadata.changed(path, attr.as_deref()).await;
         }
@@ -255,44 +315,79 @@ impl Hop {
         }
     }
 
+    /// Takes what the upstream sends. Leaves claims when hash-ahead has overtaken the transfer.
     async fn transfer(
         self: &Arc<Self>,
         path: &GlobalPath,
         version: Version,
         claims: &mut VecDeque<Claim>,
         deadline: Deadline,
+        room: Option<OwnedSemaphorePermit>,
     ) -> FsResult<()> {
         let Some(first) = claims.front().map(Claim::index) else { return Ok(()) };
-        let count = claims.len() as u32;
-        let stopping = |_| FsError::Unreachable("the daemon is stopping".to_owned());
-        let mut permits = self.cache.in_flight().acquire_many_owned(count).await.map_err(stopping)?;
-        let span = ChunkSpan { first, count: count.into() };
+        let span = ChunkSpan { first, count: claims.len() as u64 };
+        let ahead = room.is_some();
+        let mut permits = self.room(claims.len() as u64 * CHUNK_SIZE, room).await?;
+        let asked = Instant::now();
         let mut stream = self.upstream.read(path, version, span, deadline).await?;
         while let Some(index) = claims.front().map(Claim::index) {
-            let chunk = stream.recv().await.unwrap_or_else(|| Err(ended_early()))?;
+            let chunk = tokio::select! {
+                biased;
+                chunk = stream.recv() => chunk.unwrap_or_else(|| Err(ended_early()))?,
+                () = self.overtaken(&version, claims) => return Ok(()),
+            };
             let length = index.bytes(version.size).map(|bytes| bytes.length());
             if chunk.index != index || Some(chunk.data.len() as u64) != length {
                 return Err(FsError::Protocol("a chunk that was not asked for".to_owned()));
             }
             self.known.check(&version, &chunk)?;
+            if index == first {
+                self.measure_latency(version, asked.elapsed());
+            }
             let claim = claims.pop_front().expect("its front was just looked at");
-            let permit = permits.split(1).expect("one permit a chunk was acquired");
-            self.arrived(version, chunk, claim, permit);
+            let permit = permits.split(CHUNK_SIZE as usize).expect("room for each chunk was acquired");
+            self.arrived(version, chunk, claim, permit, ahead);
         }
         Ok(())
     }
 
+    /// The room that was given, or as much as is needed, once it is free.
+    async fn room(&self, bytes: u64, given: Option<OwnedSemaphorePermit>) -> FsResult<OwnedSemaphorePermit> {
+        if let Some(given) = given {
+            return Ok(given);
+        }
+        let stopping = |_| FsError::Unreachable("the daemon is stopping".to_owned());
+        let bytes = u32::try_from(bytes).expect("a request is much smaller");
+        self.cache.in_flight().acquire_many_owned(bytes).await.map_err(stopping)
+    }
+
     /// Hands the chunk to its readers at once, and keeps it in the background. The claim ends when the cache
-    /// has the chunk or refused it.
-    fn arrived(self: &Arc<Self>, version: Version, chunk: Chunk, claim: Claim, permit: OwnedSemaphorePermit) {
+    /// has the chunk or refused it. `ahead`: nobody has asked for it yet, so not to keep it would lose it.
+    fn arrived(
+        self: &Arc<Self>,
+        version: Version,
+        chunk: Chunk,
+        claim: Claim,
+        permit: OwnedSemaphorePermit,
+        ahead: bool,
+    ) {
+        let length = chunk.data.len() as u64;
         self.counts.chunks_fetched.fetch_add(1, Relaxed);
-        self.counts.bytes_fetched.fetch_add(chunk.data.len() as u64, Relaxed);
+        self.counts.bytes_fetched.fetch_add(length, Relaxed);
+        self.measure_rate(version, chunk.data.len());
         claim.arrived(chunk.clone());
+        let unkept = if ahead { 0 } else { length };
+        if self.counts.unkept_bytes.fetch_add(unkept, Relaxed) + unkept > MAX_UNKEPT_BYTES && !ahead {
+            self.counts.unkept_bytes.fetch_sub(unkept, Relaxed);
+            self.cache.count_not_kept();
+            return;
+        }
         let hop = self.clone();
         tokio::spawn(async move {
             if hop.cache.put(&version, &chunk).await {
                 claim.kept();
             }
+            hop.counts.unkept_bytes.fetch_sub(unkept, Relaxed);
             drop(permit);
         });
     }
@@ -307,14 +402,25 @@ fn check_span(version: Version, span: ChunkSpan) -> FsResult<()> {
     Err(FsError::Limit("a read lies behind the end of the file".to_owned()))
 }
 
+/// The part of `range` that lies in `chunk`.
+fn part_of(chunk: &Chunk, range: ByteRange) -> Bytes {
+    let begin = chunk.index.0 * CHUNK_SIZE;
+    let within = |at: u64| at.saturating_sub(begin).min(chunk.data.len() as u64) as usize;
+    chunk.data.slice(within(range.start())..within(range.end()))
+}
+
 fn ended_early() -> FsError {
     FsError::Protocol("the answer ended before its last chunk".to_owned())
 }
 
 #[cfg(test)]
+mod ahead_tests;
+#[cfg(test)]
 mod known_tests;
 #[cfg(test)]
 mod metadata_tests;
+#[cfg(test)]
+mod slow_disk_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

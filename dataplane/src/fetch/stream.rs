@@ -1,23 +1,22 @@
 //! One reader: plans where each chunk comes from, a window ahead of what the reader took, and delivers the
 //! chunks in order.
 //!
-//! Only what the reader asked for is fetched. Read-ahead beyond it belongs into [`Plan::refill`], which is
-//! the one place that decides what is claimed.
+//! Only what the reader asked for is fetched here; what is fetched beyond it `ahead` decides.
 
 use super::Hop;
 use super::flight::{Claim, Progress, Slot, outcome};
 use crate::source::{Chunk, Deadline};
-use futures_util::{StreamExt, stream};
-use globalfs_proto::limits::MAX_CHUNKS_PER_READ;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use globalfs_proto::limits::{CHUNK_SIZE, MAX_CHUNKS_PER_READ};
 use globalfs_proto::{ChunkIndex, ChunkSpan, FsError, FsResult, GlobalPath, Version};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::mpsc;
 
-/// Chunks planned ahead of a reader, and the longest run in one request upstream: 2 MiB. With 64 readers
-/// that take nothing and a cache that keeps nothing, 128 MiB are held.
-const WINDOW_CHUNKS: usize = 16;
+/// Chunks planned ahead of a reader, and the longest run in one request upstream: 4 MiB, so that a request of
+/// a hop below goes on as one. With 64 readers that take nothing and a cache that keeps nothing, 256 MiB are held.
+pub(super) const WINDOW_CHUNKS: usize = MAX_CHUNKS_PER_READ as usize;
 
 /// Chunks of one reader that are read from the cache, or waited for, at the same time.
 const READS_AHEAD: usize = 4;
@@ -26,8 +25,7 @@ const READS_AHEAD: usize = 4;
 /// or the chunk was evicted or found damaged before it could be read.
 const MAX_TAKEOVERS: usize = 8;
 
-const _: () = assert!(WINDOW_CHUNKS <= MAX_CHUNKS_PER_READ as usize);
-const _: () = assert!(WINDOW_CHUNKS <= crate::cache::MAX_CHUNKS_IN_FLIGHT);
+const _: () = assert!(WINDOW_CHUNKS * CHUNK_SIZE as usize <= crate::cache::MAX_BYTES_IN_FLIGHT);
 
 /// A read in progress.
 pub(super) struct Reading {
@@ -80,7 +78,22 @@ impl Reading {
         Ok(())
     }
 
-    async fn resolve(&self, index: ChunkIndex, slot: Slot) -> FsResult<Chunk> {
+    /// Plans all of a read that is no longer than a window, and starts what has to be fetched; whether the
+    /// reader has to wait for some of it.
+    pub(super) fn plan_whole(&self) -> (Vec<(ChunkIndex, Slot)>, bool) {
+        let mut plan = Plan { reading: self, next: self.span.first.0, slots: VecDeque::new() };
+        plan.refill();
+        let waits = plan.slots.iter().any(|(_, slot)| slot.is_pending());
+        (plan.slots.into(), waits)
+    }
+
+    /// The chunks of such a plan, in order.
+    pub(super) async fn take_whole(&self, slots: Vec<(ChunkIndex, Slot)>) -> FsResult<Vec<Chunk>> {
+        let resolve = |(index, slot)| self.resolve(index, slot);
+        stream::iter(slots).map(resolve).buffered(READS_AHEAD).try_collect().await
+    }
+
+    pub(super) async fn resolve(&self, index: ChunkIndex, slot: Slot) -> FsResult<Chunk> {
         let mut slot = slot;
         for _ in 0..MAX_TAKEOVERS {
             if let Some(chunk) = self.take(index, slot).await? {
@@ -116,7 +129,7 @@ impl Reading {
         slot
     }
 
-    fn find(&self, index: ChunkIndex) -> (Slot, Option<Claim>) {
+    pub(super) fn find(&self, index: ChunkIndex) -> (Slot, Option<Claim>) {
         let cached = || self.hop.cache.contains(&self.version, index);
         let found = self.hop.flights.find((self.version, index), &self.path, cached);
         if matches!(found.0, Slot::Awaited { .. }) {
@@ -128,7 +141,8 @@ impl Reading {
     /// Starts the transfer of consecutive chunks.
     fn launch(&self, run: Vec<Claim>) {
         if !run.is_empty() {
-            tokio::spawn(self.hop.clone().fetch(self.path.clone(), self.version, run, self.deadline));
+            let (hop, path) = (self.hop.clone(), self.path.clone());
+            tokio::spawn(hop.fetch(path, self.version, run, self.deadline, None));
         }
     }
 }

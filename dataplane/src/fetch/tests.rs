@@ -302,5 +302,5 @@ async fn readers_that_take_nothing_block_nobody() {
     let quick = Deadline::after(Duration::from_secs(10));
     assert_eq!(collect(&hop.cached, "/b", other, whole(other), quick).await.unwrap(), bytes);
     settled(&hop.cached).await;
-    assert_eq!(hop.cached.cache().in_flight().available_permits(), cache::MAX_CHUNKS_IN_FLIGHT);
+    assert_eq!(hop.cached.cache().in_flight().available_permits(), cache::MAX_BYTES_IN_FLIGHT);
 }

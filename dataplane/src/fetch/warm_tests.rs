@@ -64,6 +64,27 @@ async fn what_is_warm_is_read_without_the_upstream() {
 }
 
 #[tokio::test]
+async fn many_small_files_between_large_ones_are_all_warmed() {
+    let hop = large_hop();
+    let put = |n: u64| {
+        let size = if n % 100 == 50 { 40 * CHUNK_SIZE } else { 1 + n * 13 };
+        (size, all(&format!("/f{n}"), hop.upstream.put_file(&format!("/f{n}"), content(size, n)).version()))
+    };
+    let (sizes, files): (Vec<_>, Vec<_>) = (0..600).map(put).unzip();
+    let known = files[7].clone();
+    warm(&hop.cached, true, vec![known.clone()]).await;
+    let (done, ends) = warm(&hop.cached, true, files.clone()).await;
+    assert!(ends.iter().all(Result::is_ok));
+    assert_eq!(
+        (done.here_bytes, done.fetched_bytes),
+        (known.bytes(), sizes.iter().sum::<u64>() - known.bytes())
+    );
+    let (looked, _) = warm(&hop.cached, false, files).await;
+    assert_eq!((looked.here_bytes, looked.missing_bytes), (sizes.iter().sum(), 0));
+    settled(&hop.cached).await;
+}
+
+#[tokio::test]
 async fn a_reader_and_warming_share_each_transfer() {
     let hop = large_hop();
     hop.upstream.set_delay(Duration::from_millis(5));

@@ -6,3 +6,7 @@ pub mod eviction;
 pub mod freshness;
 pub mod hash_index;
 pub mod names;
+pub mod pace;
+pub mod readahead;
+pub mod walk;
+pub mod watches;

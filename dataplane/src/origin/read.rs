@@ -71,13 +71,10 @@ impl Reading {
         self.outwait_writer().await
     }
 
-    /// A write stamps the file when it begins, and may take long. Looking for data waits for the lock that
-    /// ext4, btrfs and tmpfs hold from the stamp to the last byte; XFS holds it against each read by itself.
     async fn outwait_writer(&self) -> FsResult<()> {
         let (file, version) = (self.file.clone(), self.version);
         let look = move |inner: &super::Inner| {
-            // There may be no data: the wait alone matters, and the offset of our descriptor serves nobody.
-            let _ = rustix::fs::seek(&*file, rustix::fs::SeekFrom::Data(0));
+            outwait_writer(&file);
             let attr = inner.tree.attr(&*file)?;
             if attr.version() == version { Ok(()) } else { Err(FsError::Stale(Some(Box::new(attr)))) }
         };
@@ -145,7 +142,14 @@ fn check_span(span: ChunkSpan, size: u64) -> FsResult<()> {
     if within { Ok(()) } else { Err(EINVAL) }
 }
 
-fn time_to_settle(ctime_ns: i64, now: SystemTime) -> Duration {
+/// A write stamps the file when it begins, and may take long. Looking for data waits for the lock that ext4,
+/// btrfs and tmpfs hold from the stamp to the last byte; XFS holds it against each read by itself.
+pub(super) fn outwait_writer(file: &File) {
+    // There may be no data: the wait alone matters, and the offset of our descriptor serves nobody.
+    let _ = rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0));
+}
+
+pub(super) fn time_to_settle(ctime_ns: i64, now: SystemTime) -> Duration {
     let changed = UNIX_EPOCH + Duration::from_nanos(u64::try_from(ctime_ns).unwrap_or(0));
     now.duration_since(changed).map_or(SETTLE, |age| SETTLE.saturating_sub(age))
 }

@@ -1,15 +1,17 @@
 //! The two faces of a site: what its own nodes are answered, and what other sites are.
 
-use super::{ForNodes, ForSites, Master};
+use super::{ForNodes, ForSites, Master, bulk};
 use crate::source::{
-    ChangeStream, ChunkStream, Deadline, Found, HashStream, Listed, Listing, Source, WarmStream,
+    ChangeStream, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source, WarmStream,
     no_directories,
 };
 use crate::warm;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use globalfs_proto::{Attr, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version, Warm};
+use globalfs_proto::{
+    Attr, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version, WantedFile, Warm,
+};
 use std::time::Duration;
 
 #[async_trait]
@@ -69,6 +71,11 @@ impl Source for ForNodes {
         deadline: Deadline,
     ) -> FsResult<HashStream> {
         self.0.source_of(path)?.hashes(path, version, span, deadline).await
+    }
+
+    async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
+        let choose = |path: &GlobalPath, master: &Master| self.0.source_for(path, master);
+        bulk::read_files(&*self.0.placement, choose, files, deadline).await
     }
 
     async fn warm(&self, warm: Warm, deadline: Deadline) -> FsResult<WarmStream> {
@@ -147,6 +154,11 @@ impl Source for ForSites {
         deadline: Deadline,
     ) -> FsResult<HashStream> {
         self.0.own(path)?.hashes(path, version, span, deadline).await
+    }
+
+    async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
+        let choose = |path: &GlobalPath, _: &Master| self.0.own(path).cloned();
+        bulk::read_files(&*self.0.placement, choose, files, deadline).await
     }
 
     async fn warm(&self, _: Warm, _: Deadline) -> FsResult<WarmStream> {

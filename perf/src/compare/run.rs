@@ -32,13 +32,16 @@ const STREAM_LIMIT: Duration = Duration::from_secs(10);
 /// How long the origin rests after its files were made.
 const REST: Duration = Duration::from_millis(500);
 
+/// A system, or why it did not start.
+type Started = Result<Box<dyn System>, String>;
+
 /// The systems over one link.
 struct Field<'a> {
     bed: Bed<'a>,
     plan: &'a Plan,
     link: LinkOptions,
     stream_bytes_per_s: f64,
-    systems: Vec<(Kind, Result<Box<dyn System>, String>)>,
+    systems: Vec<(Kind, Started)>,
 }
 
 /// What was measured of a phase so far.
@@ -56,7 +59,8 @@ pub(super) fn measure(plan: &Plan, scratch: &Path, programs: &Programs) -> Resul
     let mut left = plan.phases.clone();
     while let Some(first) = left.first() {
         let link = first.link(&plan.link);
-        let (now, later) = left.iter().partition(|phase| phase.link(&plan.link) == link);
+        let (now, later): (Vec<Phase>, Vec<Phase>) =
+            left.iter().partition(|phase| phase.link(&plan.link) == link);
         rows.extend(measure_over(plan, &link, &now, scratch, programs)?);
         left = later;
     }
@@ -67,7 +71,7 @@ pub(super) fn measure(plan: &Plan, scratch: &Path, programs: &Programs) -> Resul
 fn measure_over(
     plan: &Plan,
     link: &LinkOptions,
-    phases: &Vec<Phase>,
+    phases: &[Phase],
     scratch: &Path,
     programs: &Programs,
 ) -> Result<Vec<Row>> {

@@ -5,6 +5,7 @@
 //! validated before it becomes one of these types.
 
 pub mod attr;
+pub mod bulk;
 pub mod chunk;
 pub mod codec;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod trace;
 pub mod warm;
 
 pub use attr::{Attr, DirEntry, FileId, FileKind, FsStat, Version};
+pub use bulk::{PackHeader, PackedChunk, Record, WantedFile};
 pub use chunk::{ByteRange, ChunkHash, ChunkIndex, ChunkSpan};
 pub use codec::{DecodeError, Reader, Writer};
 pub use error::{FsError, FsResult};

@@ -14,6 +14,28 @@ pub const MAX_HASHES_PER_REQUEST: u32 = 4096;
 
 /// Hashes in one frame of the answer, so that the first ones arrive while the others are computed.
 pub const MAX_HASHES_PER_FRAME: usize = 256;
+/// Bytes of one request frame: the largest one carries a trace, all others take a few KiB.
+pub const MAX_REQUEST_FRAME: usize = 528 * 1024;
+
+/// Bytes of the frame that asks for many small files by their names.
+pub const MAX_FILES_FRAME: usize = 64 * 1024;
+
+/// The largest file that is asked for in bulk: at 1 Gbit/s it takes 8 ms, and then a request of its own costs
+/// little.
+pub const MAX_PACKED_FILE: u64 = 1024 * 1024;
+
+/// Files in one bulk request: a millisecond of work for the master, and a frame of 60 KiB.
+pub const MAX_FILES_PER_REQUEST: usize = 1024;
+
+/// Bytes of the files in one bulk request.
+pub const MAX_PACKED_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A pack is sent when its records pass this many bytes: enough to compress well and for few packs a second,
+/// little enough that the first files do not wait for the last ones.
+pub const PACK_TARGET: usize = 256 * 1024;
+
+/// Bytes of one pack, decoded: its target and one more record.
+pub const MAX_PACK: usize = 512 * 1024;
 
 /// Bytes of a path with its slashes; one less than `PATH_MAX`, which counts the final NUL.
 pub const MAX_PATH: usize = 4095;
@@ -84,5 +106,9 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
 const _: () = assert!(CHUNK_SIZE.is_power_of_two());
 const _: () = assert!(LIST_PART_TARGET * 2 <= MAX_LIST_PART && MAX_LIST_PART * 2 <= MAX_FRAME);
+const _: () = assert!(PACK_TARGET + CHUNK_SIZE as usize + 1024 < MAX_PACK);
+const _: () = assert!(MAX_PACKED_FILE <= MAX_PACKED_BYTES);
+const _: () = assert!(MAX_PATH + MAX_NAME + 256 < MAX_FILES_FRAME && MAX_FILES_FRAME <= MAX_REQUEST_FRAME);
+const _: () = assert!(MAX_TRACE_BYTES + 1024 <= MAX_REQUEST_FRAME);
 const _: () = assert!(MAX_PATH + MAX_XATTR < MAX_FRAME);
 const _: () = assert!(MAX_TRACE_BYTES + MAX_NAME < MAX_FRAME);

@@ -1,9 +1,10 @@
 //! The messages of the data plane, `globalfs/1`: one request per stream, then frames of answer.
 //!
 //! A frame on the wire is a 32-bit little-endian length and that many bytes of one message; a
-//! [`Response::Chunk`] is followed by the chunk's encoded bytes outside the frame.
+//! [`Response::Chunk`] or [`Response::Pack`] is followed by its encoded bytes outside the frame.
 
 use crate::attr::{Attr, FsStat, Version};
+use crate::bulk::{PackHeader, WantedFile, decode_files, encode_files};
 use crate::chunk::{ChunkHash, ChunkIndex};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
@@ -91,6 +92,8 @@ pub enum Request {
         /// The longest silence, [`MIN_HEARTBEAT`] to [`MAX_HEARTBEAT`].
         heartbeat_ms: u32,
     },
+    /// Small files, whole. Answer: a [`Response::Pack`] after the other, until each file is complete or failed.
+    ReadFiles(Vec<WantedFile>),
     /// Brings chunks into the peer's cache. Answer: [`Response::Warmed`] until every part has ended.
     Warm(Warm),
     /// Keeps what a job read. Answer: [`Response::Bytes`], empty.
@@ -182,6 +185,8 @@ pub enum Response {
     Changes(Changes),
     /// A directory that is not told in this answer, so that nobody waits for it.
     LeftOut(GlobalPath),
+    /// The pack whose bytes follow this frame.
+    Pack(PackHeader),
     /// How far the warming of one part is.
     Warmed(Warmed),
 }
@@ -207,6 +212,7 @@ impl Request {
             }
             Self::Lookup { path, below, subscription } => w.u8(9).path(path).u32(*below).u64(*subscription),
             Self::Watch { subscription, heartbeat_ms } => w.u8(10).u64(*subscription).u32(*heartbeat_ms),
+            Self::ReadFiles(files) => encode_files(w.u8(11), files),
             Self::Warm(warm) => warm.encode(w.u8(13)),
             Self::PutTrace(put) => put.encode(w.u8(14)),
             Self::GetTrace(name) => w.u8(15).bytes(name.as_str().as_bytes()),
@@ -232,6 +238,7 @@ impl Request {
             12 => Self::decode_hashes(&mut r)?,
             9 => Self::Lookup { path: r.path()?, below: decode_below(&mut r)?, subscription: r.u64()? },
             10 => Self::decode_watch(&mut r)?,
+            11 => Self::ReadFiles(decode_files(&mut r)?),
             13 => Self::Warm(Warm::decode(&mut r)?),
             14 => Self::PutTrace(PutTrace::decode(&mut r)?),
             15 => Self::GetTrace(decode_name(&mut r)?),
@@ -284,6 +291,7 @@ impl Response {
             Self::Missing => w.u8(7),
             Self::Changes(changes) => listing::encode_changes(w.u8(8), changes),
             Self::LeftOut(path) => w.u8(12).path(path),
+            Self::Pack(header) => header.encode(w.u8(9)),
             Self::Warmed(step) => step.encode(w.u8(11)),
         };
         w.finish()
@@ -303,6 +311,7 @@ impl Response {
             7 => Self::Missing,
             8 => Self::Changes(listing::decode_changes(&mut r)?),
             12 => Self::LeftOut(r.path()?),
+            9 => Self::Pack(PackHeader::decode(&mut r)?),
             11 => Self::Warmed(Warmed::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("response", other)),
         };

@@ -22,6 +22,13 @@ const MIN_PACKETS: u64 = 16;
 /// Window per round trip while a path is unknown. quinn paces it, so it is no burst.
 pub(crate) const INITIAL_WINDOW: u64 = 512 * 1024;
 
+/// The rate to begin with, where that is more: a doubling less per round trip on long lines between sites. A
+/// slower line loses most of it once, and starts again from what came through.
+const INITIAL_RATE: Rate = Rate::per_second(25_000_000);
+
+/// The most that this makes.
+const MAX_FIRST_WINDOW: u64 = 4 * 1024 * 1024;
+
 /// Lost out of sent in one round that means a queue overflows. Links lose up to a percent for other reasons.
 const LOSS_LIMIT: f64 = 0.04;
 
@@ -234,6 +241,11 @@ impl Congestion {
     fn learn(&mut self, now: Duration, sample: &Sample) {
         let rtt = sample.rtt;
         self.round.lowest_rtt = Some(self.round.lowest_rtt.map_or(rtt, |lowest| lowest.min(rtt)));
+        if self.min_rtt.is_none() && self.phase == Phase::Startup {
+            let first = INITIAL_RATE.bytes_in(rtt).min(MAX_FIRST_WINDOW);
+            self.initial_window = self.bounded(self.initial_window.max(first));
+            self.window = self.window.max(self.initial_window);
+        }
         if self.min_rtt.is_none_or(|min| rtt <= min + min / 32) {
             self.min_rtt = Some(self.min_rtt.map_or(rtt, |min| min.min(rtt)));
             self.min_rtt_at = now;
@@ -251,7 +263,9 @@ impl Congestion {
         if self.lost_too_much() || self.round.marked {
             self.back_off();
         }
-        if self.phase == Phase::Startup && !sample.app_limited {
+        // A round that left most of the window unused says nothing about the line.
+        let used = sample.delivered - sample.delivered_before >= self.window / 4;
+        if self.phase == Phase::Startup && used && !sample.app_limited {
             self.judge_growth();
         }
         self.lowest_rtt = self.round.lowest_rtt;

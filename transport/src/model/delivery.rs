@@ -48,8 +48,8 @@ pub(crate) struct Delivery {
     /// When the newest packet left that the last sample was taken from.
     first_sent: Duration,
     in_flight: u64,
-    /// Samples are application limited until so much is delivered.
-    app_limited_until: u64,
+    /// Samples are application limited until more than this is delivered.
+    app_limited_until: Option<u64>,
     acked: u64,
     newest: Option<Departure>,
 }
@@ -68,7 +68,7 @@ impl Delivery {
                 delivered: self.delivered,
                 delivered_at: self.delivered_at,
                 first_sent: self.first_sent,
-                app_limited: self.delivered < self.app_limited_until,
+                app_limited: self.app_limited_until.is_some(),
             });
         }
     }
@@ -98,8 +98,9 @@ impl Delivery {
         let acked = std::mem::take(&mut self.acked);
         let newest = self.newest.take();
         if app_limited {
-            self.app_limited_until = self.delivered + in_flight;
+            self.app_limited_until = Some(self.delivered + in_flight);
         }
+        self.app_limited_until = self.app_limited_until.filter(|until| self.delivered <= *until);
         if acked > 0 {
             self.delivered_at = now;
         }
@@ -177,15 +178,15 @@ mod tests {
     #[test]
     fn samples_tell_that_the_application_was_the_limit() {
         let mut delivery = Delivery::default();
-        delivery.on_sent(ms(0), 1000);
-        delivery.on_acked(ms(0), 1000);
-        assert!(!delivery.on_batch(ms(10), 1000, true).unwrap().app_limited);
-        delivery.on_sent(ms(11), 1000);
-        delivery.on_acked(ms(11), 1000);
-        assert!(delivery.on_batch(ms(21), 0, false).unwrap().app_limited);
-        delivery.on_sent(ms(22), 1000);
-        delivery.on_acked(ms(22), 1000);
-        assert!(!delivery.on_batch(ms(32), 0, false).unwrap().app_limited);
+        let mut sample = |sent: u64, in_flight: u64, app_limited: bool| {
+            delivery.on_sent(ms(sent), 1000);
+            delivery.on_acked(ms(sent), 1000);
+            delivery.on_batch(ms(sent + 10), in_flight, app_limited).unwrap().app_limited
+        };
+        assert!(!sample(0, 0, true), "nobody knew when it was sent");
+        assert!(sample(11, 0, true), "also when nothing was in flight");
+        assert!(sample(22, 0, false));
+        assert!(!sample(33, 0, false));
     }
 
     #[test]

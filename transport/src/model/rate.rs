@@ -7,6 +7,10 @@ use std::time::Duration;
 pub(crate) struct Rate(f64);
 
 impl Rate {
+    pub(crate) const fn per_second(bytes: u32) -> Self {
+        Self(bytes as f64)
+    }
+
     /// `bytes` within `time`; nothing when no time has passed, for that tells no rate.
     pub(crate) fn of(bytes: u64, time: Duration) -> Self {
         if time.is_zero() { Self(0.0) } else { Self(bytes as f64 / time.as_secs_f64()) }

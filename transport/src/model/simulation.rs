@@ -29,7 +29,7 @@ pub(super) struct Path {
 
 /// Who decides about the window.
 pub(super) enum Control {
-    Ours(Congestion),
+    Ours(Box<Congestion>),
     Cubic(Cubic),
 }
 

@@ -13,7 +13,7 @@ fn ours() -> Control {
 }
 
 fn beginning_with(window: u64) -> Control {
-    Control::Ours(Congestion::new(1452, window))
+    Control::Ours(Box::new(Congestion::new(1452, window)))
 }
 
 /// A path with a queue of `queue` hundredths of what fits on it; at least 100 kB.
@@ -66,7 +66,6 @@ fn a_busy_host_fills_the_line() {
         world.stalls = Some((10 * MS, 6 * MS));
         world.run(2 * SECOND);
         let share = world.run(3 * SECOND)[0];
-        eprintln!("{rtt_ms}: {share:.3} {:?}", world.longest_queue);
         assert!(share > 0.93, "{share:.3} at {rtt_ms} ms");
         assert!(world.longest_queue < 30 * MS, "{:?}", world.longest_queue);
     }
@@ -82,21 +81,42 @@ fn cost_of_start(control: Control, path: Path, window: Duration) -> Duration {
 }
 
 #[test]
-fn a_start_costs_less_than_four_round_trips() {
+fn a_start_costs_less_than_three_round_trips() {
+    let long = cost_of_start(ours(), path(1000, 150, 0, 100), 3 * SECOND);
+    assert!(long < 450 * MS, "{long:?} on a long line");
     for loss_ppm in [0, 1_000, 10_000] {
         let lossy = path(1000, 40, loss_ppm, 100);
         let cost = cost_of_start(ours(), lossy, SECOND);
-        assert!(cost < 160 * MS, "{cost:?} with {loss_ppm} ppm lost");
+        assert!(cost < 120 * MS, "{cost:?} with {loss_ppm} ppm lost");
     }
     let known = cost_of_start(beginning_with(2_500_000), path(1000, 40, 0, 100), SECOND);
     assert!(known < 90 * MS, "{known:?} on a path that is known");
+}
+
+/// A handshake, keep-alives and small requests come before the first long answer, and are no start.
+#[test]
+fn small_talk_does_not_end_the_start() {
+    for rtt_ms in [5, 40, 150] {
+        let mut world = alone(path(1000, rtt_ms, 0, 100));
+        world.flows[0].pause(Duration::ZERO, 5_000, 300 * MS);
+        world.run(3 * SECOND);
+        world.flows[0].application = None;
+        world.flows[0].pause(world.now, 1 << 40, 60 * SECOND);
+        world.run(10 * rtt_ms as u32 * MS);
+        let share = world.run(SECOND)[0];
+        assert!(share > 0.94, "{share:.3} at {rtt_ms} ms");
+    }
 }
 
 #[test]
 fn a_slow_line_survives_the_first_window() {
     let mut world = alone(path(10, 40, 0, 100));
     world.run(SECOND / 2);
-    assert!(world.flows[0].lost <= INITIAL_WINDOW, "{} bytes lost", world.flows[0].lost);
+    assert!(
+        world.flows[0].lost <= 1_100_000,
+        "{} bytes lost, of 25 MB/s for a round trip",
+        world.flows[0].lost
+    );
     let share = world.run(SECOND)[0];
     assert!(share > 0.9, "{share:.3}");
 }
@@ -148,7 +168,6 @@ fn two_of_ours_become_equal_and_keep_the_queue_short() {
         world.add(SECOND, ours());
         world.run(15 * SECOND);
         let shares = world.run(5 * SECOND);
-        eprintln!("two {queue} {shares:?} {:?}", world.longest_queue);
         assert!(shares[0] + shares[1] > 0.98, "{shares:.2?}");
         assert!(shares[0].min(shares[1]) > 0.35, "{shares:.2?} at {queue}");
         assert!(world.longest_queue < 25 * MS, "{:?} at {queue}", world.longest_queue);
@@ -161,7 +180,7 @@ fn two_of_ours_become_equal_and_keep_the_queue_short() {
 fn ours_and_cubic_share_a_queue() {
     for ours_first in [true, false] {
         let mut world = World::new(path(1000, 40, 0, 100), 1);
-        let begins = if ours_first { [0 * SECOND, SECOND] } else { [SECOND, 0 * SECOND] };
+        let begins = if ours_first { [Duration::ZERO, SECOND] } else { [SECOND, Duration::ZERO] };
         world.add(begins[0], ours());
         world.add(begins[1], Control::Cubic(Cubic::new()));
         world.run(5 * SECOND);

@@ -39,7 +39,7 @@ impl JuiceFs {
         let command = move |at: &Path, cache: &Path| mount(&url, at, cache);
         let objects = bed.folder("far", BUCKET)?;
         Ok(Self {
-            peer: Peer::start(bed, "juicefs", s3::server(bed, S3_PORT), S3_PORT, Box::new(command))?,
+            peer: Peer::start(bed, "juicefs", s3::object_server(bed, S3_PORT), S3_PORT, Box::new(command))?,
             far: bed.far(),
             dir: bed.folder("far", "juicefs-redis")?,
             origin: bed.origin(),

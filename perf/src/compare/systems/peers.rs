@@ -13,12 +13,17 @@ pub(super) fn missing(kind: Kind) -> Option<String> {
         Kind::Sshfs => &["sshfs", "ssh", "/usr/sbin/sshd"],
         Kind::Rclone => &["rclone", "ssh", "/usr/sbin/sshd"],
         Kind::RcloneS3 => &["rclone"],
-        Kind::S3fs => &["s3fs", "s3s-fs"],
-        Kind::MountS3 => &["mount-s3", "s3s-fs"],
+        Kind::S3fs => &["s3fs", "rclone"],
+        Kind::MountS3 => &["mount-s3", "rclone"],
         Kind::JuiceFs => &["juicefs", "redis-server", "s3s-fs"],
     };
     let absent = needed.iter().find(|program| !has_program(program));
-    absent.map(|program| format!("{program} is not installed"))
+    let needs_server = matches!(kind, Kind::RcloneS3 | Kind::S3fs | Kind::MountS3);
+    match absent {
+        Some(program) => Some(format!("{program} is not installed")),
+        None if needs_server && !s3::has_server() => Some("this rclone has no S3 server".to_owned()),
+        None => None,
+    }
 }
 
 /// Starts a peer.

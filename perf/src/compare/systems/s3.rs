@@ -1,5 +1,5 @@
-//! File systems over S3: s3fs and Mountpoint over a server that shows the origin as a bucket, and rclone over
-//! the server that it brings itself. The servers speak plain HTTP, which spares the peers the cost of TLS.
+//! File systems over S3: rclone's server shows the origin as a bucket. It speaks plain HTTP, which spares the
+//! peers the cost of TLS, and hashes nothing, which would make it read a whole file to tell its attributes.
 
 use super::Bed;
 use super::peer::Peer;
@@ -29,7 +29,7 @@ pub(super) fn s3fs(bed: &Bed<'_>) -> Result<Peer> {
     let command = move |at: &Path, cache: &Path| {
         let mut command = Command::new("s3fs");
         command.arg(BUCKET).arg(at).arg("-f").arg("-o").arg(format!("passwd_file={}", password.display()));
-        command.args(["-o", &format!("url={url}"), "-o", "use_path_request_style,ro,noxmlns,compat_dir"]);
+        command.args(["-o", &format!("url={url}"), "-o", "use_path_request_style,ro"]);
         command.args(["-o", "parallel_count=20,multipart_size=16,multireq_max=200"]);
         command.args(["-o", "stat_cache_expire=300,max_stat_cache_size=200000,enable_noobj_cache"]);
         command.arg("-o").arg(format!("use_cache={}", cache.display()));
@@ -53,33 +53,43 @@ pub(super) fn mount_s3(bed: &Bed<'_>) -> Result<Peer> {
     Peer::start(bed, "mount-s3", server(bed, port), port, Box::new(command))
 }
 
-/// rclone at both ends.
+/// rclone at both ends, with reads in several streams.
 pub(super) fn rclone(bed: &Bed<'_>) -> Result<Peer> {
     let port = 2205;
-    let mut server = Command::new("rclone");
-    server.args(["serve", "s3", "--addr", &format!("{}:{port}", bed.wan.far().address())]);
-    server.args(["--auth-key", &format!("{ACCESS_KEY},{SECRET_KEY}")]).arg(bed.dir.join("far"));
-    server.env("RCLONE_CONFIG", "/dev/null");
     let remote = format!(
         ":s3,provider=Rclone,endpoint='{}',access_key_id={ACCESS_KEY},secret_access_key={SECRET_KEY}:{BUCKET}",
         url(bed, port)
     );
     let command = move |at: &Path, cache: &Path| {
         let mut command = rclone_mount(&remote, at, cache);
-        command.arg("--use-server-modtime");
+        command.args(["--use-server-modtime", "--vfs-read-chunk-streams", "16"]);
         command
     };
-    Peer::start(bed, "rclone-s3", server, port, Box::new(command))
+    Peer::start(bed, "rclone-s3", server(bed, port), port, Box::new(command))
 }
 
 fn url(bed: &Bed<'_>, port: u16) -> String {
     format!("http://{}:{port}", bed.wan.far().address())
 }
 
-/// Shows the far directory: each directory in it is a bucket.
-pub(super) fn server(bed: &Bed<'_>, port: u16) -> Command {
+/// Shows the far directory: each directory in it is a bucket. What is new there is found at once.
+fn server(bed: &Bed<'_>, port: u16) -> Command {
+    let mut command = Command::new("rclone");
+    command.args(["serve", "s3", "--addr", &format!("{}:{port}", bed.wan.far().address())]);
+    command.args(["--auth-key", &format!("{ACCESS_KEY},{SECRET_KEY}"), "--etag-hash", "none"]);
+    command.args(["--dir-cache-time", "0s"]).arg(bed.dir.join("far")).env("RCLONE_CONFIG", "/dev/null");
+    command
+}
+
+/// A server for objects that are written to it, too, whose names nobody reads.
+pub(super) fn object_server(bed: &Bed<'_>, port: u16) -> Command {
     let mut command = Command::new("s3s-fs");
     command.args(["--host", &bed.wan.far().address().to_string(), "--port", &port.to_string()]);
     command.args(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]).arg(bed.dir.join("far"));
     command
+}
+
+/// Whether the rclone that is installed has an S3 server (1.65 and later).
+pub(super) fn has_server() -> bool {
+    Command::new("rclone").args(["serve", "s3", "--help"]).output().is_ok_and(|help| help.status.success())
 }
