@@ -423,3 +423,5 @@ mod metadata_tests;
 mod slow_disk_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod warm_tests;

@@ -8,12 +8,14 @@
 //! when the cache has them.
 
 use super::Hop;
-use super::flight::{Progress, Slot};
+use super::bulk;
+use super::flight::{Claim, Progress, Slot};
 use crate::source::{Deadline, WarmStream};
 use crate::warm::{STEPS_AHEAD, step_of};
 use futures_util::{StreamExt, stream};
+use globalfs_proto::chunk::chunk_count;
 use globalfs_proto::limits::CHUNK_SIZE;
-use globalfs_proto::{ChunkIndex, ChunkSpan, FsError, FsResult, Warm, WarmFile, Warmed};
+use globalfs_proto::{ChunkIndex, ChunkSpan, FsError, FsResult, WantedFile, Warm, WarmFile, Warmed};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
@@ -30,8 +32,12 @@ const RUN_CHUNKS: u64 = 16;
 /// Runs of one file that are under way together.
 const RUNS_AT_ONCE: usize = 8;
 
-/// Files that are warmed together: small ones take a round trip each.
-const FILES_AT_ONCE: usize = 64;
+/// Small files in one request upstream, at most, and their bytes.
+const BATCH_FILES: usize = 256;
+const BATCH_BYTES: u64 = RUN_CHUNKS * CHUNK_SIZE;
+
+/// Files, and batches of small files, that are warmed together.
+const UNITS_AT_ONCE: usize = 32;
 
 /// Times that a chunk is looked for again when a reader's transfer of it came to nothing.
 const MAX_TAKEOVERS: usize = 8;
@@ -81,18 +87,58 @@ pub(super) fn start(hop: &Arc<Hop>, warm: Warm, deadline: Deadline) -> WarmStrea
     let (sender, stream) = mpsc::channel(STEPS_AHEAD);
     let hop = hop.clone();
     tokio::spawn(async move {
-        let Warm { fetch, files } = warm;
-        let each = |(number, file)| {
-            let part = Part { hop: &hop, number, file, fetch, deadline, sender: &sender };
-            async move { part.warm().await }
-        };
-        let parts = (0..).zip(files);
+        let fetch = warm.fetch;
+        let part = |(number, file)| Part { hop: &hop, number, file, fetch, deadline, sender: &sender };
+        let parts: Vec<Part<'_>> = (0..).zip(warm.files).map(part).collect();
         tokio::select! {
             () = sender.closed() => {}
-            () = stream::iter(parts).for_each_concurrent(FILES_AT_ONCE, each) => {}
+            () = stream::iter(units(parts)).for_each_concurrent(UNITS_AT_ONCE, Unit::warm) => {}
         }
     });
     stream
+}
+
+/// What is asked for together: a part of a file, or several small files.
+enum Unit<'a> {
+    Part(Part<'a>),
+    Batch(Batch<'a>),
+}
+
+impl<'a> Unit<'a> {
+    async fn warm(self) {
+        match self {
+            Self::Part(part) => part.warm().await,
+            Self::Batch(batch) => batch.warm().await,
+        }
+    }
+
+    /// Ends the batch that was begun.
+    fn close(units: &mut Vec<Self>, batch: &mut Vec<Part<'a>>) {
+        if !batch.is_empty() {
+            units.push(Self::Batch(Batch(std::mem::take(batch))));
+        }
+    }
+}
+
+/// Neighbours that are small become batches; the order stays.
+fn units(parts: Vec<Part<'_>>) -> Vec<Unit<'_>> {
+    let (mut units, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for part in parts {
+        let size = part.file.version.size;
+        if !part.is_small() {
+            Unit::close(&mut units, &mut batch);
+            units.push(Unit::Part(part));
+            continue;
+        }
+        if batch.is_empty() || bytes + size > BATCH_BYTES || batch.len() >= BATCH_FILES {
+            Unit::close(&mut units, &mut batch);
+            bytes = 0;
+        }
+        bytes += size;
+        batch.push(part);
+    }
+    Unit::close(&mut units, &mut batch);
+    units
 }
 
 /// One part of a request.
@@ -166,39 +212,57 @@ impl Part<'_> {
         index.bytes(self.file.version.size).map_or(0, |bytes| bytes.length())
     }
 
-    async fn fetch_chunks(&self, mut wanted: Vec<ChunkIndex>, step: &mut Warmed) -> FsResult<()> {
+    async fn fetch_chunks(&self, wanted: Vec<ChunkIndex>, step: &mut Warmed) -> FsResult<()> {
         let chunks = u32::try_from(wanted.len()).expect("a run is short");
         let _turn = self.hop.turns.take(chunks).await?;
+        self.fetch_again(wanted, step).await
+    }
+
+    async fn fetch_again(&self, mut wanted: Vec<ChunkIndex>, step: &mut Warmed) -> FsResult<()> {
         for _ in 0..MAX_TAKEOVERS {
-            wanted = self.attempt(wanted, step).await?;
             if wanted.is_empty() {
-                return Ok(());
+                break;
             }
+            wanted = self.attempt(wanted, step).await?;
+        }
+        if wanted.is_empty() {
+            return Ok(());
         }
         Err(FsError::Limit("transfers of a chunk came to nothing again and again".to_owned()))
     }
 
     /// Claims what nobody fetches and waits for all; gives what has to be looked for again.
     async fn attempt(&self, wanted: Vec<ChunkIndex>, step: &mut Warmed) -> FsResult<Vec<ChunkIndex>> {
-        let (mut awaited, mut run, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        let (awaited, claims) = self.find(wanted, step);
+        for run in bulk::runs(claims) {
+            let (path, version) = (self.file.path.clone(), self.file.version);
+            tokio::spawn(self.hop.clone().fetch(path, version, run, self.deadline, None));
+        }
+        self.settle(awaited, step).await
+    }
+
+    /// Who brings each chunk that is not here: others, or the claims.
+    fn find(&self, wanted: Vec<ChunkIndex>, step: &mut Warmed) -> (Vec<Awaited>, Vec<Claim>) {
+        let (mut awaited, mut claims) = (Vec::new(), Vec::new());
         for index in wanted {
             let name = (self.file.version, index);
             match self.hop.flights.find(name, &self.file.path, || self.is_here(index)) {
                 (Slot::Cached, _) => step.here_bytes += self.bytes(index),
                 (Slot::Awaited { progress, own, same_path }, claim) => {
-                    run.extend(claim);
-                    awaited.push((index, progress, own, same_path));
+                    claims.extend(claim);
+                    awaited.push(Awaited { index, progress, own, same_path });
                 }
             }
         }
-        // Consecutive claims make one request.
-        for claims in consecutive(run) {
-            let (path, version) = (self.file.path.clone(), self.file.version);
-            tokio::spawn(self.hop.clone().fetch(path, version, claims, self.deadline, None));
-        }
-        let mut failed = Ok(());
-        for (index, progress, own, same_path) in awaited {
-            match settled(progress, own, same_path).await {
+        (awaited, claims)
+    }
+
+    /// Waits for all, also after an error; gives what has to be looked for again.
+    async fn settle(&self, awaited: Vec<Awaited>, step: &mut Warmed) -> FsResult<Vec<ChunkIndex>> {
+        let (mut again, mut failed) = (Vec::new(), Ok(()));
+        for chunk in awaited {
+            let index = chunk.index;
+            match chunk.settled().await {
                 Ok(Outcome::Kept) => step.fetched_bytes += self.bytes(index),
                 Ok(Outcome::Refused) => step.missing_bytes += self.bytes(index),
                 Ok(Outcome::Again) => again.push(index),
@@ -207,33 +271,91 @@ impl Part<'_> {
         }
         failed.map(|()| again)
     }
-}
 
-/// Waits until the cache has the chunk or it is known that it will not have it.
-async fn settled(mut progress: watch::Receiver<Progress>, own: bool, same_path: bool) -> FsResult<Outcome> {
-    let open = |now: &Progress| matches!(now, Progress::Pending | Progress::Arrived(_));
-    // The claim of a chunk that the cache refused goes without another word.
-    let _ = progress.wait_for(|now| !open(now)).await;
-    let now = progress.borrow();
-    match &*now {
-        Progress::Kept => Ok(Outcome::Kept),
-        Progress::Arrived(_) => Ok(Outcome::Refused),
-        Progress::Failed(error) if own || same_path && *error != FsError::Deadline => Err(error.clone()),
-        Progress::Failed(_) | Progress::Abandoned | Progress::Pending => Ok(Outcome::Again),
+    /// Whether it is a whole small file, which may be asked for with others.
+    fn is_small(&self) -> bool {
+        let span = self.file.span;
+        span.first.0 == 0 && span.count == chunk_count(self.file.version.size) && self.wanted().is_small()
+    }
+
+    fn wanted(&self) -> WantedFile {
+        WantedFile { path: self.file.path.clone(), version: self.file.version }
+    }
+
+    fn absent(&self) -> Vec<ChunkIndex> {
+        self.file.span.iter().filter(|index| !self.is_here(*index)).collect()
     }
 }
 
-fn consecutive(claims: Vec<super::Claim>) -> Vec<Vec<super::Claim>> {
-    let mut runs: Vec<Vec<super::Claim>> = Vec::new();
-    for claim in claims {
-        let follows =
-            |run: &Vec<super::Claim>| run.last().is_some_and(|l| l.index().0 + 1 == claim.index().0);
-        match runs.last_mut().filter(|run| follows(run)) {
-            Some(run) => run.push(claim),
-            None => runs.push(vec![claim]),
+/// Small files that are asked for together.
+struct Batch<'a>(Vec<Part<'a>>);
+
+impl Batch<'_> {
+    async fn warm(self) {
+        let (absent, here): (Vec<_>, Vec<_>) =
+            self.0.into_iter().partition(|part| part.fetch && !part.absent().is_empty());
+        for part in here {
+            part.warm().await;
+        }
+        let Some(first) = absent.first() else { return };
+        let bytes: u64 = absent.iter().map(|part| part.file.version.size).sum();
+        let chunks = u32::try_from(bytes.div_ceil(CHUNK_SIZE)).expect("a batch is small");
+        match first.deadline.bound(first.hop.turns.take(chunks)).await {
+            Ok(_turn) => Self::fetch(absent).await,
+            Err(error) => {
+                for part in absent {
+                    part.tell(Warmed { end: Some(Err(error.clone())), ..part.step() }).await;
+                }
+            }
         }
     }
-    runs
+
+    /// One request for all that nobody fetches yet.
+    async fn fetch(parts: Vec<Part<'_>>) {
+        let (mut files, mut found) = (Vec::new(), Vec::new());
+        for part in parts {
+            let mut step = part.step();
+            let (awaited, claims) = part.find(part.file.span.iter().collect(), &mut step);
+            files.extend(part.hop.whole_or_parts(part.wanted(), claims, part.deadline));
+            found.push((part, awaited, step));
+        }
+        if let Some((part, ..)) = found.first().filter(|_| !files.is_empty()) {
+            tokio::spawn(part.hop.clone().fetch_files(files, part.deadline, None));
+        }
+        for (part, awaited, mut step) in found {
+            match part.deadline.bound(part.settle(awaited, &mut step)).await {
+                Ok(again) => {
+                    let ended = part.deadline.bound(part.fetch_again(again, &mut step)).await;
+                    part.tell(Warmed { end: Some(ended), ..step }).await;
+                }
+                Err(error) => part.tell(Warmed { end: Some(Err(error)), ..step }).await,
+            }
+        }
+    }
+}
+
+/// A chunk that is on its way.
+struct Awaited {
+    index: ChunkIndex,
+    progress: watch::Receiver<Progress>,
+    own: bool,
+    same_path: bool,
+}
+
+impl Awaited {
+    /// Waits until the cache has the chunk or it is known that it will not have it.
+    async fn settled(mut self) -> FsResult<Outcome> {
+        let open = |now: &Progress| matches!(now, Progress::Pending | Progress::Arrived(_));
+        // The claim of a chunk that the cache refused goes without another word.
+        let _ = self.progress.wait_for(|now| !open(now)).await;
+        let ours = |error: &FsError| self.own || self.same_path && *error != FsError::Deadline;
+        match &*self.progress.borrow() {
+            Progress::Kept => Ok(Outcome::Kept),
+            Progress::Arrived(_) => Ok(Outcome::Refused),
+            Progress::Failed(error) if ours(error) => Err(error.clone()),
+            Progress::Failed(_) | Progress::Abandoned | Progress::Pending => Ok(Outcome::Again),
+        }
+    }
 }
 
 fn runs(span: ChunkSpan) -> impl Iterator<Item = ChunkSpan> {
