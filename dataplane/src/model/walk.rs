@@ -2,8 +2,8 @@
 //! processes that share the work.
 //!
 //! From the second file of a directory on the others are fetched ahead, in the order in which the reader seems to
-//! go: that of the listing or that of the names. When a directory is done, planning goes on in the next one as
-//! `find` would, inside what the reader has already shown to cross.
+//! go: that of the listing or that of the names. When a directory is done, planning goes on in the next one, in the
+//! order in which the reader was seen to go from one directory to another, and as far as that came true.
 //!
 //! *Invariant:* of each walk, the bytes that were fetched ahead and not asked for are never more than those that
 //! were read: so who stops early has moved at most twice what it read. Each read gives new credit at once, so that
@@ -35,6 +35,12 @@ const NEAR: usize = 4;
 /// New credit is used when it is this part of what is under way, so that requests are few.
 const BATCH_PART: u64 = 8;
 const MAX_BATCH_BYTES: u64 = 256 * 1024;
+
+/// Sub-directories of a directory that is walked: above this, guessing the next one would take too long.
+const MAX_SUBDIRECTORIES: usize = 4096;
+
+/// Directories that are fetched ahead before the reader has come to any: a wrong guess costs its credit.
+const MAX_DIRECTORIES_AHEAD: u32 = 256;
 
 /// Tells the listing of a directory, if it is known already.
 pub type Known<'a> = &'a dyn Fn(&GlobalPath) -> Option<Arc<[DirEntry]>>;
@@ -70,7 +76,29 @@ struct Walk {
     read_bytes: u64,
     ahead_bytes: u64,
     votes: Votes,
+    /// How well each of [`ORDERS`] has told the next directory lately.
+    turns: [u32; ORDERS.len()],
+    /// Directories that were planned and not read in yet.
+    directories_ahead: u32,
 }
+
+/// An order in which sub-directories follow each other, each one before those in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Order {
+    by_name: bool,
+    backward: bool,
+}
+
+/// Programs that keep a stack of directories go backward: they take the one that they found last.
+const ORDERS: [Order; 4] = [
+    Order { by_name: false, backward: false },
+    Order { by_name: true, backward: false },
+    Order { by_name: false, backward: true },
+    Order { by_name: true, backward: true },
+];
+
+/// Before any directory was left, forward is a guess.
+const FIRST_TURNS: [u32; ORDERS.len()] = [1, 1, 0, 0];
 
 /// Reads that followed the order of the listing, and those that followed the order of the names.
 #[derive(Default)]
@@ -91,6 +119,8 @@ struct Directory {
     last: Option<usize>,
     /// Everything before this place of the present order has been looked at.
     cursor: usize,
+    /// It was fetched from before the reader came to it.
+    planned: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -140,6 +170,8 @@ impl Walk {
             read_bytes: 0,
             ahead_bytes: 0,
             votes: Votes::default(),
+            turns: FIRST_TURNS,
+            directories_ahead: 0,
         }
     }
 
@@ -156,7 +188,7 @@ impl Walk {
     /// Takes in a read; whether it is the first one of a file in a known directory.
     fn note(&mut self, directory: &GlobalPath, name: &[u8], length: u64, known: Known<'_>) -> bool {
         if self.at != *directory {
-            self.cross(directory);
+            self.cross(directory, known);
         }
         let Some(found) = open(&mut self.directories, directory, known) else { return false };
         let Some(place) = found.find(name) else { return false };
@@ -165,13 +197,16 @@ impl Walk {
             State::Ahead(bytes) => self.ahead_bytes -= bytes,
             State::Untouched => {}
         }
+        if found.planned && found.read == 0 {
+            self.directories_ahead -= 1;
+        }
         found.read_file(place, &mut self.votes);
         self.read_bytes += length.min(found.listing[place].attr.size);
         true
     }
 
     /// Planning follows when the reader goes where nothing was planned.
-    fn cross(&mut self, directory: &GlobalPath) {
+    fn cross(&mut self, directory: &GlobalPath, known: Known<'_>) {
         while !directory.starts_with(&self.top) {
             self.top = self.top.parent().unwrap_or_else(GlobalPath::root);
         }
@@ -179,7 +214,28 @@ impl Walk {
             self.front = directory.clone();
         }
         self.steady = self.directories.get(&self.at).is_some_and(Directory::was_walked);
-        self.at = directory.clone();
+        let from = std::mem::replace(&mut self.at, directory.clone());
+        if self.steady {
+            self.learn_order(&from, known);
+        }
+    }
+
+    /// Each order that told where the reader went now is trusted further, each other one half as far.
+    fn learn_order(&mut self, from: &GlobalPath, known: Known<'_>) {
+        let was_read = |path: &GlobalPath| self.directories.get(path).is_some_and(|found| found.read > 0);
+        let told =
+            ORDERS.map(|order| self.next_from(from, order, known, was_read).as_ref() == Some(&self.at));
+        for (turns, told) in self.turns.iter_mut().zip(told) {
+            *turns = if told { *turns + 1 } else { *turns / 2 };
+        }
+    }
+
+    /// The order that is trusted most and how many directories ahead it is trusted for.
+    fn order(&self, by_name: bool) -> (Order, u32) {
+        let trust = |n: &usize| (self.turns[*n], ORDERS[*n].by_name == by_name);
+        let best = (0..ORDERS.len()).max_by_key(trust).expect("there are orders");
+        let far = 1_u32.checked_shl(self.turns[best]).map_or(u32::MAX, |far| far - 1);
+        (ORDERS[best], far.min(MAX_DIRECTORIES_AHEAD))
     }
 
     /// Whether this is more than a lone file of its directory.
@@ -208,41 +264,62 @@ impl Walk {
 
     /// Puts the front into the next directory, if there is one whose listing is known.
     fn move_on(&mut self, by_name: bool, known: Known<'_>) -> bool {
-        let mut at = self.front.clone();
-        let mut after: Option<Vec<u8>> = None;
+        let (order, far) = self.order(by_name);
+        if self.directories_ahead >= far {
+            return false;
+        }
+        let is_known = |path: &GlobalPath| self.directories.contains_key(path) || known(path).is_none();
+        let Some(next) = self.next_from(&self.front, order, known, is_known) else { return false };
+        let Some(found) = open(&mut self.directories, &next, known) else { return false };
+        found.planned = true;
+        self.directories_ahead += 1;
+        self.front = next;
+        true
+    }
+
+    /// The directory that follows `from` in an order, within what the reader has shown to cross.
+    fn next_from(
+        &self,
+        from: &GlobalPath,
+        order: Order,
+        known: Known<'_>,
+        skip: impl Fn(&GlobalPath) -> bool,
+    ) -> Option<GlobalPath> {
+        let (mut at, mut after) = (from.clone(), None::<Vec<u8>>);
         loop {
-            if let Some(next) = self.next_within(&at, after.as_deref(), by_name, known) {
-                self.front = next;
-                return true;
+            if let Some(next) = next_within(&at, after.as_deref(), order, known, &skip) {
+                return Some(next);
             }
             if at == self.top {
-                return false;
+                return None;
             }
-            let Some(parent) = at.parent() else { return false };
+            let parent = at.parent()?;
             after = Some(at.name().to_vec());
             at = parent;
         }
     }
+}
 
-    /// The next directory in `at` behind `after` that was not looked at and whose listing is known.
-    fn next_within(
-        &self,
-        at: &GlobalPath,
-        after: Option<&[u8]>,
-        by_name: bool,
-        known: Known<'_>,
-    ) -> Option<GlobalPath> {
-        let listing = known(at)?;
-        let is_directory = |entry: &&DirEntry| entry.attr.kind == FileKind::Directory;
-        let mut names: Vec<&[u8]> =
-            listing.iter().filter(is_directory).map(|entry| &entry.name[..]).collect();
-        if by_name {
-            names.sort_unstable();
-        }
-        let begin = after.and_then(|after| names.iter().position(|name| *name == after)).map_or(0, |n| n + 1);
-        let paths = names[begin..].iter().filter_map(|name| at.join(name).ok());
-        paths.into_iter().find(|path| !self.directories.contains_key(path) && known(path).is_some())
+/// The first directory in `at`, behind `after` in an order, that is not to be skipped.
+fn next_within(
+    at: &GlobalPath,
+    after: Option<&[u8]>,
+    order: Order,
+    known: Known<'_>,
+    skip: impl Fn(&GlobalPath) -> bool,
+) -> Option<GlobalPath> {
+    let listing = known(at)?;
+    let is_directory = |entry: &&DirEntry| entry.attr.kind == FileKind::Directory;
+    let names = listing.iter().filter(is_directory).map(|entry| &entry.name[..]);
+    let mut names: Vec<&[u8]> = names.take(MAX_SUBDIRECTORIES).collect();
+    if order.by_name {
+        names.sort_unstable();
     }
+    if order.backward {
+        names.reverse();
+    }
+    let begin = after.and_then(|after| names.iter().position(|name| *name == after)).map_or(0, |n| n + 1);
+    names[begin..].iter().filter_map(|name| at.join(name).ok()).find(|path| !skip(path))
 }
 
 /// The directory with what is known of its files; `None` when nothing is, or it is too large.
@@ -263,7 +340,7 @@ impl Directory {
         let mut by_name: Vec<u32> = (0..listing.len() as u32).collect();
         by_name.sort_unstable_by(|a, b| listing[*a as usize].name.cmp(&listing[*b as usize].name));
         let state = vec![State::Untouched; listing.len()];
-        Self { listing, by_name: by_name.into(), state, read: 0, last: None, cursor: 0 }
+        Self { listing, by_name: by_name.into(), state, read: 0, last: None, cursor: 0, planned: false }
     }
 
     /// The place of `name` among the names.

@@ -129,6 +129,24 @@ fn a_walk_in_the_order_of_the_names_is_recognised() {
 }
 
 #[test]
+fn a_walk_that_takes_the_last_directory_first_is_recognised() {
+    let tree = Tree::new(2, 40, 50, 16 * 1024);
+    let files: Vec<_> = tree.files.chunks(50).rev().flatten().cloned().collect();
+    let outcome = walk(&tree, &files);
+    assert!(outcome.round_trips <= 20, "{} round trips", outcome.round_trips);
+}
+
+#[test]
+fn a_walk_through_directories_in_no_order_waits_once_for_each() {
+    let tree = Tree::new(2, 40, 50, 16 * 1024);
+    let mut directories: Vec<_> = tree.files.chunks(50).collect();
+    directories.shuffle(&mut StdRng::seed_from_u64(4));
+    let files: Vec<_> = directories.into_iter().flatten().cloned().collect();
+    let outcome = walk(&tree, &files);
+    assert!(outcome.round_trips <= 60, "{} round trips", outcome.round_trips);
+}
+
+#[test]
 fn a_walk_in_no_order_gets_what_is_left() {
     let tree = Tree::new(3, 1, 1000, 16 * 1024);
     let mut files = tree.files.clone();
