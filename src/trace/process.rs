@@ -51,7 +51,10 @@ pub(super) struct Caller {
 
 /// Looks at callers, and remembers them for a moment.
 #[derive(Default)]
-pub(super) struct Callers(Mutex<HashMap<u32, (Instant, Option<Arc<Caller>>)>>);
+pub(super) struct Callers(Mutex<HashMap<u32, Looked>>);
+
+/// When a thread was looked at, and what was seen.
+type Looked = (Instant, Option<Arc<Caller>>);
 
 impl Callers {
     /// Whose work the thread `tid` does; `None` when it cannot be told.

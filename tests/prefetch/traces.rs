@@ -67,7 +67,7 @@ fn exactly_what_a_command_read_is_brought_again() {
     let trace = json(&["trace", "show", "train"], &config);
     let bytes = traced_bytes(&trace);
     assert_eq!((&trace["files"], &trace["bytes"], &trace["runs"]), (&11.into(), &bytes.into(), &1.into()));
-    assert!(bytes >= JOB_BYTES && bytes <= JOB_BYTES + READ_AHEAD_BYTES, "{bytes}");
+    assert!((JOB_BYTES..=JOB_BYTES + READ_AHEAD_BYTES).contains(&bytes), "{bytes}");
     let paths: Vec<_> =
         trace["reads"].as_array().unwrap().iter().map(|r| r["path"].as_str().unwrap()).collect();
     assert!(paths[..10].iter().enumerate().all(|(n, path)| *path == format!("/data/small{n}")), "{paths:?}");
@@ -91,7 +91,10 @@ fn exactly_what_a_command_read_is_brought_again() {
     assert!(wan <= bytes + bytes / 20, "{wan} bytes for {bytes}");
     let fresh = test.mount("n2", "cloud");
     shell(&fresh, JOB);
-    assert_eq!(fetched_bytes(&test) - fetched, bytes, "the job moved nothing more");
+    // Read-ahead may guess beyond what the job reads; what the job reads is here.
+    let guessed = test.cluster.metrics("n2").unwrap().sum("globalfs_read_ahead_bytes_total") as u64;
+    let moved = fetched_bytes(&test) - fetched;
+    assert!(moved >= bytes && moved <= bytes + guessed, "{moved} bytes moved for {bytes}, {guessed} guessed");
 
     let fresh_config = config_of(&test, "n2");
     let failed = record(&fresh_config, "broken", &fresh, &["sh", "-c", "cat data/small1 >/dev/null; exit 7"]);
