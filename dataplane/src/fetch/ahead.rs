@@ -8,7 +8,7 @@ use super::bulk::{ClaimedFile, runs};
 use super::flight::Claim;
 use super::{Hop, WantedFile};
 use crate::model::readahead::{Limits, Read, ReadAhead};
-use crate::model::walk::{self, Walks};
+use crate::model::walk::{self, FileRead, Walks};
 use crate::source::Deadline;
 use globalfs_proto::limits::{CHUNK_SIZE, DEFAULT_DEADLINE};
 use globalfs_proto::{ByteRange, ChunkIndex, ChunkSpan, GlobalPath, Version};
@@ -96,7 +96,8 @@ impl Ahead {
         let spans = models.readers.read(version, read, free);
         let free = free - spans.iter().map(|span| span.count * CHUNK_SIZE).sum::<u64>();
         let length = read.range.chunks().count * CHUNK_SIZE;
-        let asked = models.walks.read(path, length, free, known);
+        let begins_afresh = read.stalled && read.range.start() == 0;
+        let asked = models.walks.read(path, FileRead { length, begins_afresh }, free, known);
         if spans.is_empty() && asked.is_empty() {
             return None;
         }

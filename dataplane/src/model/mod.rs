@@ -9,4 +9,5 @@ pub mod names;
 pub mod pace;
 pub mod readahead;
 pub mod walk;
+mod walk_order;
 pub mod watches;

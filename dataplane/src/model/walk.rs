@@ -2,13 +2,14 @@
 //! processes that share the work.
 //!
 //! From the second file of a directory on the others are fetched ahead, in the order in which the reader seems to
-//! go: that of the listing or that of the names. When a directory is done, planning goes on in the next one, in the
-//! order in which the reader was seen to go from one directory to another, and as far as that came true.
+//! go: that of the listing or that of the names. When a directory is done, planning goes on in the next one as
+//! `find` would, inside what the reader has already shown to cross.
 //!
 //! *Invariant:* of each walk, the bytes that were fetched ahead and not asked for are never more than those that
 //! were read: so who stops early has moved at most twice what it read. Each read gives new credit at once, so that
 //! with every round trip twice as much is under way.
 
+use super::walk_order::{DirectoryOrder, fork};
 use globalfs_proto::limits::{CHUNK_SIZE, MAX_FILES_PER_REQUEST, MAX_PACKED_FILE};
 use globalfs_proto::{ChunkIndex, ChunkSpan, DirEntry, FileKind, GlobalPath, WantedFile};
 use std::collections::HashMap;
@@ -36,12 +37,6 @@ const NEAR: usize = 4;
 const BATCH_PART: u64 = 8;
 const MAX_BATCH_BYTES: u64 = 256 * 1024;
 
-/// Sub-directories of a directory that is walked: above this, guessing the next one would take too long.
-const MAX_SUBDIRECTORIES: usize = 4096;
-
-/// Directories that are fetched ahead before the reader has come to any: a wrong guess costs its credit.
-const MAX_DIRECTORIES_AHEAD: u32 = 256;
-
 /// Tells the listing of a directory, if it is known already.
 pub type Known<'a> = &'a dyn Fn(&GlobalPath) -> Option<Arc<[DirEntry]>>;
 
@@ -52,6 +47,15 @@ pub enum Ahead {
     Whole(WantedFile),
     /// The beginning of a larger one.
     Part(WantedFile, ChunkSpan),
+}
+
+/// A read of a file.
+#[derive(Debug, Clone, Copy)]
+pub struct FileRead {
+    /// The bytes of the chunks that it touches.
+    pub length: u64,
+    /// It wants the beginning of the file, and has to wait for it.
+    pub begins_afresh: bool,
 }
 
 /// All walks of a hop.
@@ -76,29 +80,12 @@ struct Walk {
     read_bytes: u64,
     ahead_bytes: u64,
     votes: Votes,
-    /// How well each of [`ORDERS`] has told the next directory lately.
-    turns: [u32; ORDERS.len()],
+    order: DirectoryOrder,
+    /// Nothing is left to plan until the reader goes elsewhere.
+    exhausted: bool,
     /// Directories that were planned and not read in yet.
     directories_ahead: u32,
 }
-
-/// An order in which sub-directories follow each other, each one before those in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Order {
-    by_name: bool,
-    backward: bool,
-}
-
-/// Programs that keep a stack of directories go backward: they take the one that they found last.
-const ORDERS: [Order; 4] = [
-    Order { by_name: false, backward: false },
-    Order { by_name: true, backward: false },
-    Order { by_name: false, backward: true },
-    Order { by_name: true, backward: true },
-];
-
-/// Before any directory was left, forward is a guess.
-const FIRST_TURNS: [u32; ORDERS.len()] = [1, 1, 0, 0];
 
 /// Reads that followed the order of the listing, and those that followed the order of the names.
 #[derive(Default)]
@@ -119,7 +106,7 @@ struct Directory {
     last: Option<usize>,
     /// Everything before this place of the present order has been looked at.
     cursor: usize,
-    /// It was fetched from before the reader came to it.
+    /// Planned before the reader came to it.
     planned: bool,
 }
 
@@ -137,15 +124,14 @@ impl Walks {
         Self { walk_bytes, walks: Vec::new() }
     }
 
-    /// What to fetch ahead, given that `length` bytes of `path` are read; at most `room` bytes. Only the first
-    /// read of a file matters.
-    pub fn read(&mut self, path: &GlobalPath, length: u64, room: u64, known: Known<'_>) -> Vec<Ahead> {
+    /// What to fetch ahead, given that `path` is read; at most `room` bytes. Only the first read of a file matters.
+    pub fn read(&mut self, path: &GlobalPath, read: FileRead, room: u64, known: Known<'_>) -> Vec<Ahead> {
         let Some(directory) = path.parent() else { return Vec::new() };
         let mut walk = match self.walks.iter().rposition(|walk| walk.includes(&directory)) {
             Some(place) => self.walks.remove(place),
             None => Walk::new(directory.clone()),
         };
-        let first = walk.note(&directory, path.name(), length, known);
+        let first = walk.note(&directory, path.name(), read, known);
         let limit = room.min(self.walk_bytes.saturating_sub(walk.ahead_bytes));
         let asked = if first && walk.is_under_way(&directory) { walk.plan(limit, known) } else { Vec::new() };
         assert!(walk.ahead_bytes <= walk.read_bytes, "never more ahead than was read");
@@ -170,43 +156,55 @@ impl Walk {
             read_bytes: 0,
             ahead_bytes: 0,
             votes: Votes::default(),
-            turns: FIRST_TURNS,
+            order: DirectoryOrder::default(),
+            exhausted: false,
             directories_ahead: 0,
         }
     }
 
-    /// Known, or next to where it is: beside it, in it, or above it.
+    /// Known, below where it goes, or next to that.
     fn includes(&self, directory: &GlobalPath) -> bool {
-        let (here, there) = (self.at.parent(), directory.parent());
+        let above = self.top.parent();
         self.directories.contains_key(directory)
-            || self.at == *directory
-            || here == there
-            || here.as_ref() == Some(directory)
-            || there.as_ref() == Some(&self.at)
+            || directory.starts_with(&self.top)
+            || directory.parent() == above
+            || above.as_ref() == Some(directory)
     }
 
     /// Takes in a read; whether it is the first one of a file in a known directory.
-    fn note(&mut self, directory: &GlobalPath, name: &[u8], length: u64, known: Known<'_>) -> bool {
+    fn note(&mut self, directory: &GlobalPath, name: &[u8], read: FileRead, known: Known<'_>) -> bool {
         if self.at != *directory {
             self.cross(directory, known);
         }
         let Some(found) = open(&mut self.directories, directory, known) else { return false };
         let Some(place) = found.find(name) else { return false };
         match found.state[place] {
+            // What was read is no longer here: a new walk over the same files.
+            State::Read if read.begins_afresh => found.begin_anew(),
             State::Read => return false,
             State::Ahead(bytes) => self.ahead_bytes -= bytes,
             State::Untouched => {}
         }
-        if found.planned && found.read == 0 {
+        if self.exhausted && found.state[place] == State::Untouched {
+            // Something was left after all.
+            (self.front, self.exhausted) = (directory.clone(), false);
+        }
+        if std::mem::take(&mut found.planned) {
             self.directories_ahead -= 1;
         }
         found.read_file(place, &mut self.votes);
-        self.read_bytes += length.min(found.listing[place].attr.size);
+        self.read_bytes += read.length.min(found.listing[place].attr.size);
         true
     }
 
     /// Planning follows when the reader goes where nothing was planned.
     fn cross(&mut self, directory: &GlobalPath, known: Known<'_>) {
+        if let Some((at, from, to)) = fork(&self.at, directory)
+            && let Some(listing) = known(&at).filter(|listing| listing.len() <= MAX_ENTRIES)
+        {
+            self.order.learn(&listing, from, to);
+        }
+        self.exhausted = false;
         while !directory.starts_with(&self.top) {
             self.top = self.top.parent().unwrap_or_else(GlobalPath::root);
         }
@@ -214,28 +212,7 @@ impl Walk {
             self.front = directory.clone();
         }
         self.steady = self.directories.get(&self.at).is_some_and(Directory::was_walked);
-        let from = std::mem::replace(&mut self.at, directory.clone());
-        if self.steady {
-            self.learn_order(&from, known);
-        }
-    }
-
-    /// Each order that told where the reader went now is trusted further, each other one half as far.
-    fn learn_order(&mut self, from: &GlobalPath, known: Known<'_>) {
-        let was_read = |path: &GlobalPath| self.directories.get(path).is_some_and(|found| found.read > 0);
-        let told =
-            ORDERS.map(|order| self.next_from(from, order, known, was_read).as_ref() == Some(&self.at));
-        for (turns, told) in self.turns.iter_mut().zip(told) {
-            *turns = if told { *turns + 1 } else { *turns / 2 };
-        }
-    }
-
-    /// The order that is trusted most and how many directories ahead it is trusted for.
-    fn order(&self, by_name: bool) -> (Order, u32) {
-        let trust = |n: &usize| (self.turns[*n], ORDERS[*n].by_name == by_name);
-        let best = (0..ORDERS.len()).max_by_key(trust).expect("there are orders");
-        let far = 1_u32.checked_shl(self.turns[best]).map_or(u32::MAX, |far| far - 1);
-        (ORDERS[best], far.min(MAX_DIRECTORIES_AHEAD))
+        self.at = directory.clone();
     }
 
     /// Whether this is more than a lone file of its directory.
@@ -245,7 +222,7 @@ impl Walk {
 
     fn plan(&mut self, limit: u64, known: Known<'_>) -> Vec<Ahead> {
         let mut credit = (self.read_bytes - self.ahead_bytes).min(limit);
-        if credit < (self.ahead_bytes / BATCH_PART).min(MAX_BATCH_BYTES) {
+        if self.exhausted || credit < (self.ahead_bytes / BATCH_PART).min(MAX_BATCH_BYTES) {
             return Vec::new();
         }
         let mut asked = Vec::new();
@@ -255,7 +232,8 @@ impl Walk {
             let before = credit;
             let done = front.plan(&self.front, by_name, &mut credit, &mut asked);
             self.ahead_bytes += before - credit;
-            if !done || !self.move_on(by_name, known) {
+            self.exhausted = done && !self.move_on(known);
+            if !done || self.exhausted {
                 break;
             }
         }
@@ -263,63 +241,41 @@ impl Walk {
     }
 
     /// Puts the front into the next directory, if there is one whose listing is known.
-    fn move_on(&mut self, by_name: bool, known: Known<'_>) -> bool {
-        let (order, far) = self.order(by_name);
-        if self.directories_ahead >= far {
+    fn move_on(&mut self, known: Known<'_>) -> bool {
+        if self.directories_ahead >= self.order.reach() {
             return false;
         }
-        let is_known = |path: &GlobalPath| self.directories.contains_key(path) || known(path).is_none();
-        let Some(next) = self.next_from(&self.front, order, known, is_known) else { return false };
-        let Some(found) = open(&mut self.directories, &next, known) else { return false };
-        found.planned = true;
-        self.directories_ahead += 1;
-        self.front = next;
-        true
-    }
-
-    /// The directory that follows `from` in an order, within what the reader has shown to cross.
-    fn next_from(
-        &self,
-        from: &GlobalPath,
-        order: Order,
-        known: Known<'_>,
-        skip: impl Fn(&GlobalPath) -> bool,
-    ) -> Option<GlobalPath> {
-        let (mut at, mut after) = (from.clone(), None::<Vec<u8>>);
+        let mut at = self.front.clone();
+        let mut after: Option<Vec<u8>> = None;
         loop {
-            if let Some(next) = next_within(&at, after.as_deref(), order, known, &skip) {
-                return Some(next);
+            if let Some(next) = self.next_within(&at, after.as_deref(), known) {
+                self.front = next;
+                return self.plan_into(known);
             }
             if at == self.top {
-                return None;
+                return false;
             }
-            let parent = at.parent()?;
+            let Some(parent) = at.parent() else { return false };
             after = Some(at.name().to_vec());
             at = parent;
         }
     }
-}
 
-/// The first directory in `at`, behind `after` in an order, that is not to be skipped.
-fn next_within(
-    at: &GlobalPath,
-    after: Option<&[u8]>,
-    order: Order,
-    known: Known<'_>,
-    skip: impl Fn(&GlobalPath) -> bool,
-) -> Option<GlobalPath> {
-    let listing = known(at)?;
-    let is_directory = |entry: &&DirEntry| entry.attr.kind == FileKind::Directory;
-    let names = listing.iter().filter(is_directory).map(|entry| &entry.name[..]);
-    let mut names: Vec<&[u8]> = names.take(MAX_SUBDIRECTORIES).collect();
-    if order.by_name {
-        names.sort_unstable();
+    fn plan_into(&mut self, known: Known<'_>) -> bool {
+        let Some(found) = open(&mut self.directories, &self.front, known) else { return false };
+        found.planned = true;
+        self.directories_ahead += 1;
+        true
     }
-    if order.backward {
-        names.reverse();
+
+    /// The next directory in `at` behind `after` that was not looked at and whose listing is known.
+    fn next_within(&self, at: &GlobalPath, after: Option<&[u8]>, known: Known<'_>) -> Option<GlobalPath> {
+        let listing = known(at).filter(|listing| listing.len() <= MAX_ENTRIES)?;
+        let names = self.order.names(&listing);
+        let begin = after.and_then(|after| names.iter().position(|name| *name == after)).map_or(0, |n| n + 1);
+        let mut paths = names[begin..].iter().filter_map(|name| at.join(name).ok());
+        paths.find(|path| !self.directories.contains_key(path) && known(path).is_some())
     }
-    let begin = after.and_then(|after| names.iter().position(|name| *name == after)).map_or(0, |n| n + 1);
-    names[begin..].iter().filter_map(|name| at.join(name).ok()).find(|path| !skip(path))
 }
 
 /// The directory with what is known of its files; `None` when nothing is, or it is too large.
@@ -328,9 +284,11 @@ fn open<'d>(
     path: &GlobalPath,
     known: Known<'_>,
 ) -> Option<&'d mut Directory> {
-    if !directories.contains_key(path) {
-        let listing = known(path).filter(|listing| listing.len() <= MAX_ENTRIES)?;
-        directories.insert(path.clone(), Directory::new(listing));
+    let listing = known(path).filter(|listing| listing.len() <= MAX_ENTRIES)?;
+    match directories.get(path) {
+        Some(same) if Arc::ptr_eq(&same.listing, &listing) => {}
+        Some(old) => drop(directories.insert(path.clone(), old.renewed(listing))),
+        None => drop(directories.insert(path.clone(), Directory::new(listing))),
     }
     directories.get_mut(path)
 }
@@ -341,6 +299,27 @@ impl Directory {
         by_name.sort_unstable_by(|a, b| listing[*a as usize].name.cmp(&listing[*b as usize].name));
         let state = vec![State::Untouched; listing.len()];
         Self { listing, by_name: by_name.into(), state, read: 0, last: None, cursor: 0, planned: false }
+    }
+
+    /// The same directory as it is now: files that are still what they were keep their state. What was fetched of
+    /// others stays counted as fetched and not read.
+    fn renewed(&self, listing: Arc<[DirEntry]>) -> Self {
+        let mut new = Self::new(listing);
+        for (place, entry) in new.listing.iter().enumerate() {
+            let before = self.find(&entry.name);
+            if let Some(before) = before.filter(|n| self.listing[*n].attr.version() == entry.attr.version()) {
+                new.state[place] = self.state[before];
+            }
+        }
+        Self { read: self.read, planned: self.planned, ..new }
+    }
+
+    fn begin_anew(&mut self) {
+        self.state
+            .iter_mut()
+            .filter(|state| **state == State::Read)
+            .for_each(|state| *state = State::Untouched);
+        (self.read, self.last, self.cursor) = (0, None, 0);
     }
 
     /// The place of `name` among the names.

@@ -67,6 +67,10 @@ impl Tree {
     }
 }
 
+fn first(length: u64) -> FileRead {
+    FileRead { length, begins_afresh: false }
+}
+
 /// What a walk did.
 #[derive(Default)]
 struct Outcome {
@@ -89,7 +93,7 @@ fn walk(tree: &Tree, files: &[(GlobalPath, u64)]) -> Outcome {
         outcome.moved_bytes += if asked_ever.insert(file.clone()) { *size } else { 0 };
         unread.remove(file);
         outcome.read_bytes += size;
-        for ahead in walks.read(file, *size, u64::MAX, &tree.known()) {
+        for ahead in walks.read(file, first(*size), u64::MAX, &tree.known()) {
             let (wanted, bytes) = match ahead {
                 Ahead::Whole(wanted) => (wanted.clone(), wanted.version.size),
                 Ahead::Part(wanted, span) => {
@@ -126,6 +130,38 @@ fn a_walk_in_the_order_of_the_names_is_recognised() {
     tree.files.sort();
     let outcome = walk(&tree, &tree.files);
     assert!(outcome.round_trips <= 30, "{} round trips", outcome.round_trips);
+}
+
+/// Directories on a stack, the last one first; every fourth lies in the one before it.
+#[test]
+fn a_walk_from_the_last_directory_through_nested_ones_is_recognised() {
+    let mut tree = Tree::new(14, 40, 50, 16 * 1024);
+    let mut top = tree.listings[&path("/t")].to_vec();
+    for d in (3..40).step_by(4) {
+        let (old, parent) = (path(&format!("/t/d{d:03}")), path(&format!("/t/d{:03}", d - 1)));
+        let new = parent.join(b"part").unwrap();
+        let listing = tree.listings.remove(&old).unwrap();
+        let mut above = tree.listings[&parent].to_vec();
+        above.push(entry("part", d, FileKind::Directory, 0));
+        tree.listings.insert(parent, above.into());
+        tree.listings.insert(new, listing);
+        top.retain(|entry| entry.name != old.name());
+    }
+    tree.listings.insert(path("/t"), top.into());
+    let (mut files, mut stack) = (Vec::new(), vec![path("/t")]);
+    while let Some(at) = stack.pop() {
+        for entry in &*tree.listings[&at] {
+            let path = at.join(&entry.name).unwrap();
+            match entry.attr.kind {
+                FileKind::Directory => stack.push(path),
+                _ => files.push((path, entry.attr.size)),
+            }
+        }
+    }
+    assert_eq!(files.len(), 2000);
+    let outcome = walk(&tree, &files);
+    assert!(outcome.round_trips <= 20, "{} round trips", outcome.round_trips);
+    assert_eq!(outcome.moved_bytes, outcome.read_bytes);
 }
 
 #[test]
@@ -193,7 +229,7 @@ fn large_files_come_in_parts() {
     let mut walks = Walks::new(32 * MIB);
     let mut parts = 0;
     for (file, size) in &tree.files {
-        for ahead in walks.read(file, (*size).min(MIB), u64::MAX, &tree.known()) {
+        for ahead in walks.read(file, first((*size).min(MIB)), u64::MAX, &tree.known()) {
             if let Ahead::Part(wanted, span) = ahead {
                 parts += 1;
                 assert!(span.count * CHUNK_SIZE <= MAX_OF_ONE_FILE && span.count <= wanted.chunks());
@@ -204,11 +240,45 @@ fn large_files_come_in_parts() {
 }
 
 #[test]
+fn a_second_walk_over_what_has_left_the_cache_is_a_walk() {
+    let tree = Tree::new(12, 1, 100, 16 * 1024);
+    let mut walks = Walks::new(32 * MIB);
+    let mut pass = |begins_afresh| -> usize {
+        let read = |(file, length): &(GlobalPath, u64)| {
+            walks.read(file, FileRead { length: *length, begins_afresh }, u64::MAX, &tree.known()).len()
+        };
+        tree.files.iter().map(read).sum()
+    };
+    assert!(pass(false) > 90);
+    assert_eq!(pass(false), 0, "all of it is here");
+    assert!(pass(true) > 0, "it is not here any more");
+}
+
+#[test]
+fn files_that_changed_are_fetched_as_they_are_now() {
+    let mut tree = Tree::new(13, 1, 50, 16 * 1024);
+    let mut walks = Walks::new(32 * MIB);
+    for (file, size) in &tree.files[..40] {
+        walks.read(file, first(*size), u64::MAX, &tree.known());
+    }
+    let at = path("/t/d000");
+    let mut changed = tree.listings[&at].to_vec();
+    changed.iter_mut().for_each(|entry| entry.attr.mtime_ns += 1);
+    tree.listings.insert(at, changed.into());
+    let (file, size) = tree.files[0].clone();
+    let mut asked = walks.read(&file, first(size), u64::MAX, &tree.known());
+    let (file, size) = tree.files[1].clone();
+    asked.extend(walks.read(&file, first(size), u64::MAX, &tree.known()));
+    assert!(!asked.is_empty());
+    assert!(asked.iter().all(|ahead| matches!(ahead, Ahead::Whole(file) if file.version.mtime_ns == 1)));
+}
+
+#[test]
 fn room_is_a_limit() {
     let tree = Tree::new(11, 1, 100, 16 * 1024);
     let mut walks = Walks::new(32 * MIB);
     for (file, size) in &tree.files {
-        assert_eq!(walks.read(file, *size, 0, &tree.known()), vec![]);
+        assert_eq!(walks.read(file, first(*size), 0, &tree.known()), vec![]);
     }
 }
 
