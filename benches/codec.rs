@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use globalfs_dataplane::{Chunk, encoding};
+use globalfs_dataplane::Chunk;
+use globalfs_dataplane::encoding::{self, Encoder, Link};
 use globalfs_proto::limits::CHUNK_SIZE;
 use globalfs_proto::listing::{decode_entries, encode_entries};
 use globalfs_proto::{
@@ -78,23 +79,58 @@ fn messages(criterion: &mut Criterion) {
 }
 
 fn chunks(criterion: &mut Criterion) {
-    let mut noise = vec![0; CHUNK_SIZE as usize];
-    SmallRng::seed_from_u64(1).fill_bytes(&mut noise);
-    let text: Vec<u8> = (0..)
-        .flat_map(|n: u32| format!("{n} step done in {} ms\n", n % 97).into_bytes())
-        .take(CHUNK_SIZE as usize)
-        .collect();
     let mut group = criterion.benchmark_group("chunk");
     group.throughput(Throughput::Bytes(CHUNK_SIZE));
-    for (kind, data) in [("noise", noise), ("text", text), ("zeros", vec![0; CHUNK_SIZE as usize])] {
+    let noise = kinds()[0].1.clone();
+    let mut copy = noise.clone();
+    group.bench_function("bound: BLAKE3", |b| b.iter(|| encoding::hash(black_box(&noise))));
+    group.bench_function("bound: copy", |b| {
+        b.iter(|| black_box(&mut copy).copy_from_slice(black_box(&noise)));
+    });
+    for (kind, data) in kinds() {
         let chunk = Chunk { index: ChunkIndex(0), hash: encoding::hash(&data), data: data.into() };
         let encoded = encoding::encode(&chunk);
-        group.bench_function(BenchmarkId::new("encode", kind), |b| {
+        let (as_what, wire) = (encoded.header.encoding.name(), encoded.header.wire_length.max(1));
+        let kind = format!("{kind}, {as_what}, {:.2} x smaller", CHUNK_SIZE as f64 / f64::from(wire));
+        group.bench_function(BenchmarkId::new("encode", &kind), |b| {
+            let mut encoder = Encoder::new(Link::Wan);
+            b.iter(|| encoder.encode(black_box(&chunk)));
+        });
+        group.bench_function(BenchmarkId::new("encode, with a trial", &kind), |b| {
             b.iter(|| encoding::encode(black_box(&chunk)));
         });
-        group.bench_function(BenchmarkId::new("decode and verify", kind), |b| {
+        group.bench_function(BenchmarkId::new("decode and verify", &kind), |b| {
             b.iter(|| encoding::decode(&encoded.header, black_box(encoded.payload.clone())));
         });
     }
     group.finish();
+}
+
+/// A chunk of each kind of data that has a way of its own.
+fn kinds() -> [(&'static str, Vec<u8>); 7] {
+    let mut random = SmallRng::seed_from_u64(1);
+    let mut noise = vec![0; CHUNK_SIZE as usize];
+    random.fill_bytes(&mut noise);
+    let words = ["step ", "of ", "the ", "residual ", "mesh ", "is ", "0.25 ", "and ", "done\n", "wall "];
+    let mut word = || words[random.next_u32() as usize % words.len()].bytes();
+    let text = std::iter::repeat_with(&mut word).flatten().take(CHUNK_SIZE as usize).collect();
+    let mut half = vec![b' '; CHUNK_SIZE as usize];
+    half[..noise.len() / 2].copy_from_slice(&noise[..noise.len() / 2]);
+    let mut small = || f64::from(random.next_u32()) / f64::from(u32::MAX) - 0.5;
+    let field: Vec<f64> =
+        (0..CHUNK_SIZE / 8).map(|n| 280.0 + 15.0 * ((n as f64 / 900.0).sin() + 1e-6 * small())).collect();
+    let floats =
+        (0..CHUNK_SIZE / 4).map(|n| (280.0 + 15.0 * ((n as f64 / 900.0).sin() + 1e-4 * small())) as f32);
+    let floats = floats.flat_map(f32::to_le_bytes).collect();
+    let indices = (0..CHUNK_SIZE as u32 / 4).flat_map(|n| (n * 5 + n % 3).to_le_bytes()).collect();
+    let doubles = field.into_iter().flat_map(f64::to_le_bytes).collect();
+    [
+        ("noise", noise),
+        ("text", text),
+        ("zeros", vec![0; CHUNK_SIZE as usize]),
+        ("half noise, half blanks", half),
+        ("float64 field", doubles),
+        ("float32 field", floats),
+        ("int32 indices", indices),
+    ]
 }

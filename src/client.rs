@@ -97,7 +97,7 @@ impl Client {
 
     /// Follows symbolic links in every component. One request when there are none: no daemon follows a link,
     /// so a path that is found as it stands has none but perhaps its last.
-    async fn resolve(&self, path: &[u8], deadline: Deadline) -> FsResult<(GlobalPath, Attr)> {
+    pub(crate) async fn resolve(&self, path: &[u8], deadline: Deadline) -> FsResult<(GlobalPath, Attr)> {
         if let Ok(whole) = GlobalPath::parse(path) {
             let attr = self.source.stat(&whole, deadline).await;
             match attr {

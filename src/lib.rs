@@ -34,8 +34,10 @@ pub mod demo;
 pub mod local;
 pub mod mount;
 pub mod node;
+pub mod prefetch;
 pub mod site;
 pub mod telemetry;
+pub mod trace;
 
 pub use client::{Client, File};
 pub use globalfs_proto::{Attr, DirEntry, FileKind, FsError, FsResult};

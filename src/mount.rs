@@ -1,29 +1,35 @@
 //! A node's tree as the `Volume` that the kernel adapter serves.
 
+use crate::trace::Watch;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use globalfs_dataplane::fetch::Cached;
 use globalfs_dataplane::{Deadline, Source};
 use globalfs_fuse::Volume;
-use globalfs_proto::{Attr, ByteRange, DirEntry, FsResult, FsStat, GlobalPath, Version};
+use globalfs_proto::{Attr, ByteRange, Changes, DirEntry, FsResult, FsStat, GlobalPath, Version, limits};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 /// Reads that hold data at a time, each a megabyte at most; further ones wait, within their deadlines.
 const MAX_READS: usize = 256;
+
+/// Messages of changes that wait for the kernel.
+const CHANGES_AHEAD: usize = 64;
 
 /// The node's cache in front of its site's daemon, with one deadline for every kernel request.
 pub struct NodeVolume {
     cached: Cached,
     deadline: Duration,
     reads: Semaphore,
+    watch: Arc<Watch>,
 }
 
 impl NodeVolume {
-    /// Shows what `cached` has; each request is given `deadline`.
-    pub fn new(cached: Cached, deadline: Duration) -> Self {
-        Self { cached, deadline, reads: Semaphore::new(MAX_READS) }
+    /// Shows what `cached` has; each request is given `deadline`; `watch` hears of opens and reads.
+    pub fn new(cached: Cached, deadline: Duration, watch: Arc<Watch>) -> Self {
+        Self { cached, deadline, reads: Semaphore::new(MAX_READS), watch }
     }
 
     fn deadline(&self) -> Deadline {
@@ -91,5 +97,31 @@ impl Volume for NodeVolume {
         };
         let deadline = self.deadline();
         deadline.bound(self.read_range(path, version, range, deadline)).await
+    }
+
+    fn changes(&self) -> Option<mpsc::Receiver<Arc<Changes>>> {
+        let mut changes = self.cached.watch(limits::MAX_HEARTBEAT);
+        let (sender, receiver) = mpsc::channel(CHANGES_AHEAD);
+        tokio::spawn(async move {
+            // A kernel that is slow slows this task down, and is told less precisely.
+            while let Some(told) = changes.next().await {
+                if !told.is_empty() && sender.send(told).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Some(receiver)
+    }
+
+    async fn opened(&self, handle: u64, tid: u32, path: &GlobalPath, size: u64) {
+        self.watch.opened(handle, tid, path, size).await;
+    }
+
+    fn reading(&self, handle: u64, offset: u64, length: u32) {
+        self.watch.reading(handle, offset, length);
+    }
+
+    fn closed(&self, handle: u64) {
+        self.watch.closed(handle);
     }
 }

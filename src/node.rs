@@ -7,7 +7,7 @@ use globalfs_controlplane::client::{ClientError, ControlClient};
 use globalfs_controlplane::files::CertFiles;
 use globalfs_dataplane::cache::{self, Cache, CacheError};
 use globalfs_dataplane::disk::Preference;
-use globalfs_dataplane::fetch::{self, AheadOptions, Cached};
+use globalfs_dataplane::fetch::{self, AheadOptions, Cached, NameCounters};
 use globalfs_dataplane::remote::Remote;
 use globalfs_dataplane::{Source, disk};
 use globalfs_proto::PeerIdentity;
@@ -129,12 +129,26 @@ impl Node {
         let mut metrics = Metrics::new();
         let labels = [("site", config.site.to_string()), ("node", config.node.to_string())];
         cache_metrics(&mut metrics, self.cached.cache(), &labels);
+        let cached = self.cached.clone();
+        name_metrics(&mut metrics, move || vec![(labels.to_vec(), cached.name_counters())]);
         let remote = self.link.remote();
         let from = config.site.to_string();
         metrics.counter(
             "globalfs_fetched_bytes_total",
             "Bytes of files fetched, as files have them",
             move || vec![Sample::count(remote.counters().bytes).label("from", &from)],
+        );
+        let (cached, from) = (self.cached.clone(), config.site.to_string());
+        metrics.counter(
+            "globalfs_dedup_bytes_total",
+            "Bytes copied from elsewhere in the cache instead of fetched",
+            move || vec![Sample::count(cached.counters().bytes_deduplicated).label("from", &from)],
+        );
+        let (cached, from) = (self.cached.clone(), config.site.to_string());
+        metrics.counter(
+            "globalfs_dedup_chunks_total",
+            "Chunks copied from elsewhere in the cache instead of fetched",
+            move || vec![Sample::count(cached.counters().chunks_deduplicated).label("from", &from)],
         );
         let (remote, from) = (self.link.remote(), config.site.to_string());
         metrics.counter("globalfs_fetched_wire_bytes_total", "Bytes received on the wire", move || {
@@ -191,4 +205,36 @@ pub(crate) fn cache_metrics(metrics: &mut Metrics, cache: &Cache, labels: &[(&'s
     add(true, "globalfs_cache_not_kept_chunks_total", "Chunks served but not kept", |c| c.chunks_not_kept);
     add(false, "globalfs_cache_used_bytes", "Disk space of the cache in use", |c| c.used_bytes);
     add(false, "globalfs_cache_quota_bytes", "Disk space that the cache may use", |c| c.quota_bytes);
+}
+
+/// The labels and counters of each hop.
+type NamesOfHops = Vec<(Vec<(&'static str, String)>, NameCounters)>;
+
+/// What the hops that `read` gives tell of names.
+pub(crate) fn name_metrics(
+    metrics: &mut Metrics,
+    read: impl Fn() -> NamesOfHops + Clone + Send + Sync + 'static,
+) {
+    let mut add = |counts: bool, name, help, of: fn(&NameCounters) -> u64| {
+        let read = read.clone();
+        let samples = move || {
+            let sample = |(labels, counters): (Vec<(&'static str, String)>, NameCounters)| {
+                let plain = Sample::count(of(&counters));
+                labels.iter().fold(plain, |sample, (name, value)| sample.label(name, value))
+            };
+            read().into_iter().map(sample).collect()
+        };
+        if counts { metrics.counter(name, help, samples) } else { metrics.gauge(name, help, samples) }
+    };
+    add(true, "globalfs_names_answered_total", "Names and directories answered without asking", |c| {
+        c.answered_here
+    });
+    add(true, "globalfs_names_asked_total", "Questions about names put to the next daemon", |c| {
+        c.asked_upstream
+    });
+    add(true, "globalfs_directories_received_total", "Directories received", |c| c.directories);
+    add(true, "globalfs_changes_heard_total", "Messages of changes heard", |c| c.changes);
+    add(false, "globalfs_changes_are_heard", "1 while the next daemon tells what changes", |c| {
+        c.is_watching.into()
+    });
 }

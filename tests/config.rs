@@ -98,7 +98,7 @@ fn examples_show_the_defaults() {
     let plain = load(MOUNT, MountConfig::load);
     assert_eq!((shown.cache, shown.disk, shown.node), (plain.cache, plain.disk, plain.node));
     assert_eq!((shown.attribute_ttl, shown.deadline), (plain.attribute_ttl, plain.deadline));
-    assert_eq!((shown.state_dir, plain.daemon), (plain.state_dir, None));
+    assert_eq!((shown.state_dir, plain.daemon, shown.traces), (plain.state_dir, None, plain.traces));
     let shown = CoordinatorConfig::load(&example("coordinator.yaml")).unwrap();
     let plain = load(COORDINATOR, CoordinatorConfig::load);
     assert_eq!((plain.policies.policies().len(), plain.primary().as_str()), (0, "onprem"));

@@ -47,7 +47,7 @@ fn rows(head: &str) -> Vec<(&'static str, bytes::Bytes)> {
 fn messages_are_as_documented() {
     let requests = rows("| message | bytes, hexadecimal |");
     let answers = rows("| answer | bytes, hexadecimal |");
-    assert_eq!((requests.len(), answers.len()), (4, 5));
+    assert_eq!((requests.len(), answers.len()), (6, 9));
     let begins = |name: &str, text: &str| {
         let first = name.split_whitespace().next().unwrap_or_default();
         assert!(text.starts_with(first), "{name} is {text}");
@@ -95,6 +95,10 @@ fn limits_are_as_documented() {
     assert_eq!(shown("MAX_ENTRIES_UNASKED"), MAX_ENTRIES_UNASKED as u64);
     assert_eq!(shown("MAX_CHANGES"), MAX_CHANGES as u64);
     assert_eq!(shown("MAX_NAMES_PER_CHANGE"), MAX_NAMES_PER_CHANGE as u64);
+    assert_eq!(shown("MAX_WARM_FILES"), MAX_WARM_FILES as u64);
+    assert_eq!(shown("MAX_WARM_CHUNKS"), u64::from(MAX_WARM_CHUNKS));
+    assert_eq!(shown("MAX_TRACE_BYTES"), MAX_TRACE_BYTES as u64);
+    assert_eq!(shown("MAX_TRACES"), MAX_TRACES as u64);
     assert_eq!(shown("MAX_DIR_ENTRIES"), MAX_DIR_ENTRIES as u64);
     assert_eq!(shown("MAX_XATTR"), MAX_XATTR as u64);
     assert_eq!(shown("STREAM_WINDOW"), u64::from(STREAM_WINDOW));

@@ -1,7 +1,7 @@
 //! Reads files through a node's and a site's hop from an origin behind a link with a round trip and a rate, all
 //! in one process, and prints each speed as a multiple of the link's.
 //!
-//! `cargo run --release -p globalfs-dataplane --example far_upstream -- [MIB] [RTT_MS] [MBIT_PER_S]`
+//! `cargo run --release -p globalfs-dataplane --example far_upstream -- [MIB] [RTT_MS] [MBIT_PER_S] [SPANS]`
 #![allow(clippy::unwrap_used, reason = "a measurement fails by panicking")]
 
 use async_trait::async_trait;
@@ -27,6 +27,9 @@ const STREAM_CHUNKS: usize = 64;
 
 /// Bytes of a chunk's header and of the packets around it, in percent of its payload.
 const OVERHEAD_PERCENT: u64 = 5;
+
+/// The part of a round trip's bytes that a stream which is broken off wastes: it is one of several.
+const WASTED_SHARE: u64 = 8;
 
 /// Another source, a round trip away.
 struct Far {
@@ -102,6 +105,10 @@ impl Source for Far {
                 let bytes = encoded.payload.len() as u64 * (100 + OVERHEAD_PERCENT) / 100 + 100;
                 tokio::time::sleep_until(Far::arrival(&free, bytes, bytes_per_s).into()).await;
                 if sender.send(encoding::decode(&encoded.header, encoded.payload)).await.is_err() {
+                    // What was sent before the sender could hear of it still takes its time on the link.
+                    let sent = chunks.len() as u64 * bytes;
+                    let window = (round_trip.as_secs_f64() * bytes_per_s) as u64 / WASTED_SHARE;
+                    Far::arrival(&free, sent.min(window), bytes_per_s);
                     return;
                 }
             }
@@ -217,16 +224,18 @@ async fn read(node: &Cached, name: &str, streams: u64) -> f64 {
     attr.size as f64 / begun.elapsed().as_secs_f64()
 }
 
+/// CPU time of this process, to a hundredth of a second.
 fn cpu() -> Duration {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let ticks = stat.rsplit(')').next().unwrap().split_whitespace().skip(11).take(2);
+    Duration::from_millis(10 * ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum::<u64>())
 }
 
 #[tokio::main]
 async fn main() {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>().unwrap());
     let mut next = |default| arguments.next().unwrap_or(default);
-    let (mib, rtt_ms, mbit_per_s) = (next(128), next(40), next(1000));
+    let (mib, rtt_ms, mbit_per_s, spans) = (next(128), next(40), next(1000), next(12));
     let scratch = tempfile::tempdir().unwrap();
     let dir = |name: &str| scratch.path().join(name);
     std::fs::create_dir(dir("origin")).unwrap();
@@ -246,10 +255,10 @@ async fn main() {
     let far = Far { upstream: Arc::new(origin), round_trip, bytes_per_s, free };
     let site = hop(Arc::new(far), &dir("site"));
     let node = hop(Arc::new(site.clone()), &dir("node"));
-    println!("{mib} MiB each, {rtt_ms} ms, {mbit_per_s} Mbit/s, 5 MiB asked for at a time");
+    println!("{mib} MiB each, {rtt_ms} ms, {mbit_per_s} Mbit/s, {spans} MiB asked for at a time");
     for name in ["noise", "strangers", "revised", "copy", "text", "field"] {
         let (cpu_before, before) = (cpu(), site.counters());
-        let speed = read(&node, name, 5).await;
+        let speed = read(&node, name, spans).await;
         let fetched = site.counters().bytes_fetched - before.bytes_fetched;
         let cpu_s = (cpu() - cpu_before).as_secs_f64();
         println!(

@@ -18,6 +18,7 @@ pub mod source;
 mod subscriptions;
 #[doc(hidden)]
 pub mod testing;
+mod warm;
 
 pub use disk::Disk;
-pub use source::{Chunk, ChunkStream, Deadline, Directory, FileChunks, Listing, Source};
+pub use source::{Chunk, ChunkStream, Deadline, Directory, FileChunks, Listing, Source, WarmStream};

@@ -11,14 +11,14 @@ use crate::encoding;
 use crate::remote_files;
 use crate::source::{
     ChangeStream, Chunk, ChunkStream, Deadline, FileChunks, Found, HashStream, Hashes, Listed, Listing,
-    Source,
+    Source, WarmStream,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_HASHES_PER_REQUEST};
 use globalfs_proto::{
     Attr, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Request, Response,
-    Version, WantedFile,
+    Version, WantedFile, Warm,
 };
 use globalfs_transport::{Answer, Peer};
 use std::collections::VecDeque;
@@ -124,7 +124,7 @@ impl Remote {
         answer.next().await?.ok_or_else(|| self.broken("ended its answer too early"))
     }
 
-    async fn ask_bytes(&self, request: Request, deadline: Deadline) -> FsResult<Bytes> {
+    pub(crate) async fn ask_bytes(&self, request: Request, deadline: Deadline) -> FsResult<Bytes> {
         match self.ask_one(request, deadline).await? {
             Response::Bytes(bytes) => Ok(bytes),
             _ => Err(self.unexpected()),
@@ -225,6 +225,10 @@ impl Source for Remote {
             }
         });
         Ok(stream)
+    }
+
+    async fn warm(&self, warm: Warm, deadline: Deadline) -> FsResult<WarmStream> {
+        self.ask_to_warm(warm, deadline).await
     }
 
     async fn hashes(

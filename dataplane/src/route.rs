@@ -22,9 +22,12 @@ use crate::source::{
     ChangeStream, DIRECTORIES_AHEAD, Deadline, Directory, DirectoryStream, Found, Listed, Listing, Source,
     no_directories,
 };
+use crate::warm::Group;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use globalfs_proto::{Attr, Changes, DirEntry, FileId, FileKind, FsError, FsResult, GlobalPath, SiteName};
+use globalfs_proto::{
+    Attr, Changes, DirEntry, FileId, FileKind, FsError, FsResult, GlobalPath, SiteName, Warm,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,9 +108,10 @@ impl Routed {
         Self(Arc::new(Routes { placement, origin, sites, left_out, moved }))
     }
 
-    /// The placement has changed: names may be answered by others from now on.
-    pub fn placement_changed(&self) {
-        self.0.moved.tell(Arc::new(Changes::everything()));
+    /// What to call when the placement has changed: names may be answered by others from then on.
+    pub fn on_placement_change(&self) -> impl Fn() + Send + Sync + use<> {
+        let moved = self.0.moved.clone();
+        move || moved.tell(Arc::new(Changes::everything()))
     }
 
     /// The whole namespace: what the nodes of this site see.
@@ -334,6 +338,22 @@ impl Routes {
             of_child != master && others.iter().all(|(other, _)| *other != of_child)
         };
         paths.filter(|(_, path)| elsewhere(path)).collect()
+    }
+
+    /// The parts of `warm` by who masters them.
+    fn warm_groups(&self, warm: Warm) -> Vec<Group> {
+        let mut groups: Vec<(Master, Group)> = Vec::new();
+        for (number, file) in (0..).zip(warm.files) {
+            let master = self.placement.master(&file.path);
+            let known = groups.iter().position(|(of, _)| *of == master);
+            let at = known.unwrap_or_else(|| {
+                let source = self.source_for(&file.path, &master);
+                groups.push((master, Group::new(source, warm.fetch)));
+                groups.len() - 1
+            });
+            groups[at].1.add(number, file);
+        }
+        groups.into_iter().map(|(_, group)| group).collect()
     }
 
     async fn stat_child(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {

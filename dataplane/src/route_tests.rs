@@ -198,6 +198,25 @@ async fn a_directory_shows_the_children_of_all_its_masters() {
 }
 
 #[tokio::test]
+async fn parts_are_warmed_where_they_are_mastered_and_for_nodes_alone() {
+    let site = site_with(Master::Here);
+    let here = site.origin.put_file("/a", "1234").version();
+    let there = site.cloud.put_file("/results/b", "123").version();
+    let part = |name: &str, version| globalfs_proto::WarmFile::whole(path(name), version).unwrap();
+    let files = vec![part("/a", here), part("/results/b", there), part("/lost/c", here)];
+    let wanted = || Warm { fetch: true, files: files.clone() };
+    let mut steps = site.routed.for_nodes().warm(wanted(), soon()).await.unwrap();
+    let mut ends = BTreeMap::new();
+    while let Some(step) = steps.recv().await {
+        let step = step.unwrap();
+        ends.insert(step.file, (step.here_bytes, step.end.unwrap().is_ok()));
+    }
+    assert_eq!(ends.into_iter().collect::<Vec<_>>(), [(0, (4, true)), (1, (3, true)), (2, (0, false))]);
+    let refused = site.routed.for_sites().warm(wanted(), soon()).await;
+    assert!(matches!(refused, Err(FsError::Refused(_))));
+}
+
+#[tokio::test]
 async fn many_files_are_divided_among_their_masters() {
     let site = site_with(Master::Here);
     let here = site.origin.put_file("/a", "a").version();

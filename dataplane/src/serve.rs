@@ -11,6 +11,7 @@ use crate::source::{
     Listing, Source,
 };
 use crate::subscriptions::Subscriptions;
+use crate::warm;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -229,12 +230,12 @@ impl Handler for Server {
         let response = match request {
             Request::Stat(path) => Response::Attr(source.stat(&path, deadline).await?),
             Request::Lookup { path, below, subscription } => {
-                let watched = self.subscriptions.is_live(peer, subscription);
+                let watched = self.subscriptions.is_begun(peer, subscription).await;
                 let found = source.look_up(&path, below, deadline).await?;
                 return self.send_found(found, watched, reply).await;
             }
             Request::List { path, below, subscription } => {
-                let watched = self.subscriptions.is_live(peer, subscription);
+                let watched = self.subscriptions.is_begun(peer, subscription).await;
                 let listed = source.list_below(&path, below, deadline).await?;
                 return self.send_listed(&path, listed, watched, reply).await;
             }
@@ -247,6 +248,10 @@ impl Handler for Server {
             Request::ListXattr(path) => Response::Bytes(source.list_xattr(&path, deadline).await?),
             Request::FsStat(path) => Response::FsStat(source.fs_stat(&path, deadline).await?),
             Request::Ping => Response::Bytes(Bytes::new()),
+            Request::Warm(warm) => return warm::send(source.warm(warm, deadline).await?, reply).await,
+            Request::PutTrace(_) | Request::GetTrace(_) | Request::ListTraces | Request::RemoveTrace(_) => {
+                return Err(FsError::Refused("no traces are kept here".to_owned()));
+            }
             Request::Read { path, version, first, count } => {
                 let span = ChunkSpan { first, count: count.into() };
                 let chunks = source.read(&path, version, span, deadline).await?;

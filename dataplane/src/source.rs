@@ -5,13 +5,16 @@
 //! *Invariant:* the bytes of a [`Chunk`] have its hash; whoever makes a `Chunk` from bytes that it did not
 //! compute the hash of itself has verified them.
 
+pub use crate::warm::WarmStream;
+
+use crate::warm::at_home;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use globalfs_proto::{
     Attr, Changes, ChunkHash, ChunkIndex, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath,
-    Version, WantedFile,
+    Version, WantedFile, Warm,
 };
 use std::future::Future;
 use std::ops::Deref;
@@ -189,6 +192,12 @@ pub trait Source: Send + Sync + 'static {
         span: ChunkSpan,
         deadline: Deadline,
     ) -> FsResult<ChunkStream>;
+
+    /// Brings chunks into the cache of this source, or of the peer that it stands for, and tells how far it
+    /// is. Dropping the stream ends the work. Where the bytes are at home there is nothing to do.
+    async fn warm(&self, warm: Warm, _deadline: Deadline) -> FsResult<WarmStream> {
+        Ok(at_home(&warm))
+    }
 
     /// Starts telling the hashes of the chunks `span` of content `version` of the regular file `path`. Who
     /// knows none refuses with `EOPNOTSUPP`, and the chunks are fetched without.

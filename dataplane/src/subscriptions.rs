@@ -1,14 +1,22 @@
 //! Who listens to changes: the subscriptions of a server, by peer and number.
 //!
-//! A listing is told as watched only to a subscription that was live before the listing was asked for. So the
-//! client need not wait for its subscription to be confirmed before it asks for names.
+//! A listing is told as watched only to a subscription that was live before the source was asked for the listing.
+//! So the client need not wait for its subscription to be confirmed before it asks for names; the two requests
+//! may overtake each other on the last few metres, so who names a subscription that is yet to begin waits for it
+//! a moment.
 
 use globalfs_proto::PeerIdentity;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+/// How much later than a request that names it a subscription may begin.
+const OVERTAKING_LIMIT: Duration = Duration::from_millis(20);
 
 type Key = (PeerIdentity, u64);
 
@@ -16,6 +24,7 @@ type Key = (PeerIdentity, u64);
 #[derive(Default)]
 pub(crate) struct Subscriptions {
     live: Arc<Mutex<HashMap<Key, usize>>>,
+    begun: Notify,
     end: CancellationToken,
 }
 
@@ -31,11 +40,25 @@ impl Subscriptions {
     pub(crate) fn begin(&self, peer: &PeerIdentity, number: u64) -> Registered {
         let key = (peer.clone(), number);
         *self.live.lock().entry(key.clone()).or_default() += 1;
+        self.begun.notify_waiters();
         Registered { live: self.live.clone(), key, end: self.end.clone() }
     }
 
-    /// Whether `number` of `peer` is told what changes.
-    pub(crate) fn is_live(&self, peer: &PeerIdentity, number: u64) -> bool {
+    /// Whether `number` of `peer` is told what changes, now or in a moment.
+    pub(crate) async fn is_begun(&self, peer: &PeerIdentity, number: u64) -> bool {
+        let begun = async {
+            loop {
+                let next = self.begun.notified();
+                if self.is_live(peer, number) {
+                    return;
+                }
+                next.await;
+            }
+        };
+        number != 0 && timeout(OVERTAKING_LIMIT, begun).await.is_ok()
+    }
+
+    fn is_live(&self, peer: &PeerIdentity, number: u64) -> bool {
         number != 0 && self.live.lock().contains_key(&(peer.clone(), number))
     }
 
@@ -80,6 +103,8 @@ mod tests {
         all.end();
         assert_eq!(second.until_end(std::future::pending::<()>()).await, None);
         drop(second);
-        assert!(!all.is_live(&peer, 7));
+        assert!(!all.is_live(&peer, 7) && !all.is_begun(&peer, 7).await);
+        let (late, _begun) = tokio::join!(all.is_begun(&peer, 9), async { all.begin(&peer, 9) });
+        assert!(late, "it began a moment later");
     }
 }

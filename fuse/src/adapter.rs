@@ -147,14 +147,19 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn open(&self, _: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
+        let tid = request.pid();
         self.spawn(|shared| async move {
             match shared.operations.open(NodeId(node.0)).await {
-                // Keeping the page cache is safe: a node has one version.
-                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+                Ok(handle) => {
+                    // A handle that is gone already is the volume's affair no more.
+                    let _ = shared.operations.tell_opener(handle, tid).await;
+                    // Keeping the page cache is safe: a node has one version.
+                    reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE);
+                }
                 Err(error) => reply.error(shared.fail("open", node.0, &error)),
             }
         });

@@ -8,6 +8,7 @@
 
 mod adapter;
 mod errno;
+mod invalidate;
 mod kernel_attr;
 mod model;
 mod mount_point;
@@ -19,6 +20,6 @@ pub mod volume;
 pub use model::{Identity, NodeId};
 pub use mount_point::{Detach, unmount};
 pub use operations::Operations;
-pub use options::{OptionError, Options};
+pub use options::{OptionError, Options, SUBTYPE};
 pub use session::{MountError, Session, mount, prepare};
 pub use volume::Volume;

@@ -115,12 +115,20 @@ impl<V: Volume + ?Sized> Operations<V> {
         Ok(self.handles.lock().open(Handle::File(OpenFile { node: id, version: attr.version() })))
     }
 
+    /// Tells the volume which thread has opened the file behind `handle`.
+    pub async fn tell_opener(&self, handle: u64, tid: u32) -> FsResult<()> {
+        let OpenFile { node, version } = self.handles.lock().file(handle)?;
+        self.volume.opened(handle, tid, &self.path(node)?, version.size).await;
+        Ok(())
+    }
+
     /// Up to `length` bytes at `offset` of the version that `handle` pins; fewer only at the end.
     pub async fn read(&self, handle: u64, offset: u64, length: u32) -> FsResult<Vec<Bytes>> {
         let OpenFile { node, version } = self.handles.lock().file(handle)?;
         let Some(range) = ByteRange::of_read(offset, length.into(), version.size) else {
             return Ok(Vec::new());
         };
+        self.volume.reading(handle, offset, length);
         let (path, wanted) = (self.path(node)?, range.length());
         let length = u32::try_from(wanted).expect("a read is no longer than was asked");
         let pieces = self.volume.read(&path, version, offset, length).await.map_err(gone_is_stale)?;
@@ -141,6 +149,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     pub fn release(&self, handle: u64) -> FsResult<()> {
         let closed = self.handles.lock().close(handle)?;
         self.inodes.lock().unpin(closed.node());
+        self.volume.closed(handle);
         Ok(())
     }
 
@@ -202,6 +211,11 @@ impl<V: Volume + ?Sized> Operations<V> {
         let fresh = self.volume.list(&self.path(id)?).await.map_err(gone_is_stale)?;
         self.handles.lock().set_listing(handle, fresh.clone());
         Ok((id, fresh))
+    }
+
+    /// The directory that the kernel knows at `path`.
+    pub fn directory_at(&self, path: &GlobalPath) -> Option<NodeId> {
+        self.inodes.lock().directory_at(path)
     }
 
     /// Nodes that the kernel holds, the root included, and open handles.

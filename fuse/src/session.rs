@@ -4,6 +4,7 @@
 //! program is detached first if it was ours.
 
 use crate::adapter::Adapter;
+use crate::invalidate;
 use crate::mount_point::{self, Detach, Found, unmount};
 use crate::operations::Operations;
 use crate::options::{Options, SUBTYPE};
@@ -88,13 +89,22 @@ pub fn mount(
     runtime: Handle,
 ) -> Result<Session, MountError> {
     let mountpoint = prepare(mountpoint)?;
+    let changes = {
+        let _entered = runtime.enter();
+        volume.changes()
+    };
     let operations = Arc::new(Operations::new(volume));
-    let adapter = Adapter::new(operations.clone(), options, runtime);
+    let adapter = Adapter::new(operations.clone(), options, runtime.clone());
     let session = connect(adapter, &mountpoint, options)?;
     let device = mount_point::device(&mountpoint);
     let (sender, ended) = watch::channel(false);
     let running = Session { mountpoint, device, ended, operations };
     running.raise_read_ahead();
+    if let Some(changes) = changes {
+        let (operations, ended) = (running.operations.clone(), running.ended.clone());
+        let started = invalidate::start(changes, session.notifier(), operations, ended, runtime);
+        started.map_err(|e| refused(&running.mountpoint, &e))?;
+    }
     let name = "globalfs-mount".to_owned();
     let serve = move || {
         if let Err(error) = session.run() {

@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use globalfs_proto::{Attr, DirEntry, FsResult, FsStat, GlobalPath, Version};
+use globalfs_proto::{Attr, Changes, DirEntry, FsResult, FsStat, GlobalPath, Version};
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
 /// A read-only tree of files. Every method ends before the volume's own deadline, in data or an error.
 #[async_trait]
@@ -43,4 +44,19 @@ pub trait Volume: Send + Sync + 'static {
         offset: u64,
         length: u32,
     ) -> FsResult<Vec<Bytes>>;
+
+    /// What becomes out of date from now on, so that the kernel forgets it; `None` when nobody tells. The volume
+    /// already answers anew when it tells of a change.
+    fn changes(&self) -> Option<mpsc::Receiver<Arc<Changes>>> {
+        None
+    }
+
+    /// The thread `tid` has opened the regular file `path` of `size` bytes as `handle`; it waits for this.
+    async fn opened(&self, _handle: u64, _tid: u32, _path: &GlobalPath, _size: u64) {}
+
+    /// Something of `handle` is about to be read, for whomever. Must not wait.
+    fn reading(&self, _handle: u64, _offset: u64, _length: u32) {}
+
+    /// `handle` is closed. Must not wait.
+    fn closed(&self, _handle: u64) {}
 }

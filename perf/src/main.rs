@@ -27,7 +27,7 @@ enum Command {
     },
     /// Compares GlobalFS with what people use today, over one link
     Compare(Compare),
-    /// The comparison over nine links: 5, 40 and 150 ms, without loss and with 0.1 and 1 %
+    /// The comparison over several links: 5, 40 and 150 ms, and 40 ms with 0.1 and 1 % loss
     Matrix(Matrix),
     /// Runs `globalfs bench fetch` on the near side of a link
     Fetch(Fetch),

@@ -14,10 +14,12 @@ pub mod mount;
 pub mod node;
 pub mod output;
 pub mod policy;
+pub mod prefetch;
 pub mod progress;
 pub mod site;
 pub mod status;
 pub mod token;
+pub mod trace;
 pub mod version;
 
 use clap::{Parser, Subcommand};
@@ -28,6 +30,22 @@ use std::process::ExitCode;
 
 /// The exit status for a wrong command line.
 const USAGE: u8 = 2;
+
+/// The command line is wrong in a way that only the command itself could tell.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+/// A command that was run for the user ended with this exit status, which becomes ours. It has said why.
+#[derive(Debug, thiserror::Error)]
+#[error("the command ended with exit status {0}")]
+struct CommandEnded(u8);
+
+impl UsageError {
+    fn new(why: impl std::fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+}
 
 const EXIT_HELP: &str = "\
 Exit status: 0 it worked, 1 it failed (also a bad configuration file), 2 the command line is wrong.
@@ -44,6 +62,8 @@ Examples, in the order of a first use:
   globalfs token create --site cloud --node c001
   globalfs node register c001 --token gfs1...         at the node
   globalfs mount /globalfs -o ro,allow_other
+  globalfs prefetch /datasets/x                       before a job reads it
+  globalfs trace record --name train -- ./train.sh    what it reads, for 'prefetch --trace train'
   globalfs status                                     sites, health, caches
   globalfs bench fetch                                how fast, and what moves, on this machine
   globalfs policy test /results/job-1 --config /etc/globalfs/coordinator.yaml
@@ -85,6 +105,10 @@ enum GlobalfsCommand {
     /// Measure how fast files come
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Bring files to this node's site before they are read
+    Prefetch(prefetch::Prefetch),
+    /// Record what jobs read, so that it can be brought before they run again
+    Trace(trace::TraceArgs),
     /// Mount the tree on this node
     Mount(mount::Mount),
     /// Unmount the tree
@@ -146,6 +170,8 @@ impl GlobalfsCommand {
             Self::Token(command) => command.run(),
             Self::Status(command) => command.run(),
             Self::Bench(command) => command.run(),
+            Self::Prefetch(command) => command.run(),
+            Self::Trace(command) => command.run(),
             Self::Mount(command) => command.run(),
             Self::Umount(command) => command.run(),
             Self::Demo(command) => command.run(),
@@ -168,9 +194,13 @@ fn report(program: &str, result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<CommandEnded>() => {
+            error.downcast_ref().map_or(ExitCode::FAILURE, |CommandEnded(code)| ExitCode::from(*code))
+        }
         Err(error) => {
             output::complain(format_args!("{program}: {}", causes(&error)));
-            let is_usage = error.downcast_ref::<globalfs_fuse::OptionError>().is_some();
+            let is_usage = error.downcast_ref::<globalfs_fuse::OptionError>().is_some()
+                || error.downcast_ref::<UsageError>().is_some();
             if is_usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }

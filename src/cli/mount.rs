@@ -7,6 +7,7 @@ use crate::mount::NodeVolume;
 use crate::node::Node;
 use crate::telemetry::Component;
 use crate::telemetry::metrics::{Health, MetricsServer};
+use crate::trace::{Watch, control};
 use anyhow::{Context, Result, bail};
 use globalfs_fuse::{Detach, Session};
 use std::fs::{self, File};
@@ -90,6 +91,7 @@ impl Mount {
             source: self.config.display().to_string(),
             attr_ttl: ttl,
             entry_ttl: ttl,
+            negative_ttl: ttl,
             ..globalfs_fuse::Options::default()
         };
         for list in &self.options {
@@ -151,11 +153,15 @@ async fn serve(
         }
         None => None,
     };
-    let volume = Arc::new(NodeVolume::new(node.cached.clone(), config.deadline));
+    let source = Arc::new(node.cached.clone());
+    let watch = Watch::new(config.traces, source, node.link.remote(), config.deadline);
+    let volume = Arc::new(NodeVolume::new(node.cached.clone(), config.deadline, watch.clone()));
     let runtime = tokio::runtime::Handle::current();
     let session =
         tokio::task::spawn_blocking(move || globalfs_fuse::mount(volume, &mountpoint, &options, runtime))
             .await??;
+    let watching = tokio::spawn(watch.clone().run(stop.clone()));
+    let control = tokio::spawn(control::serve(watch, control::socket_path(&config.state_dir), stop.clone()));
     if announce {
         announce_ready()?;
     }
@@ -164,6 +170,8 @@ async fn serve(
         () = stop.cancelled() => unmount(&session).await?,
     }
     stop.cancel();
+    watching.await?;
+    control.await?;
     node.link.close().await;
     if let Some(server) = server {
         server.stopped().await;

@@ -13,7 +13,7 @@ mod tree;
 pub mod value;
 
 pub use coordinator::{CoordinatorConfig, EtcdConfig, EtcdIdentity, EtcdLogin, SiteEntry, StoreConfig};
-pub use mount::MountConfig;
+pub use mount::{MountConfig, TraceMode};
 pub use policy::PolicyConfig;
 pub use problem::{ConfigError, Position, Problem};
 pub use site::{CacheConfig, SiteConfig};

@@ -27,6 +27,7 @@ pub(super) const KEYS: &[&str] = &[
     "metrics",
     "attribute_ttl",
     "deadline",
+    "traces",
 ];
 
 /// The configuration of a node's mount.
@@ -52,6 +53,19 @@ pub struct MountConfig {
     pub attribute_ttl: Duration,
     /// What an operation is given before it ends in an error.
     pub deadline: Duration,
+    /// What is done with what batch jobs read.
+    pub traces: TraceMode,
+}
+
+/// What a mount does with what batch jobs read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceMode {
+    /// Nothing.
+    Off,
+    /// It is recorded.
+    Record,
+    /// It is recorded, and brought to the site when the job runs again.
+    Replay,
 }
 
 impl MountConfig {
@@ -72,6 +86,7 @@ impl MountConfig {
         let metrics = fields.optional("metrics");
         let attribute_ttl = fields.optional("attribute_ttl").map_or(Duration::from_secs(1), |Ttl(ttl)| ttl);
         let deadline = fields.optional("deadline").map_or(DEFAULT_DEADLINE, |Deadline(deadline)| deadline);
+        let traces = fields.optional("traces").unwrap_or(TraceMode::Replay);
         fields.finish();
         Some(Self {
             site: site?,
@@ -84,6 +99,7 @@ impl MountConfig {
             metrics,
             attribute_ttl,
             deadline,
+            traces,
         })
     }
 }

@@ -3,6 +3,7 @@
 //! *Invariant:* what one of these types holds was checked when it was read.
 
 use super::fields::nearest;
+use super::mount::TraceMode;
 use super::tree::Value;
 use globalfs_controlplane::model::pattern::Pattern;
 use globalfs_controlplane::model::policy::SyncMode;
@@ -303,6 +304,23 @@ impl Scalar for Preference {
 
     fn parse(text: &str) -> Result<Self, String> {
         choice(text, &[("auto", Self::Auto), ("uring", Self::Uring), ("posix", Self::Posix)])
+    }
+}
+
+impl Scalar for TraceMode {
+    const EXPECTED: &'static str = "one of off, record, replay";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        choice(text, &[("off", Self::Off), ("record", Self::Record), ("replay", Self::Replay)])
+    }
+
+    /// YAML 1.1 took `off` for a truth value.
+    fn read(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Bool(false) => Ok(Self::Off),
+            Value::Text(text) => Self::parse(text),
+            _ => Err(format!("found {}", value.describe())),
+        }
     }
 }
 

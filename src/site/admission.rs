@@ -1,10 +1,12 @@
 //! Who may ask a site's daemon, and what each kind of peer gets to see.
 
+use super::traces::Traces;
 use super::view::View;
 use async_trait::async_trait;
+use globalfs_dataplane::Deadline;
 use globalfs_dataplane::route::Routed;
 use globalfs_dataplane::serve::{ServeCounters, Server};
-use globalfs_proto::{FsError, FsResult, PeerIdentity, Request, SiteName};
+use globalfs_proto::{FsError, FsResult, PeerIdentity, Request, Response, SiteName};
 use globalfs_transport::{Handler, Reply};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +17,24 @@ pub(super) struct SiteHandler {
     view: Arc<View>,
     nodes: Server,
     sites: Server,
+    traces: Arc<Traces>,
 }
 
 impl SiteHandler {
-    pub(super) fn new(here: SiteName, view: Arc<View>, routed: &Routed) -> Self {
+    pub(super) fn new(here: SiteName, view: Arc<View>, routed: &Routed, traces: Arc<Traces>) -> Self {
         Self {
             here,
             view,
             nodes: Server::new(routed.for_nodes(), Arc::new(|_| Ok(()))),
             sites: Server::new(routed.for_sites(), Arc::new(|_| Ok(()))),
+            traces,
         }
+    }
+
+    /// Ends the answers that tell changes, which would go on for minutes.
+    pub(super) fn end_watches(&self) {
+        self.nodes.end_watches();
+        self.sites.end_watches();
     }
 
     /// What was served to nodes and to sites.
@@ -65,6 +75,10 @@ impl Handler for SiteHandler {
         budget: Duration,
         reply: &mut Reply,
     ) -> FsResult<()> {
+        if Traces::takes(&request) {
+            let answer = self.traces.answer(peer, request, Deadline::after(budget)).await?;
+            return reply.send(&Response::Bytes(answer)).await;
+        }
         match peer {
             PeerIdentity::Node(..) => self.nodes.handle(peer, request, budget, reply).await,
             PeerIdentity::Site(_) => self.sites.handle(peer, request, budget, reply).await,

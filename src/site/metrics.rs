@@ -2,9 +2,10 @@
 
 use super::SiteDaemon;
 use super::peers::SiteLink;
-use crate::node::cache_metrics;
+use crate::node::{cache_metrics, name_metrics};
 use crate::telemetry::metrics::{Metrics, Sample};
 use globalfs_dataplane::serve::ServeCounters;
+use globalfs_proto::ChunkEncoding;
 use std::sync::atomic::Ordering;
 
 impl SiteDaemon {
@@ -13,6 +14,7 @@ impl SiteDaemon {
         let mut metrics = Metrics::new();
         cache_metrics(&mut metrics, &self.cache, &[("site", self.config.name.to_string())]);
         self.fetch_metrics(&mut metrics);
+        self.name_metrics(&mut metrics);
         self.serve_metrics(&mut metrics);
         self.origin_metrics(&mut metrics);
         metrics
@@ -44,9 +46,34 @@ impl SiteDaemon {
             link.cached.counters().chunks_joined
         });
         add(
+            "globalfs_dedup_bytes_total",
+            "Bytes copied from elsewhere in the cache instead of fetched",
+            |link| link.cached.counters().bytes_deduplicated,
+        );
+        add(
+            "globalfs_dedup_chunks_total",
+            "Chunks copied from elsewhere in the cache instead of fetched",
+            |link| link.cached.counters().chunks_deduplicated,
+        );
+        add(
             "globalfs_wire_damaged_chunks_total",
             "Chunks that arrived damaged and were asked for again",
             |link| link.remote.counters().chunks_damaged,
+        );
+    }
+
+    fn name_metrics(&self, metrics: &mut Metrics) {
+        let (peers, here) = (self.peers.clone(), self.config.name.clone());
+        name_metrics(metrics, move || {
+            let labels = |site: &dyn ToString| vec![("src", site.to_string()), ("dst", here.to_string())];
+            let links = peers.links();
+            links.iter().map(|(site, link)| (labels(site), link.cached.name_counters())).collect()
+        });
+        let (origin, here) = (self.origin.clone(), self.config.name.clone());
+        metrics.gauge(
+            "globalfs_origin_watched_directories",
+            "Directories whose changes are told",
+            move || vec![Sample::count(origin.watched_directories() as u64).label("site", &here)],
         );
     }
 
@@ -63,7 +90,25 @@ impl SiteDaemon {
         add("globalfs_served_chunks_total", "Chunks served", |c| c.chunks);
         add("globalfs_served_bytes_total", "Bytes served, as files have them", |c| c.bytes);
         add("globalfs_served_wire_bytes_total", "Bytes served, as they travelled", |c| c.wire_bytes);
+        add("globalfs_served_directories_total", "Directories served", |c| c.directories);
         add("globalfs_served_entries_total", "Directory entries served", |c| c.entries);
+        add("globalfs_served_changes_total", "Messages of changes sent", |c| c.changes);
+        let (handler, here) = (self.handler.clone(), self.config.name.clone());
+        metrics.counter(
+            "globalfs_served_chunks_by_encoding_total",
+            "Chunks served, by encoding",
+            move || {
+                let mut samples = Vec::new();
+                for (to, counters) in handler.counters() {
+                    let sample = |encoding: ChunkEncoding| {
+                        let count = Sample::count(counters.chunks_as[encoding as usize]);
+                        count.label("site", &here).label("to", to).label("encoding", encoding.name())
+                    };
+                    samples.extend(ChunkEncoding::ALL.map(sample));
+                }
+                samples
+            },
+        );
     }
 
     fn origin_metrics(&self, metrics: &mut Metrics) {

@@ -6,11 +6,13 @@ mod admission;
 mod heartbeat;
 mod metrics;
 mod peers;
+mod traces;
 mod view;
 
 use crate::config::{OriginUrl, SiteConfig};
 use crate::node::open_cache;
 use crate::telemetry::metrics::{Health, MetricsServer};
+use crate::trace::store::Store;
 use admission::SiteHandler;
 use anyhow::{Result, ensure};
 use globalfs_controlplane::files::CertFiles;
@@ -24,6 +26,7 @@ use peers::Peers;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_util::sync::CancellationToken;
+use traces::Traces;
 use view::View;
 
 /// A site's daemon, ready to run.
@@ -36,6 +39,7 @@ pub struct SiteDaemon {
     peers: Arc<Peers>,
     view: Arc<View>,
     handler: Arc<SiteHandler>,
+    traces: Arc<Traces>,
     origin_reachable: Arc<AtomicBool>,
 }
 
@@ -61,9 +65,12 @@ impl SiteDaemon {
         let options = fetch::Options { metadata_ttl: config.metadata_ttl, ..fetch::Options::default() };
         let peers = Arc::new(Peers::new(endpoint.clone(), cache.clone(), view.clone(), options));
         let routed = Routed::new(view.clone(), Arc::new(origin.clone()) as Arc<dyn Source>, peers.clone());
-        let handler = Arc::new(SiteHandler::new(config.name.clone(), view.clone(), &routed));
+        view.on_change(Box::new(routed.on_placement_change()));
+        let store = Store::open(&config.state_dir.join("traces"))?;
+        let traces = Arc::new(Traces::new(config.name.clone(), store, view.clone(), peers.clone()));
+        let handler = Arc::new(SiteHandler::new(config.name.clone(), view.clone(), &routed, traces.clone()));
         let origin_reachable = Arc::new(AtomicBool::new(true));
-        Ok(Self { config, files, endpoint, origin, cache, peers, view, handler, origin_reachable })
+        Ok(Self { config, files, endpoint, origin, cache, peers, view, handler, traces, origin_reachable })
     }
 
     /// Serves until `stop`, then lets requests end for a short while.
@@ -77,6 +84,12 @@ impl SiteDaemon {
             None => None,
         };
         let heart = tokio::spawn(self.heart().beat(stop.clone()));
+        let (handler, stopping) = (self.handler.clone(), stop.clone());
+        let watches = tokio::spawn(async move {
+            stopping.cancelled().await;
+            handler.end_watches();
+        });
+        let forwarder = tokio::spawn(self.traces.clone().forward(stop.clone()));
         tracing::info!(
             site = %self.config.name,
             listen = %self.endpoint.local_addr(),
@@ -87,6 +100,8 @@ impl SiteDaemon {
         self.endpoint.serve(self.handler.clone(), stop).await;
         self.endpoint.close().await;
         heart.await?;
+        watches.await?;
+        forwarder.await?;
         if let Some(server) = server {
             server.stopped().await;
         }

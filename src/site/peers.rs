@@ -52,8 +52,13 @@ impl Peers {
     }
 }
 
-impl Sites for Peers {
-    fn source(&self, site: &SiteName) -> FsResult<Arc<dyn Source>> {
+impl Peers {
+    /// The daemon of `site`.
+    pub(super) fn remote(&self, site: &SiteName) -> FsResult<Arc<Remote>> {
+        Ok(self.link(site)?.remote)
+    }
+
+    fn link(&self, site: &SiteName) -> FsResult<SiteLink> {
         let view = self.view.now();
         let record = view.cluster.site(site).ok_or_else(|| {
             FsError::Unreachable(format!("site {site} is not registered; see 'globalfs site list'"))
@@ -62,7 +67,13 @@ impl Sites for Peers {
         let known = links.get(site).filter(|link| link.remote.peer().address() == record.address);
         let link = known.cloned().unwrap_or_else(|| self.connect(site, record.address.clone()));
         links.insert(site.clone(), link.clone());
-        Ok(link.cached as Arc<dyn Source>)
+        Ok(link)
+    }
+}
+
+impl Sites for Peers {
+    fn source(&self, site: &SiteName) -> FsResult<Arc<dyn Source>> {
+        Ok(self.link(site)?.cached as Arc<dyn Source>)
     }
 
     fn changes(&self) -> ChangeStream {

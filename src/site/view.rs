@@ -13,7 +13,7 @@ use globalfs_proto::{GlobalPath, PeerIdentity, SiteName};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
@@ -32,6 +32,8 @@ pub(super) struct View {
     wanted: Notify,
     /// Counts the heartbeats that were answered.
     beats: watch::Sender<u64>,
+    /// Called when paths have other masters than before.
+    on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// One view with its policies ready to decide.
@@ -71,6 +73,7 @@ impl View {
             now: ArcSwap::from_pointee(known),
             wanted: Notify::new(),
             beats: watch::Sender::new(0),
+            on_change: OnceLock::new(),
         };
         view.keep();
         Ok(view)
@@ -79,6 +82,11 @@ impl View {
     /// The view now.
     pub(super) fn now(&self) -> Arc<Known> {
         self.now.load_full()
+    }
+
+    /// Calls `changed` whenever paths have other masters than before. The first call of this counts.
+    pub(super) fn on_change(&self, changed: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.on_change.set(changed);
     }
 
     /// Asks for a heartbeat now and waits until it was answered, for a short while.
@@ -103,8 +111,12 @@ impl View {
         let revision = cluster.revision;
         match Known::new(cluster) {
             Ok(known) => {
-                self.now.store(Arc::new(known));
+                let before = self.now.swap(Arc::new(known));
                 self.keep();
+                // A node that joins must not make every other one forget what it knows.
+                if !before.places_as(&self.now()) {
+                    self.on_change.get().iter().for_each(|changed| changed());
+                }
                 tracing::info!(revision, "cluster_view_changed");
             }
             Err(error) => {
@@ -152,6 +164,12 @@ impl Known {
         let policies = PolicySet::new(cluster.policies.clone(), &sites, cluster.default_primary.clone())?;
         let keys = keys(&cluster);
         Ok(Self { cluster, policies, keys })
+    }
+
+    /// Whether `other` gives every path the same master.
+    fn places_as(&self, other: &Self) -> bool {
+        let (one, other) = (&self.cluster, &other.cluster);
+        (&one.default_primary, &one.policies) == (&other.default_primary, &other.policies)
     }
 
     /// Whether `peer` is registered with this key. Asked at each request, so it is a look-up.

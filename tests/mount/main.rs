@@ -12,6 +12,7 @@ mod damage;
 mod fan_out;
 mod life;
 mod policy;
+mod pushed;
 mod ranges;
 mod tree;
 

@@ -1,12 +1,16 @@
 //! Frames on a stream: a 32-bit little-endian length and that many bytes of one message.
 //!
-//! *Invariant:* nothing is allocated for a frame before its length was checked against its limit.
+//! *Invariant:* nothing is allocated for a frame before its length was checked against its limit, and then
+//! in steps as its bytes arrive: an announcement alone holds no memory.
 
 use crate::failure;
 use crate::pool::Buffer;
 use bytes::{BufMut, Bytes, BytesMut};
 use globalfs_proto::FsError;
 use quinn::{ReadExactError, RecvStream};
+
+/// Bytes for which memory is taken before they have arrived.
+const STEP: usize = 64 * 1024;
 
 /// Bytes of a frame's length.
 pub(crate) const PREFIX: usize = 4;
@@ -59,7 +63,13 @@ pub(crate) async fn read_bytes(stream: &mut RecvStream, length: usize) -> Result
         stream.read_exact(buffer.room()).await?;
         return Ok(buffer.freeze());
     }
-    let mut bytes = BytesMut::zeroed(length);
+    let mut bytes = BytesMut::zeroed(length.min(STEP));
     stream.read_exact(&mut bytes).await?;
+    while bytes.len() < length {
+        let read = bytes.len();
+        // Doubling, so that a long frame is copied once on average.
+        bytes.resize(length.min(read * 2), 0);
+        stream.read_exact(&mut bytes[read..]).await?;
+    }
     Ok(bytes.freeze())
 }

@@ -3,6 +3,7 @@
 
 use super::flight::{Claim, Slot};
 use super::stream::Reading;
+use super::warm::Demand;
 use super::{Hop, ended_early};
 use crate::source::{Chunk, Deadline, FileChunks};
 use futures_util::{StreamExt, stream};
@@ -38,6 +39,7 @@ pub(super) fn read(hop: Arc<Hop>, files: Vec<WantedFile>, deadline: Deadline) ->
     tokio::spawn(async move {
         let count = files.len();
         let mut left: HashSet<usize> = (0..count).collect();
+        let _demand = Demand::new(&hop);
         let sent = tokio::select! {
             sent = deadline.bound(deliver(hop, files, deadline, &sender, &mut left)) => sent,
             () = sender.closed() => return,
@@ -142,7 +144,7 @@ impl Iterator for Plan {
 
 impl Hop {
     /// The file, if all of it was claimed and it may be asked for in bulk; otherwise starts to fetch the parts.
-    fn whole_or_parts(
+    pub(super) fn whole_or_parts(
         self: &Arc<Self>,
         file: WantedFile,
         claims: Vec<Claim>,

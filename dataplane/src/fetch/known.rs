@@ -10,11 +10,13 @@ use super::flight::Claim;
 use super::{Hop, ended_early};
 use crate::model::dedup::{self, Content, Look};
 use crate::source::{Chunk, Deadline, HashStream, Hashes};
+use futures_util::future::{BoxFuture, pending};
 use futures_util::{StreamExt, stream};
 use globalfs_proto::limits::{CHUNK_SIZE, MAX_HASHES_PER_FRAME, MAX_HASHES_PER_REQUEST};
 use globalfs_proto::{ChunkHash, ChunkIndex, ChunkSpan, FsError, FsResult, GlobalPath, Version};
 use lru::LruCache;
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
@@ -75,6 +77,7 @@ impl Known {
             Look::Known(announced) if announced != chunk.hash => {
                 content.distrust();
                 let index = chunk.index.0;
+                tracing::warn!(index, ?announced, arrived = ?chunk.hash, "a hash was announced wrongly");
                 Err(FsError::Protocol(format!("chunk {index} has another hash than was announced")))
             }
             _ => Ok(()),
@@ -82,7 +85,25 @@ impl Known {
     }
 }
 
+/// A question on behalf of a hop below. Whoever waits for its answer learns of its end, however it ends.
+struct Asking<'a> {
+    entry: &'a Entry,
+    range: Range<u64>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.entry.content.lock().told(&self.range);
+        self.entry.changed.notify_waiters();
+    }
+}
+
 impl Entry {
+    fn ask(&self, range: Range<u64>) -> Asking<'_> {
+        let range = self.content.lock().ask(range);
+        Asking { entry: self, range }
+    }
+
     /// Waits until none of the claims' hashes is coming any more.
     async fn outwait(&self, claims: &[Claim]) {
         loop {
@@ -159,6 +180,44 @@ impl Hop {
             self.fetch_runs(path, version, not_copied, deadline, None).await;
         };
         tokio::join!(copying, self.fetch_runs(path, version, fetches, deadline, room));
+    }
+
+    /// Settles the claims that a transfer left.
+    pub(super) fn settle_again<'a>(
+        self: &'a Arc<Self>,
+        path: &'a GlobalPath,
+        version: Version,
+        claims: Vec<Claim>,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if !claims.is_empty() {
+                self.settle(path, version, claims, deadline, None).await;
+            }
+        })
+    }
+
+    /// Resolves when half of what a transfer still has to bring turns out to be here: it was begun before
+    /// anything was known, and would keep the link from what is missing.
+    pub(super) async fn overtaken(&self, version: &Version, claims: &VecDeque<Claim>) {
+        let Some(entry) = self.known.0.lock().peek(version).cloned() else { return pending().await };
+        loop {
+            let mut changed = std::pin::pin!(entry.changed.notified());
+            changed.as_mut().enable();
+            if self.count_here(&entry, claims) * 2 >= claims.len().max(2) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn count_here(&self, entry: &Entry, claims: &VecDeque<Claim>) -> usize {
+        let content = entry.content.lock();
+        let is_here = |claim: &&Claim| match content.look(claim.index().0) {
+            Look::Known(hash) => self.cache.holds(&hash),
+            _ => false,
+        };
+        if content.is_promising() { claims.iter().filter(is_here).count() } else { 0 }
     }
 
     /// Gives back the claims of chunks that are not here after all.
@@ -239,7 +298,7 @@ impl Hop {
             if told.first.0 != next || count == 0 || count > range.end - next {
                 return Err(FsError::Protocol("hashes that were not asked for".to_owned()));
             }
-            self.learn(entry, &told);
+            self.learn(&version, entry, &told);
             next += count;
             if let Some(listener) = listener
                 && listener.send(Ok(told)).await.is_err()
@@ -250,10 +309,12 @@ impl Hop {
         Ok(())
     }
 
-    fn learn(&self, entry: &Entry, told: &Hashes) {
+    fn learn(&self, version: &Version, entry: &Entry, told: &Hashes) {
         let mut content = entry.content.lock();
         for (index, hash) in (told.first.0..).zip(&told.hashes) {
-            content.learn(index, *hash, self.cache.holds(hash));
+            // What this content's own readers have brought says nothing about its rest.
+            let held = self.cache.holds(hash) && !self.cache.contains(version, ChunkIndex(index));
+            content.learn(index, *hash, held);
         }
         drop(content);
         entry.changed.notify_waiters();
@@ -295,11 +356,8 @@ impl Hop {
                 // Nothing is remembered, so the rest comes from upstream in one piece.
                 let rest = next..range.end.min(next + u64::from(MAX_HASHES_PER_REQUEST));
                 next = rest.end;
-                entry.content.lock().ask(rest.clone());
-                let asked = self.ask(path, version, &entry, rest.clone(), deadline, Some(listener)).await;
-                entry.content.lock().ended(&rest, true);
-                entry.changed.notify_waiters();
-                asked?;
+                let _asking = entry.ask(rest.clone());
+                self.ask(path, version, &entry, rest, deadline, Some(listener)).await?;
             } else {
                 let first = ChunkIndex(next);
                 next += hashes.len() as u64;

@@ -18,6 +18,7 @@ mod metadata;
 mod question;
 mod small;
 mod stream;
+mod warm;
 mod watching;
 
 pub use metadata::NameCounters;
@@ -26,6 +27,7 @@ use crate::cache::Cache;
 use crate::changes::Hub;
 use crate::source::{
     ChangeStream, Chunk, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source,
+    WarmStream,
 };
 use ahead::Ahead;
 pub use ahead::AheadOptions;
@@ -34,7 +36,7 @@ use bytes::Bytes;
 use flight::{Claim, Flights};
 use globalfs_proto::limits::{CHUNK_SIZE, DEFAULT_DEADLINE};
 use globalfs_proto::{
-    Attr, ByteRange, ChunkSpan, FileKind, FsError, FsResult, FsStat, GlobalPath, Version, WantedFile,
+    Attr, ByteRange, ChunkSpan, FileKind, FsError, FsResult, FsStat, GlobalPath, Version, WantedFile, Warm,
 };
 use known::Known;
 use metadata::Metadata;
@@ -118,6 +120,7 @@ struct Hop {
     known: Known,
     counts: Counts,
     ahead: Option<Ahead>,
+    turns: warm::Turns,
 }
 
 impl Cached {
@@ -130,8 +133,8 @@ impl Cached {
     pub fn with_hub(upstream: Arc<dyn Source>, cache: Cache, options: Options, hub: Hub) -> Self {
         let metadata = Metadata::new(upstream.clone(), hub, options);
         let (flights, known, counts) = (Arc::default(), Known::new(), Counts::default());
-        let ahead = options.ahead.map(Ahead::new);
-        Self(Arc::new(Hop { upstream, cache, metadata, flights, known, counts, ahead }))
+        let (ahead, turns) = (options.ahead.map(Ahead::new), warm::Turns::default());
+        Self(Arc::new(Hop { upstream, cache, metadata, flights, known, counts, ahead, turns }))
     }
 
     /// Attributes as `open(2)` promises them: what the upstream tells now, past the time to live, unless each
@@ -247,8 +250,16 @@ impl Source for Cached {
         check_span(version, span)?;
         let (sender, stream) = mpsc::channel(STREAM_CHUNKS);
         let reading = Reading::new(self.0.clone(), path.clone(), version, span, deadline);
-        tokio::spawn(reading.deliver(sender));
+        let demand = warm::Demand::new(&self.0);
+        tokio::spawn(async move {
+            reading.deliver(sender).await;
+            drop(demand);
+        });
         Ok(stream)
+    }
+
+    async fn warm(&self, warm: Warm, deadline: Deadline) -> FsResult<WarmStream> {
+        Ok(warm::start(&self.0, warm, deadline))
     }
 
     async fn hashes(
@@ -293,7 +304,9 @@ impl Hop {
     ) {
         let mut claims = VecDeque::from(claims);
         let outcome = deadline.bound(self.transfer(path, version, &mut claims, deadline, room)).await;
-        let Err(error) = outcome else { return };
+        let Err(error) = outcome else {
+            return self.settle_again(path, version, claims.into(), deadline).await;
+        };
         if let FsError::Stale(attr) = &error {
             self.metadata.changed(path, attr.as_deref()).await;
         }
@@ -302,6 +315,7 @@ impl Hop {
         }
     }
 
+    /// Takes what the upstream sends. Leaves claims when hash-ahead has overtaken the transfer.
     async fn transfer(
         self: &Arc<Self>,
         path: &GlobalPath,
@@ -317,7 +331,11 @@ impl Hop {
         let asked = Instant::now();
         let mut stream = self.upstream.read(path, version, span, deadline).await?;
         while let Some(index) = claims.front().map(Claim::index) {
-            let chunk = stream.recv().await.unwrap_or_else(|| Err(ended_early()))?;
+            let chunk = tokio::select! {
+                biased;
+                chunk = stream.recv() => chunk.unwrap_or_else(|| Err(ended_early()))?,
+                () = self.overtaken(&version, claims) => return Ok(()),
+            };
             let length = index.bytes(version.size).map(|bytes| bytes.length());
             if chunk.index != index || Some(chunk.data.len() as u64) != length {
                 return Err(FsError::Protocol("a chunk that was not asked for".to_owned()));
@@ -405,3 +423,5 @@ mod metadata_tests;
 mod slow_disk_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod warm_tests;

@@ -115,7 +115,7 @@ impl Content {
         range
     }
 
-    /// One hash has come; `held` tells whether the chunk is here.
+    /// One hash has come; `held` tells whether the chunk is here under another name.
     pub fn learn(&mut self, index: u64, hash: ChunkHash, held: bool) {
         if index < self.chunks && self.hashes.insert(index, hash).is_none() {
             self.hits += u64::from(held);
@@ -134,14 +134,20 @@ impl Content {
         self.hashes.remove(&farthest);
     }
 
-    /// What was asked for has come, or will not. Gives what to ask for next.
+    /// What was asked for on behalf of readers has come, or will not. Gives what to ask for next.
+    #[must_use = "what it gives counts as coming"]
     pub fn ended(&mut self, asked: &Range<u64>, complete: bool) -> Option<Range<u64>> {
-        if let Some(at) = self.coming.iter().position(|range| range == asked) {
-            self.coming.swap_remove(at);
-        }
+        self.told(asked);
         let limit = if self.hits == 0 { HITLESS_AT_FIRST } else { HITLESS_LATER };
         self.given_up |= !complete || self.hitless >= limit.min(self.chunks);
         if self.hits > 0 { self.next_ask() } else { None }
+    }
+
+    /// What was asked for on behalf of somebody else has come, or will not.
+    pub fn told(&mut self, asked: &Range<u64>) {
+        if let Some(at) = self.coming.iter().position(|range| range == asked) {
+            self.coming.swap_remove(at);
+        }
     }
 
     /// An announced hash was wrong: nothing of this content is believed any more, nor asked for.

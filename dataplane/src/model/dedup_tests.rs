@@ -117,3 +117,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_others_ask_leaves_nothing_coming() {
+    let mut content = content(10_000);
+    let asked = content.want(0..16, 1_000_000).unwrap();
+    asked.clone().for_each(|index| content.learn(index, hash(index), true));
+    let others = content.ask(5000..5100);
+    content.told(&others);
+    assert_eq!(content.look(5000), Look::Unknown);
+    let next = content.ended(&asked, true).unwrap();
+    assert_eq!((content.look(next.start), content.look(5000)), (Look::Coming, Look::Unknown));
+}

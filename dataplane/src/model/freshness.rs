@@ -59,13 +59,16 @@ impl Subscription {
     }
 }
 
+/// When, and which name of a directory; `None` is all of it.
+type Noted = (u64, Option<Bytes>);
+
 /// The requests under way, and what changed meanwhile.
 #[derive(Debug, Default)]
 pub struct Asks {
     clock: u64,
     open: BTreeSet<u64>,
-    /// By directory: when which name changed; `None` is all of the directory.
-    changed: HashMap<Box<[u8]>, Vec<(u64, Option<Bytes>)>>,
+    /// By directory.
+    changed: HashMap<Box<[u8]>, Vec<Noted>>,
     remembered: usize,
     /// Requests up to this one are overtaken whatever they are about.
     everything: u64,
@@ -111,9 +114,13 @@ impl Asks {
         }
     }
 
-    /// Whether a change has overtaken what `ticket` brings about the path itself: of its name, or of that of a
-    /// directory above it, which may have been moved away.
+    /// Whether a change has overtaken what `ticket` brings about the path itself: of its name, of all names in its
+    /// directory, or of the name of a directory above it, which may have been moved away.
     pub fn is_overtaken(&self, ticket: Ticket, path: &[u8]) -> bool {
+        let parent = split(path).map(|(directory, _)| directory);
+        if parent.is_some_and(|directory| self.since(ticket, directory).any(Option::is_none)) {
+            return true;
+        }
         let mut at = path;
         while let Some((directory, name)) = split(at) {
             if self.since(ticket, directory).any(|changed| changed.as_deref() == Some(name)) {
@@ -178,7 +185,8 @@ mod tests {
         assert_eq!(asks.overtaken_names(before, b"/d"), BTreeSet::from([Bytes::from_static(b"x")]));
         assert!(asks.overtaken_names(after, b"/d").is_empty());
         asks.note(&changed("/d", &[]));
-        assert!(asks.is_listing_overtaken(after, b"/d") && !asks.is_listing_overtaken(after, b"/d/sub"));
+        assert!(asks.is_listing_overtaken(after, b"/d") && asks.is_overtaken(after, b"/d/y"));
+        assert!(!asks.is_overtaken(after, b"/d") && !asks.is_listing_overtaken(after, b"/d/sub/below"));
         asks.note(&Changes::everything());
         assert!(asks.is_overtaken(after, b"/z"));
         asks.close(before);

@@ -10,3 +10,4 @@ pub mod pace;
 pub mod readahead;
 pub mod walk;
 mod walk_order;
+pub mod watches;

@@ -1,1 +1,327 @@
-//! Names against a naive model.
+//! Names against a world that changes while questions, answers and changes are on their way.
+
+use super::*;
+use crate::testing::some_attr;
+use globalfs_proto::ChangedDirectory;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::VecDeque;
+
+const TTL: Duration = Duration::from_millis(100);
+const BUDGET: u64 = 1 << 20;
+
+fn path(text: &str) -> GlobalPath {
+    GlobalPath::new(text.as_bytes()).unwrap()
+}
+
+fn at(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn directory_attr(n: u64) -> Attr {
+    Attr { kind: FileKind::Directory, ..some_attr(n) }
+}
+
+fn listing(entries: &[(&str, Attr)], watched: bool) -> Listing {
+    let entry = |(name, attr): &(&str, Attr)| DirEntry { name: Bytes::from((*name).to_owned()), attr: *attr };
+    Listing { attr: directory_attr(1), entries: entries.iter().map(entry).collect(), complete: true, watched }
+}
+
+fn changed(directory: &str, names: &[&str]) -> Changes {
+    let names = names.iter().map(|name| Bytes::from((*name).to_owned())).collect();
+    Changes { everything: false, directories: vec![ChangedDirectory { path: path(directory), names }] }
+}
+
+/// With a subscription that was heard.
+fn watching() -> Names {
+    let mut names = Names::new(TTL, BUDGET);
+    names.subscribed();
+    names.heard(&Changes::default(), at(0));
+    names
+}
+
+fn learn(names: &mut Names, directory: &str, listing: Listing, now: Duration) {
+    let ticket = names.ask();
+    names.learn_directory(ticket, &path(directory), Some(listing), now);
+    names.close(ticket);
+}
+
+fn known(names: &mut Names, text: &str, now: Duration) -> Option<Option<u64>> {
+    match names.stat(&path(text), now) {
+        Answer::Known(attr) => Some(attr.map(|attr| attr.size)),
+        Answer::Ask(_) => None,
+    }
+}
+
+#[test]
+fn what_is_watched_counts_as_long_as_the_subscription_is_heard() {
+    let mut names = watching();
+    learn(&mut names, "/d", listing(&[("f", some_attr(5))], true), at(0));
+    learn(&mut names, "/u", listing(&[("f", some_attr(6))], false), at(0));
+    for ms in (50..2_000).step_by(50) {
+        names.heard(&Changes::default(), at(ms));
+        assert_eq!(known(&mut names, "/d/f", at(ms)), Some(Some(5)));
+        assert_eq!(known(&mut names, "/d/none", at(ms)), Some(None), "absence is an answer");
+        assert_eq!(known(&mut names, "/u/f", at(ms)), (ms < 100).then_some(Some(6)), "{ms}");
+    }
+    assert_eq!(known(&mut names, "/d/f", at(2_049)), Some(Some(5)));
+    assert_eq!(known(&mut names, "/d/f", at(2_050)), None, "silence");
+    names.heard(&Changes::default(), at(2_100));
+    assert_eq!(known(&mut names, "/d/f", at(2_100)), Some(Some(5)), "it was late, nothing was lost");
+    assert_eq!(names.stat_watched(&path("/d/f"), at(2_100)).unwrap().unwrap().size, 5);
+    assert_eq!(names.stat_watched(&path("/u/f"), at(2_100)), None);
+    let late = MAX_WATCHED_AGE;
+    names.heard(&Changes::default(), late);
+    assert_eq!(known(&mut names, "/d/f", late), None, "not for ever");
+}
+
+#[test]
+fn what_was_told_under_an_earlier_subscription_is_watched_no_more() {
+    let mut names = watching();
+    learn(&mut names, "/d", listing(&[("f", some_attr(5))], true), at(0));
+    names.lost();
+    assert_eq!(known(&mut names, "/d/f", at(99)), Some(Some(5)), "young");
+    names.subscribed();
+    names.heard(&Changes::default(), at(100));
+    assert_eq!(known(&mut names, "/d/f", at(100)), None);
+    let ticket = names.ask();
+    names.lost();
+    names.subscribed();
+    names.heard(&Changes::default(), at(110));
+    names.learn_directory(ticket, &path("/d"), Some(listing(&[("f", some_attr(5))], true)), at(110));
+    names.heard(&Changes::default(), at(250));
+    assert_eq!(known(&mut names, "/d/f", at(250)), None, "asked under the earlier one");
+}
+
+#[test]
+fn what_a_watch_does_not_see_grows_old() {
+    let mut names = watching();
+    let entries =
+        [("one", some_attr(1)), ("two", Attr { nlink: 2, ..some_attr(2) }), ("dir", directory_attr(3))];
+    learn(&mut names, "/d", listing(&entries, true), at(0));
+    assert_eq!(names.list(&path("/d"), at(0)).unwrap().len(), 3);
+    names.heard(&Changes::default(), at(100));
+    assert_eq!(known(&mut names, "/d/one", at(100)), Some(Some(1)));
+    assert_eq!(known(&mut names, "/d/two", at(100)), None, "it may change by its other name");
+    assert_eq!(known(&mut names, "/d/dir", at(100)), None, "what happens in it is not told");
+    assert_eq!(names.list(&path("/d"), at(100)), None);
+    assert!(names.known_listing(&path("/d"), at(100)).is_some());
+    let ticket = names.ask();
+    names.learn(ticket, &path("/d/two"), Some(Attr { nlink: 2, ..some_attr(22) }), at(100));
+    names.close(ticket);
+    learn(&mut names, "/d/dir", Listing { attr: directory_attr(33), ..listing(&[], true) }, at(100));
+    assert_eq!(known(&mut names, "/d/dir", at(100)), Some(Some(33)), "by its own listing");
+}
+
+#[test]
+fn a_change_makes_only_its_name_unknown() {
+    let mut names = watching();
+    learn(&mut names, "/", listing(&[("d", directory_attr(1))], true), at(0));
+    learn(&mut names, "/d", listing(&[("a", some_attr(1)), ("b", directory_attr(2))], true), at(0));
+    learn(&mut names, "/d/b", listing(&[("c", some_attr(3))], true), at(0));
+    names.heard(&changed("/d", &["a", "new"]), at(1));
+    assert_eq!(known(&mut names, "/d/a", at(1)), None);
+    assert_eq!(names.stat(&path("/d/new"), at(1)), Answer::Ask(Ask::Name));
+    assert_eq!(known(&mut names, "/d/b/c", at(1)), Some(Some(3)));
+    assert_eq!(known(&mut names, "/d/none", at(1)), Some(None));
+    assert_eq!(names.list(&path("/d"), at(1)), None);
+    names.heard(&changed("/", &["d"]), at(2));
+    for gone in ["/d", "/d/b", "/d/b/c", "/d/none"] {
+        assert_eq!(known(&mut names, gone, at(2)), None, "{gone} was moved away, perhaps");
+    }
+    assert_eq!(known(&mut names, "/x", at(2)), Some(None));
+    names.heard(&Changes::everything(), at(3));
+    assert_eq!((known(&mut names, "/x", at(3)), names.used_bytes()), (None, 0));
+}
+
+#[test]
+fn a_directory_that_has_grown_old_is_asked_for_when_several_names_are_wanted() {
+    let mut names = Names::new(TTL, BUDGET);
+    assert_eq!(names.stat(&path("/d/a"), at(0)), Answer::Ask(Ask::Surroundings));
+    learn(&mut names, "/d", listing(&[("a", some_attr(1)), ("b", some_attr(2))], false), at(0));
+    assert_eq!(names.stat(&path("/d/a"), at(100)), Answer::Ask(Ask::Name));
+    assert_eq!(names.stat(&path("/d/b"), at(100)), Answer::Ask(Ask::Parent));
+    let ticket = names.ask();
+    names.learn_directory(ticket, &path("/large"), None, at(100));
+    names.close(ticket);
+    assert_eq!(names.stat(&path("/large/x"), at(100)), Answer::Ask(Ask::Name), "it is left out anyway");
+    assert_eq!(names.stat(&path("/large/x"), at(200)), Answer::Ask(Ask::Surroundings));
+    let mut nothing = Names::new(Duration::ZERO, BUDGET);
+    learn(&mut nothing, "/d", listing(&[("a", some_attr(1))], true), at(0));
+    assert_eq!(nothing.stat(&path("/d/a"), at(0)), Answer::Ask(Ask::Name), "nothing is kept");
+}
+
+#[test]
+fn memory_stays_within_its_budget_and_keeps_what_is_used() {
+    let mut names = Names::new(Duration::from_secs(1), 100_000);
+    for n in 0..2_000 {
+        learn(&mut names, &format!("/d{n}"), listing(&[("f", some_attr(n))], false), at(0));
+        assert_eq!(known(&mut names, &format!("/d{n}/f"), at(0)), Some(Some(n)));
+        assert!(known(&mut names, "/d0/f", at(0)).is_some(), "used all the time, after {n}");
+        assert!(names.used_bytes() <= 100_000);
+    }
+    let huge: Vec<_> = (0..2_000).map(|n| (["name-", &n.to_string()].concat(), some_attr(n))).collect();
+    let huge: Vec<_> = huge.iter().map(|(name, attr)| (name.as_str(), *attr)).collect();
+    learn(&mut names, "/huge", listing(&huge, false), at(0));
+    assert_eq!(known(&mut names, "/huge/name-1", at(0)), None);
+    assert!(known(&mut names, "/d0/f", at(0)).is_some(), "what is too large drives out nothing");
+}
+
+/// What is on its way from the master: answers and changes come each in their order, but not in one.
+enum Message {
+    Name(Ticket, GlobalPath, Option<Attr>),
+    Directory(Ticket, GlobalPath, Listing),
+}
+
+/// A master whose files change, and a hop that asks it, with messages in between.
+struct World {
+    random: SmallRng,
+    files: BTreeMap<String, u64>,
+    /// Every content that each file ever had, with the moment from which it counts.
+    history: BTreeMap<String, Vec<(u64, Option<u64>)>>,
+    requests: VecDeque<(Ticket, GlobalPath, bool)>,
+    answers: Vec<Message>,
+    changes: VecDeque<(u64, Changes)>,
+    names: Names,
+    now: u64,
+    /// The moment of the latest change that has reached the hop.
+    heard: u64,
+    clock: u64,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let names = Names::new(at(1_000_000), BUDGET);
+        let mut world = Self {
+            random: SmallRng::seed_from_u64(seed),
+            files: BTreeMap::new(),
+            history: BTreeMap::new(),
+            requests: VecDeque::new(),
+            answers: Vec::new(),
+            changes: VecDeque::new(),
+            names,
+            now: 0,
+            heard: 0,
+            clock: 0,
+        };
+        world.names.subscribed();
+        world.names.heard(&Changes::default(), at(0));
+        world
+    }
+
+    fn pick(&mut self, below: usize) -> usize {
+        self.random.random_range(0..below)
+    }
+
+    fn any_file(&mut self) -> String {
+        format!("/d{}/f{}", self.pick(2), self.pick(4))
+    }
+
+    fn change(&mut self) {
+        let file = self.any_file();
+        self.clock += 1;
+        let content = (self.pick(3) > 0).then_some(self.clock);
+        match content {
+            Some(n) => drop(self.files.insert(file.clone(), n)),
+            None => drop(self.files.remove(&file)),
+        }
+        self.history.entry(file.clone()).or_default().push((self.clock, content));
+        let (directory, name) = file.rsplit_once('/').unwrap();
+        let told = match self.pick(12) {
+            0 => Changes::everything(),
+            1 => changed(directory, &[]),
+            _ => changed(directory, &[name]),
+        };
+        self.changes.push_back((self.clock, told));
+    }
+
+    fn ask(&mut self) {
+        let (whole, file) = (self.pick(2) == 0, self.any_file());
+        let asked = if whole { file.rsplit_once('/').unwrap().0.to_owned() } else { file };
+        let ticket = self.names.ask();
+        self.requests.push_back((ticket, path(&asked), whole));
+    }
+
+    /// The master looks, and answers.
+    fn answer(&mut self) {
+        let Some((ticket, asked, whole)) = self.requests.pop_front() else { return };
+        let text = asked.to_string();
+        self.answers.push(if whole {
+            let inside = self.files.iter().filter_map(|(file, n)| {
+                let (directory, name) = file.rsplit_once('/')?;
+                (directory == text).then_some((name, some_attr(*n)))
+            });
+            let entries: Vec<_> = inside.collect();
+            Message::Directory(ticket, asked, listing(&entries, true))
+        } else {
+            Message::Name(ticket, asked, self.files.get(&text).map(|n| some_attr(*n)))
+        });
+    }
+
+    fn deliver_answer(&mut self) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let which = self.pick(self.answers.len());
+        let ticket = match self.answers.swap_remove(which) {
+            Message::Name(ticket, path, attr) => {
+                self.names.learn(ticket, &path, attr, at(self.now));
+                ticket
+            }
+            Message::Directory(ticket, path, listing) => {
+                self.names.learn_directory(ticket, &path, Some(listing), at(self.now));
+                ticket
+            }
+        };
+        self.names.close(ticket);
+    }
+
+    fn deliver_change(&mut self) {
+        if let Some((moment, changes)) = self.changes.pop_front() {
+            self.names.heard(&changes, at(self.now));
+            self.heard = moment;
+        }
+    }
+
+    /// What the hop answers was true at the latest change that it heard, or at a later moment.
+    fn check(&mut self, seed: u64) -> bool {
+        let file = self.any_file();
+        let Answer::Known(attr) = self.names.stat(&path(&file), at(self.now)) else { return false };
+        let told = attr.map(|attr| attr.size);
+        let history = self.history.get(&file).map_or(&[][..], Vec::as_slice);
+        let before = history.iter().rev().find(|(moment, _)| *moment <= self.heard);
+        let later = history.iter().filter(|(moment, _)| *moment > self.heard);
+        let possible: Vec<_> =
+            later.map(|(_, content)| *content).chain([before.and_then(|(_, content)| *content)]).collect();
+        assert!(
+            possible.contains(&told),
+            "seed {seed}: {file} is {told:?}, heard {}: {history:?}",
+            self.heard
+        );
+        true
+    }
+
+    fn step(&mut self) {
+        match self.pick(10) {
+            0 | 1 => self.change(),
+            2 | 3 => self.ask(),
+            4 | 5 => self.answer(),
+            6 | 7 => self.deliver_answer(),
+            _ => self.deliver_change(),
+        }
+    }
+}
+
+/// An answer that was given is never older than the changes that were heard, whatever overtakes what.
+#[test]
+fn no_interleaving_gives_an_answer_that_a_change_has_overtaken() {
+    let mut checked = 0;
+    for seed in 0..3_000 {
+        let mut world = World::new(seed);
+        for _ in 0..60 {
+            world.step();
+            checked += usize::from(world.check(seed));
+        }
+    }
+    assert!(checked > 10_000, "{checked} answers were checked");
+}

@@ -83,6 +83,8 @@ struct Walk {
     order: DirectoryOrder,
     /// Nothing is left to plan until the reader goes elsewhere.
     exhausted: bool,
+    /// Directories that were planned and not read in yet.
+    directories_ahead: u32,
 }
 
 /// Reads that followed the order of the listing, and those that followed the order of the names.
@@ -104,6 +106,8 @@ struct Directory {
     last: Option<usize>,
     /// Everything before this place of the present order has been looked at.
     cursor: usize,
+    /// Planned before the reader came to it.
+    planned: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -154,6 +158,7 @@ impl Walk {
             votes: Votes::default(),
             order: DirectoryOrder::default(),
             exhausted: false,
+            directories_ahead: 0,
         }
     }
 
@@ -183,6 +188,9 @@ impl Walk {
         if self.exhausted && found.state[place] == State::Untouched {
             // Something was left after all.
             (self.front, self.exhausted) = (directory.clone(), false);
+        }
+        if std::mem::take(&mut found.planned) {
+            self.directories_ahead -= 1;
         }
         found.read_file(place, &mut self.votes);
         self.read_bytes += read.length.min(found.listing[place].attr.size);
@@ -234,12 +242,15 @@ impl Walk {
 
     /// Puts the front into the next directory, if there is one whose listing is known.
     fn move_on(&mut self, known: Known<'_>) -> bool {
+        if self.directories_ahead >= self.order.reach() {
+            return false;
+        }
         let mut at = self.front.clone();
         let mut after: Option<Vec<u8>> = None;
         loop {
             if let Some(next) = self.next_within(&at, after.as_deref(), known) {
                 self.front = next;
-                return true;
+                return self.plan_into(known);
             }
             if at == self.top {
                 return false;
@@ -248,6 +259,13 @@ impl Walk {
             after = Some(at.name().to_vec());
             at = parent;
         }
+    }
+
+    fn plan_into(&mut self, known: Known<'_>) -> bool {
+        let Some(found) = open(&mut self.directories, &self.front, known) else { return false };
+        found.planned = true;
+        self.directories_ahead += 1;
+        true
     }
 
     /// The next directory in `at` behind `after` that was not looked at and whose listing is known.
@@ -280,7 +298,7 @@ impl Directory {
         let mut by_name: Vec<u32> = (0..listing.len() as u32).collect();
         by_name.sort_unstable_by(|a, b| listing[*a as usize].name.cmp(&listing[*b as usize].name));
         let state = vec![State::Untouched; listing.len()];
-        Self { listing, by_name: by_name.into(), state, read: 0, last: None, cursor: 0 }
+        Self { listing, by_name: by_name.into(), state, read: 0, last: None, cursor: 0, planned: false }
     }
 
     /// The same directory as it is now: files that are still what they were keep their state. What was fetched of
@@ -293,7 +311,7 @@ impl Directory {
                 new.state[place] = self.state[before];
             }
         }
-        Self { read: self.read, ..new }
+        Self { read: self.read, planned: self.planned, ..new }
     }
 
     fn begin_anew(&mut self) {

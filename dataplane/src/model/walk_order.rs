@@ -6,9 +6,23 @@ use globalfs_proto::{DirEntry, FileKind, GlobalPath};
 /// A step counts as one of an order also when so many directories are passed over.
 const NEAR: usize = 2;
 
+/// Directories that are planned before the reader has come to any of them, at most.
+const MAX_AHEAD: u32 = 255;
+
 /// Steps that were seen of each order, and thereby the order that is most likely.
-#[derive(Debug, Default)]
-pub(super) struct DirectoryOrder([u64; 4]);
+#[derive(Debug)]
+pub(super) struct DirectoryOrder {
+    votes: [u64; 4],
+    /// Grows with each step that was foretold, and halves with each that was not.
+    trust: u32,
+}
+
+impl Default for DirectoryOrder {
+    /// The first step is a guess.
+    fn default() -> Self {
+        Self { votes: [0; 4], trust: 1 }
+    }
+}
 
 /// The orders, the most usual first.
 const ORDERS: [(bool, bool); 4] = [(false, false), (true, false), (false, true), (true, true)];
@@ -16,21 +30,31 @@ const ORDERS: [(bool, bool); 4] = [(false, false), (true, false), (false, true),
 impl DirectoryOrder {
     /// The walk went from `from` to `to`, two entries of one directory.
     pub(super) fn learn(&mut self, listing: &[DirEntry], from: &[u8], to: &[u8]) {
-        for (votes, (by_name, backwards)) in self.0.iter_mut().zip(ORDERS) {
+        let best = self.best();
+        let foretold = ORDERS.map(|(by_name, backwards)| {
             let names = names(listing, by_name, backwards);
             let place = |wanted: &[u8]| names.iter().position(|name| *name == wanted);
-            if let (Some(from), Some(to)) = (place(from), place(to)) {
-                *votes += u64::from(to > from && to - from <= NEAR);
-            }
-        }
+            let (from, to) = (place(from), place(to));
+            from.zip(to).is_some_and(|(from, to)| to > from && to - from <= NEAR)
+        });
+        self.trust = if foretold[best] { self.trust.saturating_add(1) } else { self.trust / 2 };
+        self.votes.iter_mut().zip(foretold).for_each(|(votes, foretold)| *votes += u64::from(foretold));
+    }
+
+    /// How many directories the order is good for: what is fetched of a wrong one is credit that lies idle.
+    pub(super) fn reach(&self) -> u32 {
+        1_u32.checked_shl(self.trust).map_or(MAX_AHEAD, |reach| (reach - 1).min(MAX_AHEAD))
     }
 
     /// The directories of a listing in the present order.
     pub(super) fn names<'l>(&self, listing: &'l [DirEntry]) -> Vec<&'l [u8]> {
-        let most = self.0.iter().copied().max().unwrap_or(0);
-        let best = self.0.iter().position(|votes| *votes == most).unwrap_or(0);
-        let (by_name, backwards) = ORDERS[best];
+        let (by_name, backwards) = ORDERS[self.best()];
         names(listing, by_name, backwards)
+    }
+
+    fn best(&self) -> usize {
+        let most = self.votes.iter().copied().max().unwrap_or(0);
+        self.votes.iter().position(|votes| *votes == most).unwrap_or(0)
     }
 }
 

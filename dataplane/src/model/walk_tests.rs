@@ -165,6 +165,24 @@ fn a_walk_from_the_last_directory_through_nested_ones_is_recognised() {
 }
 
 #[test]
+fn a_walk_that_takes_the_last_directory_first_is_recognised() {
+    let tree = Tree::new(2, 40, 50, 16 * 1024);
+    let files: Vec<_> = tree.files.chunks(50).rev().flatten().cloned().collect();
+    let outcome = walk(&tree, &files);
+    assert!(outcome.round_trips <= 20, "{} round trips", outcome.round_trips);
+}
+
+#[test]
+fn a_walk_through_directories_in_no_order_waits_once_for_each() {
+    let tree = Tree::new(2, 40, 50, 16 * 1024);
+    let mut directories: Vec<_> = tree.files.chunks(50).collect();
+    directories.shuffle(&mut StdRng::seed_from_u64(4));
+    let files: Vec<_> = directories.into_iter().flatten().cloned().collect();
+    let outcome = walk(&tree, &files);
+    assert!(outcome.round_trips <= 60, "{} round trips", outcome.round_trips);
+}
+
+#[test]
 fn a_walk_in_no_order_gets_what_is_left() {
     let tree = Tree::new(3, 1, 1000, 16 * 1024);
     let mut files = tree.files.clone();
@@ -247,8 +265,10 @@ fn files_that_changed_are_fetched_as_they_are_now() {
     let mut changed = tree.listings[&at].to_vec();
     changed.iter_mut().for_each(|entry| entry.attr.mtime_ns += 1);
     tree.listings.insert(at, changed.into());
-    let read = |(file, size): &(GlobalPath, u64)| walks.read(file, first(*size), u64::MAX, &tree.known());
-    let asked: Vec<Ahead> = tree.files[..2].iter().flat_map(read).collect();
+    let (file, size) = tree.files[0].clone();
+    let mut asked = walks.read(&file, first(size), u64::MAX, &tree.known());
+    let (file, size) = tree.files[1].clone();
+    asked.extend(walks.read(&file, first(size), u64::MAX, &tree.known()));
     assert!(!asked.is_empty());
     assert!(asked.iter().all(|ahead| matches!(ahead, Ahead::Whole(file) if file.version.mtime_ns == 1)));
 }

@@ -30,9 +30,12 @@ const MAX_HASHING: usize = 8;
 /// Batches whose hashes are remembered: 32 GiB of content in 10 MB.
 const MAX_BATCHES: NonZeroUsize = NonZeroUsize::new(8192).expect("8192 is not zero");
 
+/// A batch of one version, by its number.
+type BatchName = (Version, u64);
+
 /// The hashes that an origin remembers.
 pub(super) struct HashTable {
-    batches: Mutex<LruCache<(Version, u64), Arc<[ChunkHash]>>>,
+    batches: Mutex<LruCache<BatchName, Arc<[ChunkHash]>>>,
     hashing: Semaphore,
 }
 

@@ -6,7 +6,7 @@
 use super::tree::{Tree, device, os, resolve_in, statx};
 use crate::source::{Deadline, Listing};
 use bytes::Bytes;
-use globalfs_proto::limits::{MAX_DIR_ENTRIES, MAX_NAME};
+use globalfs_proto::limits::MAX_NAME;
 use globalfs_proto::{DirEntry, FileKind, FsError, FsResult, GlobalPath};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, OFlags, RawDir, ResolveFlags, StatxAttributes, StatxFlags};
@@ -28,14 +28,13 @@ pub(super) struct Contents {
     pub(super) enterable: Vec<Bytes>,
 }
 
-impl Tree {
-    /// The whole directory.
-    pub(super) fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
-        let limit = || FsError::Limit(format!("{path} has more than {MAX_DIR_ENTRIES} entries"));
-        let directory = self.open_directory(path)?;
-        self.contents(&directory, MAX_DIR_ENTRIES, deadline)?.map(|read| read.listing).ok_or_else(limit)
+impl Contents {
+    pub(super) fn watched(self, watched: bool) -> Self {
+        Self { listing: Listing { watched, ..self.listing }, ..self }
     }
+}
 
+impl Tree {
     /// A handle to read the directory by. `O_DIRECTORY` makes the kernel refuse anything else before it is
     /// opened.
     pub(super) fn open_directory(&self, path: &GlobalPath) -> FsResult<OwnedFd> {
@@ -101,5 +100,9 @@ fn is_listed(name: &CStr) -> bool {
 }
 
 fn check(n: usize, deadline: Deadline) -> FsResult<()> {
-    if n % LIST_BATCH == 0 && deadline.remaining().is_zero() { Err(FsError::Deadline) } else { Ok(()) }
+    if n.is_multiple_of(LIST_BATCH) && deadline.remaining().is_zero() {
+        Err(FsError::Deadline)
+    } else {
+        Ok(())
+    }
 }

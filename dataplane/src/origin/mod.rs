@@ -10,23 +10,33 @@ mod list;
 mod read;
 mod tree;
 mod walk;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
+use crate::changes::with_heartbeat;
 use crate::disk::Disk;
-use crate::source::{ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source};
+use crate::source::{
+    ChangeStream, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use globalfs_proto::limits::MAX_DIR_ENTRIES;
 use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, SiteName, Version, WantedFile};
 use hashes::HashTable;
+use list::Contents;
 use read::Reading;
+use rustix::fd::OwnedFd;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tree::Tree;
+use watch::Watcher;
 
 /// System calls on names and attributes at a time; who asks for more waits, up to its deadline.
 pub const MAX_CALLS: usize = 64;
@@ -99,6 +109,7 @@ struct Inner {
     counters: Counters,
     calls: Arc<Semaphore>,
     hashes: HashTable,
+    watcher: Option<Arc<Watcher>>,
 }
 
 impl Origin {
@@ -111,13 +122,18 @@ impl Origin {
     ) -> Result<Self, OriginError> {
         let tree = Tree::open(dir, site)?;
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
-        let (counters, hashes) = (Counters::default(), HashTable::default());
-        Ok(Self(Arc::new(Inner { tree, disk, options, counters, calls, hashes })))
+        let (counters, hashes, watcher) = (Counters::default(), HashTable::default(), Watcher::new(dir));
+        Ok(Self(Arc::new(Inner { tree, disk, options, counters, calls, hashes, watcher })))
     }
 
     /// What was done so far.
     pub fn counters(&self) -> &Counters {
         &self.0.counters
+    }
+
+    /// Directories whose changes are told now.
+    pub fn watched_directories(&self) -> usize {
+        self.0.watcher.as_ref().map_or(0, |watcher| watcher.len())
     }
 
     /// Whether the storage is there: its totals, or why not.
@@ -149,6 +165,21 @@ impl Origin {
     }
 }
 
+impl Inner {
+    /// Watches `path` if that is possible. Comes before it is opened: who moves it away after that is seen.
+    fn watch(&self, path: &GlobalPath) -> bool {
+        self.watcher.as_ref().is_some_and(|watcher| watcher.watch(&self.tree, path))
+    }
+
+    fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<(Contents, OwnedFd)> {
+        let limit = || FsError::Limit(format!("{path} has more than {MAX_DIR_ENTRIES} entries"));
+        let watched = self.watch(path);
+        let directory = self.tree.open_directory(path)?;
+        let contents = self.tree.contents(&directory, MAX_DIR_ENTRIES, deadline)?.ok_or_else(limit)?;
+        Ok((contents.watched(watched), directory))
+    }
+}
+
 impl Counters {
     fn failed(&self, error: &FsError) {
         const ENODATA: i32 = 61;
@@ -167,7 +198,7 @@ impl Source for Origin {
 
     async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
         let path = path.clone();
-        self.call(deadline, move |inner| inner.tree.list(&path, deadline)).await
+        self.call(deadline, move |inner| Ok(inner.list(&path, deadline)?.0.listing)).await
     }
 
     async fn look_up(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
@@ -176,6 +207,13 @@ impl Source for Origin {
 
     async fn list_below(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Listed> {
         walk::list_below(self, path, below, deadline).await
+    }
+
+    fn watch(&self, heartbeat: Duration) -> ChangeStream {
+        match &self.0.watcher {
+            Some(watcher) => with_heartbeat(watcher.hub().subscribe(), heartbeat),
+            None => stream::pending().boxed(),
+        }
     }
 
     async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {

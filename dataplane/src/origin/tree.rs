@@ -127,7 +127,7 @@ impl Tree {
     }
 
     /// A handle that names what is at `path`, of any kind, without opening it.
-    fn find(&self, path: &GlobalPath) -> rustix::io::Result<OwnedFd> {
+    pub(super) fn find(&self, path: &GlobalPath) -> rustix::io::Result<OwnedFd> {
         self.resolve(path, OFlags::PATH | OFlags::NOFOLLOW)
     }
 

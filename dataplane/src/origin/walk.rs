@@ -51,16 +51,9 @@ pub(super) async fn list_below(
     deadline: Deadline,
 ) -> FsResult<Listed> {
     let asked = path.clone();
-    let (listing, top, enterable) = origin
-        .call(deadline, move |inner| {
-            let directory = inner.tree.open_directory(&asked)?;
-            let limit = globalfs_proto::limits::MAX_DIR_ENTRIES;
-            let too_many = || FsError::Limit(format!("{asked} has more than {limit} entries"));
-            let contents = inner.tree.contents(&directory, limit, deadline)?.ok_or_else(too_many)?;
-            Ok((contents.listing, Arc::new(directory), contents.enterable))
-        })
-        .await?;
-    let top = Top { directory: top, path: path.clone() };
+    let (contents, directory) = origin.call(deadline, move |inner| inner.list(&asked, deadline)).await?;
+    let Contents { listing, enterable } = contents;
+    let top = Top { directory: Arc::new(directory), path: path.clone() };
     let queue = enterable.iter().filter_map(|name| Todo::below(&top, path, name)).collect();
     Ok(Listed { listing, directories: walk(origin, queue, below, deadline) })
 }
@@ -166,13 +159,13 @@ fn try_read(
     most: usize,
     deadline: Deadline,
 ) -> FsResult<Option<(Listing, Vec<Todo>)>> {
+    let watched = inner.watch(&todo.path);
     let directory = match &todo.top {
         Some(top) => open_below(&top.directory, below(&todo.path, &top.path))?,
         None => inner.tree.open_directory(&todo.path)?,
     };
-    let Some(Contents { listing, enterable }) = inner.tree.contents(&directory, most, deadline)? else {
-        return Ok(None);
-    };
+    let Some(contents) = inner.tree.contents(&directory, most, deadline)? else { return Ok(None) };
+    let Contents { listing, enterable } = contents.watched(watched);
     if !todo.descend {
         return Ok(Some((listing, Vec::new())));
     }

@@ -36,9 +36,12 @@ pub(super) fn watch(remote: &Remote, heartbeat: Duration) -> ChangeStream {
     let (remote, heartbeat) = (remote.clone(), heartbeat.clamp(MIN_HEARTBEAT, MAX_HEARTBEAT));
     tokio::spawn(async move {
         let told = tokio::select! {
-            () = sender.closed() => return,
+            () = sender.closed() => Ok(()),
             told = tell(&remote, number, heartbeat, &sender) => told,
         };
+        // No request waits for what has ended.
+        let subscription = &remote.live.subscription;
+        let _ = subscription.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Relaxed);
         if let Err(error) = told {
             tracing::debug!(peer = %remote.peer.identity(), %error, "changes are no longer told");
         }

@@ -2,13 +2,16 @@
 
 use super::{ForNodes, ForSites, Master, bulk};
 use crate::source::{
-    ChangeStream, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source,
+    ChangeStream, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source, WarmStream,
     no_directories,
 };
+use crate::warm;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use globalfs_proto::{Attr, ChunkSpan, DirEntry, FsResult, FsStat, GlobalPath, Version, WantedFile};
+use globalfs_proto::{
+    Attr, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version, WantedFile, Warm,
+};
 use std::time::Duration;
 
 #[async_trait]
@@ -73,6 +76,10 @@ impl Source for ForNodes {
     async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
         let choose = |path: &GlobalPath, master: &Master| self.0.source_for(path, master);
         bulk::read_files(&*self.0.placement, choose, files, deadline).await
+    }
+
+    async fn warm(&self, warm: Warm, deadline: Deadline) -> FsResult<WarmStream> {
+        Ok(warm::merge(self.0.warm_groups(warm), deadline))
     }
 }
 
@@ -152,5 +159,9 @@ impl Source for ForSites {
     async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
         let choose = |path: &GlobalPath, _: &Master| self.0.own(path).cloned();
         bulk::read_files(&*self.0.placement, choose, files, deadline).await
+    }
+
+    async fn warm(&self, _: Warm, _: Deadline) -> FsResult<WarmStream> {
+        Err(FsError::Refused("a site warms its own cache for its own nodes only".to_owned()))
     }
 }

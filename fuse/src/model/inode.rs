@@ -98,6 +98,8 @@ impl Hasher for PassThrough {
 pub(crate) struct InodeTable {
     /// Boxed, so that the empty half of the map costs a pointer a slot.
     nodes: HashMap<NodeId, Box<Node>, BuildHasherDefault<PassThrough>>,
+    /// Directories by where they were last seen.
+    directories: HashMap<(NodeId, Box<[u8]>), NodeId>,
 }
 
 impl Default for InodeTable {
@@ -126,7 +128,7 @@ impl InodeTable {
         };
         let parent = NodeId::ROOT;
         let root = Node { attr, parent, name: Box::default(), lookups: 1, open_handles: 0, children: 0 };
-        Self { nodes: HashMap::from_iter([(NodeId::ROOT, Box::new(root))]) }
+        Self { nodes: HashMap::from_iter([(NodeId::ROOT, Box::new(root))]), directories: HashMap::new() }
     }
 
     /// Number of living nodes, the root included.
@@ -154,6 +156,7 @@ impl InodeTable {
             return Err(FsError::Stale(None));
         }
         let Place { parent, name } = place;
+        self.see_directory(id, place, attr);
         let old_parent = match self.nodes.entry(id) {
             Entry::Occupied(slot) => slot.into_mut().see_again(place, attr),
             Entry::Vacant(slot) => {
@@ -168,6 +171,30 @@ impl InodeTable {
             old_parent.into_iter().for_each(|old| self.leave(old));
         }
         Ok(id)
+    }
+
+    /// The directory at `path`, if it and all above it are known.
+    pub(crate) fn directory_at(&self, path: &GlobalPath) -> Option<NodeId> {
+        path.components().try_fold(NodeId::ROOT, |at, name| self.directories.get(&(at, name.into())).copied())
+    }
+
+    fn see_directory(&mut self, id: NodeId, place: Place<'_>, attr: &Attr) {
+        if attr.kind != FileKind::Directory {
+            return;
+        }
+        let old = self.nodes.get(&id).map(|node| (node.parent, node.name.clone()));
+        if let Some((parent, name)) = old.filter(|(p, n)| *p != place.parent || **n != *place.name) {
+            self.leave_place(id, parent, name);
+        }
+        self.directories.insert((place.parent, place.name.into()), id);
+    }
+
+    /// Another directory may have taken the place since.
+    fn leave_place(&mut self, id: NodeId, parent: NodeId, name: Box<[u8]>) {
+        let place = (parent, name);
+        if self.directories.get(&place) == Some(&id) {
+            self.directories.remove(&place);
+        }
     }
 
     /// The kernel drops `count` lookups of `id`.
@@ -277,6 +304,9 @@ impl InodeTable {
     fn drop_unheld(&mut self, mut id: NodeId) {
         while id != NodeId::ROOT && self.nodes.get(&id).is_some_and(|n| !n.is_held()) {
             let gone = self.nodes.remove(&id).expect("it was found above");
+            if gone.attr.kind == FileKind::Directory {
+                self.leave_place(id, gone.parent, gone.name);
+            }
             id = gone.parent;
             let parent = self.nodes.get_mut(&id).expect("a parent lives while a child refers to it");
             parent.children -= 1;

@@ -74,6 +74,24 @@ fn a_directory_is_not_put_into_itself() {
 }
 
 #[test]
+fn a_directory_is_found_by_its_path_wherever_it_moves() {
+    let mut table = InodeTable::new();
+    let path = |text: &str| GlobalPath::new(text.as_bytes()).unwrap();
+    let a = table.look_up(at(NodeId::ROOT, b"a"), &directory(1)).unwrap();
+    let b = table.look_up(at(a, b"b"), &directory(2)).unwrap();
+    let f = table.look_up(at(a, b"f"), &file(3)).unwrap();
+    assert_eq!(table.directory_at(&path("/")), Some(NodeId::ROOT));
+    assert_eq!(table.directory_at(&path("/a/b")), Some(b));
+    assert_eq!((table.directory_at(&path("/a/f")), table.directory_at(&path("/a/x"))), (None, None));
+    table.look_up(at(NodeId::ROOT, b"moved"), &directory(1)).unwrap();
+    let other = table.look_up(at(NodeId::ROOT, b"a"), &directory(4)).unwrap();
+    assert_eq!(table.directory_at(&path("/moved/b")), Some(b));
+    assert_eq!(table.directory_at(&path("/a")), Some(other));
+    [(b, 1), (f, 1), (a, 2), (other, 1)].into_iter().for_each(|(id, count)| table.forget(id, count));
+    assert_eq!((table.len(), table.directories.len()), (1, 0));
+}
+
+#[test]
 fn a_path_has_the_length_that_the_system_allows() {
     let mut table = InodeTable::new();
     let mut parent = NodeId::ROOT;

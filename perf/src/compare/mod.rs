@@ -26,18 +26,24 @@ use std::process::ExitCode;
 use std::time::Duration;
 use systems::Kind;
 
-/// The links of `cargo perf matrix`.
-const MATRIX: [(u64, f64); 9] = [
-    (40, 0.0),
-    (5, 0.0),
-    (150, 0.0),
-    (40, 0.001),
-    (40, 0.01),
-    (5, 0.001),
-    (5, 0.01),
-    (150, 0.001),
-    (150, 0.01),
-];
+/// The links of `cargo perf matrix`: round trip in ms and loss.
+const MATRIX: [(u64, f64); 5] = [(40, 0.0), (5, 0.0), (150, 0.0), (40, 0.001), (40, 0.01)];
+
+/// What is measured where the command line does not say.
+struct Defaults {
+    phases: &'static [Phase],
+    rounds: u64,
+    scale: f64,
+    limit: Duration,
+}
+
+/// One link, as exactly as can be.
+const COMPARE: Defaults =
+    Defaults { phases: &Phase::ALL, rounds: 3, scale: 1.0, limit: Duration::from_secs(120) };
+
+/// Many links in less than half an hour: smaller files, one round, and who is slow is given up sooner.
+const EACH_LINK: Defaults =
+    Defaults { phases: &Phase::MATRIX, rounds: 1, scale: 0.25, limit: Duration::from_secs(15) };
 
 /// Arguments of `compare`.
 #[derive(Debug, clap::Args)]
@@ -71,8 +77,8 @@ struct PlanArgs {
     #[arg(long, value_name = "FACTOR", value_parser = parse_scale)]
     size_scale: Option<f64>,
     /// What one measurement may take
-    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = humantime::parse_duration)]
-    limit: Duration,
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    limit: Option<Duration>,
     /// Where everything is put meanwhile; by default the directory for temporary files
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -99,21 +105,20 @@ impl Compare {
     /// Carries the command out.
     pub fn run(self) -> Result<ExitCode> {
         let link = self.link.options();
-        self.plan.carry_out(|plan| vec![plan.over(link.clone(), &Phase::ALL, (3, 1.0))])
+        self.plan.carry_out(|plan| vec![plan.over(link.clone(), &COMPARE)])
     }
 }
 
 impl Matrix {
-    /// Carries the command out: smaller files and one round, so that all links take less than half an hour.
+    /// Carries the command out, a table for each link.
     pub fn run(self) -> Result<ExitCode> {
-        let phases: Vec<Phase> = Phase::ALL.into_iter().filter(|phase| phase.suits_a_matrix()).collect();
         self.plan.carry_out(|plan| {
             let links = MATRIX.map(|(rtt_ms, loss)| LinkOptions {
                 rtt: Duration::from_millis(rtt_ms),
                 loss,
                 ..LinkOptions::default()
             });
-            links.map(|link| plan.over(link, &phases, (1, 0.25))).into()
+            links.map(|link| plan.over(link, &EACH_LINK)).into()
         })
     }
 }
@@ -144,15 +149,14 @@ impl PlanArgs {
         Ok(())
     }
 
-    fn over(&self, link: LinkOptions, phases: &[Phase], (rounds, scale): (u64, f64)) -> Plan {
-        let chosen = |phase: &&Phase| self.phases.is_empty() || self.phases.contains(phase);
+    fn over(&self, link: LinkOptions, defaults: &Defaults) -> Plan {
         Plan {
             link,
-            phases: phases.iter().filter(chosen).copied().collect(),
+            phases: if self.phases.is_empty() { defaults.phases.to_vec() } else { self.phases.clone() },
             systems: self.systems(),
-            rounds: self.rounds.unwrap_or(rounds),
-            scale: self.size_scale.unwrap_or(scale),
-            limit: self.limit,
+            rounds: self.rounds.unwrap_or(defaults.rounds),
+            scale: self.size_scale.unwrap_or(defaults.scale),
+            limit: self.limit.unwrap_or(defaults.limit),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::chunk::{ChunkHash, ChunkIndex, chunk_count};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
 use crate::limits::{
-    CHUNK_SIZE, MAX_FILES_PER_REQUEST, MAX_PACK, MAX_PACKED_BYTES, MAX_PACKED_FILE, MAX_REQUEST_FRAME,
+    CHUNK_SIZE, MAX_FILES_FRAME, MAX_FILES_PER_REQUEST, MAX_PACK, MAX_PACKED_BYTES, MAX_PACKED_FILE,
 };
 use crate::message::{ChunkEncoding, decode_error, encode_error};
 use crate::path::GlobalPath;
@@ -66,7 +66,7 @@ pub fn requests(files: &[WantedFile]) -> Vec<Range<usize>> {
         match parts.last_mut() {
             Some(part)
                 if part.len() < MAX_FILES_PER_REQUEST
-                    && frame <= MAX_REQUEST_FRAME
+                    && frame <= MAX_FILES_FRAME
                     && bytes <= MAX_PACKED_BYTES =>
             {
                 part.end = at + 1;
@@ -293,7 +293,7 @@ mod tests {
                 next = part.end;
                 let request = Request::ReadFiles(files[part].to_vec());
                 let frame = request.encode(RequestHeader { deadline_ms: 1 });
-                prop_assert!(frame.len() <= MAX_REQUEST_FRAME);
+                prop_assert!(frame.len() <= MAX_FILES_FRAME);
                 prop_assert_eq!(Request::decode(frame).unwrap().1, request);
             }
             prop_assert_eq!(next, files.len());

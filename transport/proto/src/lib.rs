@@ -14,6 +14,8 @@ pub mod limits;
 pub mod listing;
 pub mod message;
 pub mod path;
+pub mod trace;
+pub mod warm;
 
 pub use attr::{Attr, DirEntry, FileId, FileKind, FsStat, Version};
 pub use bulk::{PackHeader, PackedChunk, Record, WantedFile};
@@ -24,3 +26,5 @@ pub use ids::{NameError, NodeName, PeerIdentity, SiteName};
 pub use listing::{ChangedDirectory, Changes, DirectoryPart, PartEncoding};
 pub use message::{ChunkEncoding, ChunkHeader, Request, RequestHeader, Response};
 pub use path::{GlobalPath, PathError};
+pub use trace::{PutTrace, TraceName, TraceNameError, TraceSummary};
+pub use warm::{Warm, WarmFile, Warmed};

@@ -14,8 +14,11 @@ pub const MAX_HASHES_PER_REQUEST: u32 = 4096;
 
 /// Hashes in one frame of the answer, so that the first ones arrive while the others are computed.
 pub const MAX_HASHES_PER_FRAME: usize = 256;
-/// Bytes of one request frame: a path, a name and a few numbers, or the names of many small files.
-pub const MAX_REQUEST_FRAME: usize = 64 * 1024;
+/// Bytes of one request frame: the largest one carries a trace, all others take a few KiB.
+pub const MAX_REQUEST_FRAME: usize = 528 * 1024;
+
+/// Bytes of the frame that asks for many small files by their names.
+pub const MAX_FILES_FRAME: usize = 64 * 1024;
 
 /// The largest file that is asked for in bulk: at 1 Gbit/s it takes 8 ms, and then a request of its own costs
 /// little.
@@ -79,6 +82,22 @@ pub const MAX_XATTR: usize = 64 * 1024;
 /// Bytes of the explanation inside an error that crosses the network.
 pub const MAX_ERROR_TEXT: usize = 512;
 
+/// Files that one request asks to be warmed.
+pub const MAX_WARM_FILES: usize = 512;
+
+/// Chunks that one request asks to be warmed: 256 MiB, which at 4 Mbit/s still arrives within the longest
+/// deadline, and beyond which a client shares the site's attention with the next one.
+pub const MAX_WARM_CHUNKS: u32 = 2048;
+
+/// A request to warm takes another file only below this many bytes.
+pub const WARM_FRAME_TARGET: usize = 15 * 1024;
+
+/// Bytes of a stored trace, compressed: some 20,000 files.
+pub const MAX_TRACE_BYTES: usize = 512 * 1024;
+
+/// Traces that one site keeps; the one that was used longest ago goes first.
+pub const MAX_TRACES: usize = 1024;
+
 /// The longest time that any single operation may be given.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
 
@@ -89,5 +108,7 @@ const _: () = assert!(CHUNK_SIZE.is_power_of_two());
 const _: () = assert!(LIST_PART_TARGET * 2 <= MAX_LIST_PART && MAX_LIST_PART * 2 <= MAX_FRAME);
 const _: () = assert!(PACK_TARGET + CHUNK_SIZE as usize + 1024 < MAX_PACK);
 const _: () = assert!(MAX_PACKED_FILE <= MAX_PACKED_BYTES);
-const _: () = assert!(MAX_PATH + MAX_NAME + 256 < MAX_REQUEST_FRAME);
+const _: () = assert!(MAX_PATH + MAX_NAME + 256 < MAX_FILES_FRAME && MAX_FILES_FRAME <= MAX_REQUEST_FRAME);
+const _: () = assert!(MAX_TRACE_BYTES + 1024 <= MAX_REQUEST_FRAME);
 const _: () = assert!(MAX_PATH + MAX_XATTR < MAX_FRAME);
+const _: () = assert!(MAX_TRACE_BYTES + MAX_NAME < MAX_FRAME);

@@ -14,6 +14,8 @@ use crate::limits::{
 };
 use crate::listing::{self, Changes, DirectoryPart};
 use crate::path::GlobalPath;
+use crate::trace::{PutTrace, TraceName, decode_name};
+use crate::warm::{Warm, Warmed};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -92,6 +94,16 @@ pub enum Request {
     },
     /// Small files, whole. Answer: a [`Response::Pack`] after the other, until each file is complete or failed.
     ReadFiles(Vec<WantedFile>),
+    /// Brings chunks into the peer's cache. Answer: [`Response::Warmed`] until every part has ended.
+    Warm(Warm),
+    /// Keeps what a job read. Answer: [`Response::Bytes`], empty.
+    PutTrace(PutTrace),
+    /// A trace. Answer: [`Response::Bytes`], its stored form; `ENOENT` when there is none.
+    GetTrace(TraceName),
+    /// All traces. Answer: [`Response::Bytes`], as [`crate::trace::encode_summaries`] makes them.
+    ListTraces,
+    /// Forgets a trace. Answer: [`Response::Bytes`], empty; `ENOENT` when there is none.
+    RemoveTrace(TraceName),
 }
 
 /// How the bytes of a chunk travel.
@@ -175,6 +187,8 @@ pub enum Response {
     LeftOut(GlobalPath),
     /// The pack whose bytes follow this frame.
     Pack(PackHeader),
+    /// How far the warming of one part is.
+    Warmed(Warmed),
 }
 
 impl Request {
@@ -199,6 +213,11 @@ impl Request {
             Self::Lookup { path, below, subscription } => w.u8(9).path(path).u32(*below).u64(*subscription),
             Self::Watch { subscription, heartbeat_ms } => w.u8(10).u64(*subscription).u32(*heartbeat_ms),
             Self::ReadFiles(files) => encode_files(w.u8(11), files),
+            Self::Warm(warm) => warm.encode(w.u8(13)),
+            Self::PutTrace(put) => put.encode(w.u8(14)),
+            Self::GetTrace(name) => w.u8(15).bytes(name.as_str().as_bytes()),
+            Self::ListTraces => w.u8(16),
+            Self::RemoveTrace(name) => w.u8(17).bytes(name.as_str().as_bytes()),
         };
         w.finish()
     }
@@ -220,6 +239,11 @@ impl Request {
             9 => Self::Lookup { path: r.path()?, below: decode_below(&mut r)?, subscription: r.u64()? },
             10 => Self::decode_watch(&mut r)?,
             11 => Self::ReadFiles(decode_files(&mut r)?),
+            13 => Self::Warm(Warm::decode(&mut r)?),
+            14 => Self::PutTrace(PutTrace::decode(&mut r)?),
+            15 => Self::GetTrace(decode_name(&mut r)?),
+            16 => Self::ListTraces,
+            17 => Self::RemoveTrace(decode_name(&mut r)?),
             other => return Err(DecodeError::Unknown("request", other)),
         };
         r.finish().map(|()| (header, request))
@@ -268,6 +292,7 @@ impl Response {
             Self::Changes(changes) => listing::encode_changes(w.u8(8), changes),
             Self::LeftOut(path) => w.u8(12).path(path),
             Self::Pack(header) => header.encode(w.u8(9)),
+            Self::Warmed(step) => step.encode(w.u8(11)),
         };
         w.finish()
     }
@@ -287,6 +312,7 @@ impl Response {
             8 => Self::Changes(listing::decode_changes(&mut r)?),
             12 => Self::LeftOut(r.path()?),
             9 => Self::Pack(PackHeader::decode(&mut r)?),
+            11 => Self::Warmed(Warmed::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("response", other)),
         };
         r.finish().map(|()| response)

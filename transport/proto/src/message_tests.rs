@@ -1,4 +1,4 @@
-//! The golden tests of the messages: their bytes are the protocol.
+//! The frozen form of every message, and what no peer may send.
 
 use super::*;
 use crate::attr::{DirEntry, FileId, FileKind};

@@ -4,6 +4,7 @@ mod confinement;
 mod content;
 mod files;
 mod names;
+mod watching;
 
 use super::{Options, Origin, OriginError};
 use crate::disk::{PosixDisk, Preference};

@@ -121,6 +121,18 @@ impl Phase {
         Self::LanJumbo,
     ];
 
+    /// Those that are measured over many links.
+    pub(crate) const MATRIX: [Self; 8] = [
+        Self::Lone,
+        Self::Further,
+        Self::Random,
+        Self::Walk,
+        Self::Tree,
+        Self::Sequential,
+        Self::Text,
+        Self::Dedup,
+    ];
+
     /// What it is called on command lines and in JSON.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -157,7 +169,7 @@ impl Phase {
         match self {
             Self::Lone => "open + read + close of a lone 4 KiB file, four directories deep, first access",
             Self::Further => "the same, further files under directories already seen",
-            Self::Random => "random 4 KiB reads in a large file",
+            Self::Random => "random 4 KiB reads in a file of 512 MiB, mean of 64 with the open",
             Self::Walk => "walk + stat of 2,000 files in 40 directories",
             Self::Tree => "reading that tree file by file, 16 MB of noise",
             Self::Sequential => "sequential, noise",
@@ -206,11 +218,6 @@ impl Phase {
         }
     }
 
-    /// Whether it brings a link of its own, so that it means the same whatever link was asked for.
-    pub(crate) fn has_own_link(self) -> bool {
-        matches!(self, Self::SequentialLoss | Self::SequentialFar | Self::Lan | Self::LanJumbo)
-    }
-
     /// What physics allows, in the phase's unit.
     pub(crate) fn bound(self, reference: &Reference) -> f64 {
         let rtt_s = reference.rtt.as_secs_f64();
@@ -249,13 +256,6 @@ impl Phase {
             Self::Lan => 0.6,
             Self::LanJumbo => 0.85,
         })
-    }
-
-    /// Whether it means something else on each link, and compares systems rather than mounts of one.
-    pub(crate) fn suits_a_matrix(self) -> bool {
-        let about_one_system =
-            matches!(self, Self::FanOutBytes | Self::FanOutTime | Self::EarlyTree | Self::EarlyFile);
-        !about_one_system && !self.has_own_link()
     }
 }
 
@@ -336,10 +336,10 @@ mod tests {
     }
 
     #[test]
-    fn phases_with_a_link_of_their_own_say_so() {
+    fn what_is_measured_over_many_links_brings_none_of_its_own() {
         let base = LinkOptions { rtt: Duration::from_millis(7), ..LinkOptions::default() };
-        for phase in Phase::ALL {
-            assert_eq!(phase.link(&base) != base, phase.has_own_link(), "{phase:?}");
-        }
+        assert!(Phase::MATRIX.iter().all(|phase| phase.link(&base) == base));
+        assert_eq!(Phase::SequentialFar.link(&base).rtt, FAR_RTT);
+        assert_eq!(Phase::LanJumbo.link(&base).mtu, 9000);
     }
 }

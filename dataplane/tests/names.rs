@@ -1,0 +1,269 @@
+//! Names over the network: a node, its site and the path's master as they are stacked in a cluster, over real
+//! connections, with the requests that cross the long way counted.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{endpoints, soon};
+use globalfs_dataplane::cache::{self, Cache};
+use globalfs_dataplane::disk::{self, Preference};
+use globalfs_dataplane::fetch::{self, Cached};
+use globalfs_dataplane::origin::{self, Origin};
+use globalfs_dataplane::remote::Remote;
+use globalfs_dataplane::serve::Server;
+use globalfs_dataplane::{Source, source};
+use globalfs_proto::{FileKind, FsError, GlobalPath, SiteName};
+use globalfs_transport::{Endpoint, Peer};
+use std::collections::VecDeque;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// node -> site -> master, each hop a connection.
+struct Chain {
+    node: Cached,
+    site: Cached,
+    /// The site's way to the master: the long one.
+    far: Remote,
+    servers: [Arc<Server>; 2],
+    scratch: TempDir,
+}
+
+impl Chain {
+    fn new(ttl: Duration) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        fs::create_dir(scratch.path().join("origin")).unwrap();
+        let name = SiteName::new("onprem").unwrap();
+        let disk = disk::open(Preference::Auto).unwrap();
+        let origin =
+            Origin::open(&scratch.path().join("origin"), &name, disk, origin::Options::default()).unwrap();
+        let [master, site] = endpoints();
+        let (far_server, far) = connect(Arc::new(origin), master, site.clone());
+        let site_hop = hop(&scratch, "site", Arc::new(far.clone()), ttl);
+        let [near, node] = endpoints();
+        let (near_server, near) = connect(Arc::new(site_hop.clone()), near, node);
+        let node = hop(&scratch, "node", Arc::new(near), ttl);
+        Self { node, site: site_hop, far, servers: [far_server, near_server], scratch }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.scratch.path().join("origin").join(name)
+    }
+
+    /// Questions that crossed the long way so far, the subscription apart.
+    fn round_trips(&self) -> u64 {
+        self.site.name_counters().asked_upstream
+    }
+
+    async fn stat(&self, text: &str) -> Result<u64, FsError> {
+        self.node.stat(&path(text), soon()).await.map(|attr| attr.size)
+    }
+
+    /// As the kernel looks a path up: name by name.
+    async fn walk_to(&self, text: &str) -> Result<u64, FsError> {
+        let mut at = GlobalPath::root();
+        let mut size = Ok(0);
+        for name in path(text).components() {
+            at = at.join(name).unwrap();
+            size = self.node.stat(&at, soon()).await.map(|attr| attr.size);
+        }
+        size
+    }
+
+    /// As `find` goes through a tree: entries seen.
+    async fn find(&self, text: &str) -> usize {
+        let (mut queue, mut seen) = (VecDeque::from([path(text)]), 0);
+        while let Some(directory) = queue.pop_front() {
+            for entry in self.node.list(&directory, soon()).await.unwrap().iter() {
+                let child = directory.join(&entry.name).unwrap();
+                assert_eq!(self.node.stat(&child, soon()).await.unwrap(), entry.attr);
+                seen += 1;
+                if entry.attr.kind == FileKind::Directory {
+                    queue.push_back(child);
+                }
+            }
+        }
+        seen
+    }
+
+    async fn watching(&self) {
+        eventually("both hops hear changes", || {
+            self.node.name_counters().is_watching && self.site.name_counters().is_watching
+        })
+        .await;
+    }
+}
+
+fn connect(source: Arc<dyn Source>, serving: Endpoint, asking: Endpoint) -> (Arc<Server>, Remote) {
+    let (address, identity) = (serving.local_addr().to_string(), serving.identity().clone());
+    let server = Arc::new(Server::new(source, Arc::new(|_| Ok(()))));
+    let handler = server.clone();
+    tokio::spawn(async move { serving.serve(handler, CancellationToken::new()).await });
+    (server, Remote::new(Peer::new(asking, address, identity)))
+}
+
+fn hop(scratch: &TempDir, name: &str, upstream: Arc<dyn Source>, ttl: Duration) -> Cached {
+    let options = cache::Options { dir: scratch.path().join(name), quota_bytes: 64 << 20 };
+    let cache = Cache::open(options, disk::open(Preference::Auto).unwrap()).unwrap();
+    Cached::new(upstream, cache, fetch::Options { metadata_ttl: ttl, ..fetch::Options::default() })
+}
+
+fn path(text: &str) -> GlobalPath {
+    GlobalPath::new(text.as_bytes()).unwrap()
+}
+
+async fn eventually(what: &str, reached: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !reached() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "never: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_deep_file_costs_one_round_trip_and_its_neighbours_none() {
+    let chain = Chain::new(LONG);
+    fs::create_dir_all(chain.at("a/b/c/d")).unwrap();
+    fs::write(chain.at("a/b/c/d/file"), "four").unwrap();
+    fs::write(chain.at("a/b/c/d/other"), "fives").unwrap();
+    assert_eq!(chain.walk_to("/a/b/c/d/file").await, Ok(4));
+    assert_eq!(chain.round_trips(), 1, "five names");
+    assert_eq!(chain.walk_to("/a/b/c/d/other").await, Ok(5));
+    assert_eq!(chain.round_trips(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_are_missing_cost_one_round_trip_in_all() {
+    let chain = Chain::new(LONG);
+    fs::create_dir_all(chain.at("lib/package")).unwrap();
+    fs::write(chain.at("lib/package/module.py"), "").unwrap();
+    let kinds = ["cpython-312.so", "abi3.so", "so", "pyc"];
+    for module in 0..500 {
+        for kind in kinds {
+            let missing = chain.walk_to(&format!("/lib/package/m{module}.{kind}")).await;
+            assert_eq!(missing, Err(FsError::NOT_FOUND));
+        }
+    }
+    assert_eq!(chain.round_trips(), 1, "2,000 names that are not there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn walking_a_tree_costs_one_round_trip() {
+    let chain = Chain::new(LONG);
+    for directory in 0..40 {
+        fs::create_dir_all(chain.at(&format!("tree/d{directory}"))).unwrap();
+        for file in 0..50 {
+            fs::write(chain.at(&format!("tree/d{directory}/f{file}")), vec![0; file]).unwrap();
+        }
+    }
+    let before = chain.far.peer().counters();
+    assert_eq!(chain.find("/tree").await, 2_040);
+    let after = chain.far.peer().counters();
+    println!("2,040 entries: {} bytes received", after.bytes_received - before.bytes_received);
+    assert_eq!(chain.round_trips(), 1, "40 directories, 2,000 files");
+    assert_eq!(chain.far.counters().directories, 41);
+    assert!(after.bytes_received - before.bytes_received < 100_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_who_ask_at_once_are_one_question() {
+    let chain = Arc::new(Chain::new(LONG));
+    fs::create_dir_all(chain.at("d")).unwrap();
+    (0..200).for_each(|n| fs::write(chain.at(&format!("d/{n}")), "x").unwrap());
+    let asks = (0..200).map(|n| {
+        let chain = chain.clone();
+        tokio::spawn(async move { chain.walk_to(&format!("/d/{n}")).await })
+    });
+    for ask in futures_util::future::join_all(asks).await {
+        assert_eq!(ask.unwrap(), Ok(1));
+    }
+    assert!(chain.round_trips() <= 2, "{} questions", chain.round_trips());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_change_is_seen_at_once_and_asked_for_no_sooner() {
+    let chain = Chain::new(LONG);
+    fs::create_dir_all(chain.at("d/e")).unwrap();
+    fs::write(chain.at("d/file"), "old").unwrap();
+    assert_eq!(chain.walk_to("/d/file").await, Ok(3));
+    assert_eq!(chain.stat("/d/new").await, Err(FsError::NOT_FOUND));
+    chain.watching().await;
+    let asked = chain.round_trips();
+    for _ in 0..100 {
+        assert_eq!(chain.node.stat_fresh(&path("/d/file"), soon()).await.unwrap().size, 3);
+        assert_eq!(chain.node.stat_fresh(&path("/d/new"), soon()).await, Err(FsError::NOT_FOUND));
+    }
+    assert_eq!(chain.round_trips(), asked, "an open of what is watched asks nobody");
+    let begun = Instant::now();
+    fs::write(chain.at("d/file"), "newer").unwrap();
+    fs::write(chain.at("d/new"), "x").unwrap();
+    while chain.stat("/d/file").await != Ok(5) || chain.stat("/d/new").await != Ok(1) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the change is told");
+        sleep(Duration::from_millis(1)).await;
+    }
+    println!("a change was seen after {:?}", begun.elapsed());
+    fs::rename(chain.at("d"), chain.at("moved")).unwrap();
+    let begun = Instant::now();
+    while chain.stat("/d/file").await.is_ok() || chain.stat("/moved/file").await != Ok(5) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the move is told");
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(chain.stat("/d/e").await, Err(FsError::NOT_FOUND));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_subscription_brings_the_time_to_live_back() {
+    let ttl = Duration::from_millis(400);
+    let chain = Chain::new(ttl);
+    fs::create_dir(chain.at("d")).unwrap();
+    fs::write(chain.at("d/file"), "x").unwrap();
+    chain.stat("/d/file").await.unwrap();
+    chain.watching().await;
+    sleep(ttl * 2).await;
+    chain.stat("/d/file").await.unwrap();
+    let asked = chain.round_trips();
+    for _ in 0..6 {
+        sleep(ttl / 2).await;
+        chain.stat("/d/file").await.unwrap();
+    }
+    assert_eq!(chain.round_trips(), asked, "watched: it counts for long");
+    chain.servers[0].end_watches();
+    eventually("the site hears nothing", || !chain.site.name_counters().is_watching).await;
+    let asked = chain.round_trips();
+    for _ in 0..6 {
+        sleep(ttl).await;
+        chain.stat("/d/file").await.unwrap();
+    }
+    assert!(chain.round_trips() >= asked + 4, "not watched: it is asked for again and again");
+}
+
+#[tokio::test]
+async fn every_layer_tells_the_same() {
+    let chain = Chain::new(LONG);
+    fs::create_dir_all(chain.at("d/e")).unwrap();
+    fs::write(chain.at("d/file"), "x").unwrap();
+    let whole = async |source: &dyn Source, text: &str| {
+        let mut found = source.look_up(&path(text), 1000, soon()).await.unwrap();
+        let mut told = Vec::new();
+        while let Some(source::Directory { path, listing }) = found.directories.recv().await {
+            let listing = listing.unwrap();
+            let mut names: Vec<_> =
+                listing.iter().map(|e| (e.name.clone(), e.attr.file, e.attr.size)).collect();
+            names.sort();
+            told.push((path.to_string(), listing.attr.file, listing.complete, names));
+        }
+        (found.attr.map(|attr| attr.file), told)
+    };
+    for text in ["/d", "/d/file", "/d/none", "/none", "/"] {
+        let far = whole(&chain.far, text).await;
+        assert_eq!(whole(&chain.site, text).await, far, "{text} at the site");
+        assert_eq!(whole(&chain.node, text).await, far, "{text} at the node");
+    }
+}

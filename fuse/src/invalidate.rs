@@ -1,0 +1,112 @@
+//! Makes the kernel forget names that have changed, long before their time to live ends.
+//!
+//! A node stands for one version, so the page cache needs nothing: a changed file is another node, and a name
+//! that is forgotten is looked up again. A name is forgotten twice, since an answer that was on its way to the
+//! kernel at the first time may tell of what was before. When changes were lost the kernel's own times to live
+//! are all that is left, as without changes.
+//!
+//! *Invariant:* the calls are made by one thread that holds no lock and serves no request: the kernel may make
+//! them wait for a directory's lock, whose holder waits for an answer of ours.
+
+use crate::operations::Operations;
+use crate::volume::Volume;
+use fuser::{INodeNo, Notifier};
+use globalfs_proto::{ChangedDirectory, Changes};
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+/// When a name is forgotten once more: longer than an answer takes that was asked for before the change.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// Messages of changes that wait for that; beyond, the oldest are taken up early.
+const MAX_WAITING: usize = 1024;
+
+/// What the thread does.
+struct Invalidator {
+    changes: mpsc::Receiver<Arc<Changes>>,
+    notifier: Notifier,
+    operations: Arc<Operations<dyn Volume>>,
+    ended: watch::Receiver<bool>,
+    again: VecDeque<(Instant, Arc<Changes>)>,
+}
+
+/// What comes next.
+enum Event {
+    Heard(Arc<Changes>),
+    Again,
+    End,
+}
+
+/// Passes `changes` on to the kernel until the mount or the changes end.
+pub(crate) fn start(
+    changes: mpsc::Receiver<Arc<Changes>>,
+    notifier: Notifier,
+    operations: Arc<Operations<dyn Volume>>,
+    ended: watch::Receiver<bool>,
+    runtime: Handle,
+) -> io::Result<()> {
+    let mut invalidator = Invalidator { changes, notifier, operations, ended, again: VecDeque::new() };
+    let run = move || while invalidator.step(&runtime) {};
+    thread::Builder::new().name("globalfs-invalidate".to_owned()).spawn(run).map(drop)
+}
+
+impl Invalidator {
+    /// Whether there is more to come.
+    fn step(&mut self, runtime: &Handle) -> bool {
+        match runtime.block_on(self.next()) {
+            Event::Heard(changes) => {
+                self.forget_all(&changes);
+                self.again.push_back((Instant::now() + AGAIN_AFTER, changes));
+                if self.again.len() > MAX_WAITING {
+                    self.forget_oldest();
+                }
+            }
+            Event::Again => self.forget_oldest(),
+            Event::End => return false,
+        }
+        true
+    }
+
+    async fn next(&mut self) -> Event {
+        let due = self.again.front().map(|(due, _)| *due);
+        let again = async {
+            match due {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.ended.wait_for(|ended| *ended) => Event::End,
+            () = again => Event::Again,
+            heard = self.changes.recv() => heard.map_or(Event::End, Event::Heard),
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, changes)) = self.again.pop_front() {
+            self.forget_all(&changes);
+        }
+    }
+
+    fn forget_all(&self, changes: &Changes) {
+        changes.directories.iter().for_each(|changed| self.forget(changed));
+    }
+
+    /// The kernel refuses what it does not know, which is as well.
+    fn forget(&self, changed: &ChangedDirectory) {
+        let Some(directory) = self.operations.directory_at(&changed.path) else { return };
+        for name in &changed.names {
+            let _ = self.notifier.inval_entry(INodeNo(directory.0), OsStr::from_bytes(name));
+        }
+        // An offset below zero leaves the content alone: its own times and link count are what changed.
+        let _ = self.notifier.inval_inode(INodeNo(directory.0), -1, 0);
+    }
+}
