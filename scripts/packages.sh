@@ -6,6 +6,11 @@ need() {
     command -v "$1" >/dev/null 2>&1 || missing+=("$2")
 }
 
+# need_file FILE PACKAGE: the same for a file that is no command.
+need_file() {
+    [ -e "$1" ] || missing+=("$2")
+}
+
 # Installs what `need` found missing, or says exactly what to install.
 install_missing() {
     if ! command -v cargo >/dev/null 2>&1; then
