@@ -153,8 +153,8 @@ fn readers_that_go_backwards_or_by_strides_soon_wait_no_more() {
     let backward = |n: u64| size - (n + 1) * 64 * 1024;
     let stride = |n: u64| n * 1_500_000;
     let from_the_end = |n: u64| size - 4096 - n * 1_000_000;
-    type Case<'a> = (&'a dyn Fn(u64) -> u64, u64, u64);
-    let cases: [Case<'_>; 3] =
+    type Place<'a> = &'a dyn Fn(u64) -> u64;
+    let cases: [(Place<'_>, u64, u64); 3] =
         [(&backward, 64 * 1024, 4000), (&stride, 4096, 340), (&from_the_end, 4096, 500)];
     for (start, length, count) in cases {
         let mut simulation = Simulation::new(size, 40, 125_000_000);
