@@ -114,6 +114,7 @@ impl Node {
     /// Opens the cache and prepares the connection.
     pub async fn open(config: &MountConfig) -> Result<Self> {
         let link = Link::open(config).await?;
+        link.remote.peer().keep_connected();
         let cache = open_cache(&config.cache.dir, config.cache.size.0, config.disk).await?;
         let options = fetch::Options {
             metadata_ttl: config.attribute_ttl,

@@ -90,6 +90,7 @@ impl SiteDaemon {
             handler.end_watches();
         });
         let forwarder = tokio::spawn(self.traces.clone().forward(stop.clone()));
+        self.reach_primary();
         tracing::info!(
             site = %self.config.name,
             listen = %self.endpoint.local_addr(),
@@ -107,6 +108,16 @@ impl SiteDaemon {
         }
         tracing::info!(site = %self.config.name, "site_stopped");
         Ok(())
+    }
+
+    /// Most of what nodes ask for first is there, so that nobody's first request waits for a handshake.
+    fn reach_primary(&self) {
+        let primary = self.view.now().cluster.default_primary.clone();
+        if primary != self.config.name
+            && let Err(error) = self.peers.remote(&primary)
+        {
+            tracing::debug!(%error, "the primary is not there yet");
+        }
     }
 
     fn heart(&self) -> heartbeat::Heart {

@@ -35,6 +35,10 @@ const MAX_STRIDES: u64 = 256;
 /// A stall multiplies the window by this.
 const GROWTH: u64 = 4;
 
+/// Hits without which a window does not grow, unless its reader began at the start: kernels read ahead themselves,
+/// and so one read of a megabyte arrives as two or three that follow each other.
+const HITS_TO_GROW: u64 = 3;
+
 /// No smaller than this is a window made from measurements, which begin too low.
 const MIN_CEILING_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -95,6 +99,8 @@ struct Reader {
     before_last: ByteRange,
     /// The distance of its first read from the read before it, whoever made that.
     stride: Option<i64>,
+    /// Its first read was a large one of the file's beginning.
+    began_at_start: bool,
     /// Reads that continued it.
     hits: u64,
     /// What it may cause to be fetched ahead.
@@ -122,7 +128,7 @@ impl ReadAhead {
             (2 * product + SLACK_BYTES).clamp(MIN_CEILING_BYTES, limits.reader_bytes.max(MIN_CEILING_BYTES))
         });
         let reader = &mut known.readers[reader];
-        if read.stalled && reader.hits > 0 {
+        if read.stalled && reader.hits >= if reader.began_at_start { 1 } else { HITS_TO_GROW } {
             reader.window = (reader.window * GROWTH).min(ceiling.min(limits.reader_bytes));
         }
         reader.ask(content.size, room)
@@ -209,6 +215,7 @@ impl Reader {
             last: range,
             before_last: range,
             stride: stride.filter(|stride| stride.unsigned_abs() > range.length()),
+            began_at_start: believed,
             hits: 0,
             credit,
             window: limits.first_bytes,

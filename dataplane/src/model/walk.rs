@@ -94,6 +94,12 @@ struct Votes {
     name: u64,
 }
 
+impl Votes {
+    fn by_name(&self) -> bool {
+        self.name > self.listing
+    }
+}
+
 /// A directory whose listing is known.
 struct Directory {
     listing: Arc<[DirEntry]>,
@@ -202,7 +208,8 @@ impl Walk {
         if let Some((at, from, to)) = fork(&self.at, directory)
             && let Some(listing) = known(&at).filter(|listing| listing.len() <= MAX_ENTRIES)
         {
-            self.order.learn(&listing, from, to);
+            let by_name = self.votes.by_name();
+            self.order.learn(&listing, from, to, by_name);
         }
         self.exhausted = false;
         while !directory.starts_with(&self.top) {
@@ -227,7 +234,7 @@ impl Walk {
         }
         let mut asked = Vec::new();
         loop {
-            let by_name = self.votes.name > self.votes.listing;
+            let by_name = self.votes.by_name();
             let Some(front) = open(&mut self.directories, &self.front, known) else { break };
             let before = credit;
             let done = front.plan(&self.front, by_name, &mut credit, &mut asked);
@@ -271,7 +278,7 @@ impl Walk {
     /// The next directory in `at` behind `after` that was not looked at and whose listing is known.
     fn next_within(&self, at: &GlobalPath, after: Option<&[u8]>, known: Known<'_>) -> Option<GlobalPath> {
         let listing = known(at).filter(|listing| listing.len() <= MAX_ENTRIES)?;
-        let names = self.order.names(&listing);
+        let names = self.order.names(&listing, self.votes.by_name());
         let begin = after.and_then(|after| names.iter().position(|name| *name == after)).map_or(0, |n| n + 1);
         let mut paths = names[begin..].iter().filter_map(|name| at.join(name).ok());
         paths.find(|path| !self.directories.contains_key(path) && known(path).is_some())

@@ -10,27 +10,20 @@ const NEAR: usize = 2;
 const MAX_AHEAD: u32 = 255;
 
 /// Steps that were seen of each order, and thereby the order that is most likely.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct DirectoryOrder {
     votes: [u64; 4],
     /// Grows with each step that was foretold, and halves with each that was not.
     trust: u32,
 }
 
-impl Default for DirectoryOrder {
-    /// The first step is a guess.
-    fn default() -> Self {
-        Self { votes: [0; 4], trust: 1 }
-    }
-}
-
 /// The orders, the most usual first.
 const ORDERS: [(bool, bool); 4] = [(false, false), (true, false), (false, true), (true, true)];
 
 impl DirectoryOrder {
-    /// The walk went from `from` to `to`, two entries of one directory.
-    pub(super) fn learn(&mut self, listing: &[DirEntry], from: &[u8], to: &[u8]) {
-        let best = self.best();
+    /// The walk went from `from` to `to`, two entries of one directory; `by_name`: its files follow their names.
+    pub(super) fn learn(&mut self, listing: &[DirEntry], from: &[u8], to: &[u8], by_name: bool) {
+        let best = self.best(by_name);
         let foretold = ORDERS.map(|(by_name, backwards)| {
             let names = names(listing, by_name, backwards);
             let place = |wanted: &[u8]| names.iter().position(|name| *name == wanted);
@@ -47,14 +40,15 @@ impl DirectoryOrder {
     }
 
     /// The directories of a listing in the present order.
-    pub(super) fn names<'l>(&self, listing: &'l [DirEntry]) -> Vec<&'l [u8]> {
-        let (by_name, backwards) = ORDERS[self.best()];
+    pub(super) fn names<'l>(&self, listing: &'l [DirEntry], by_name: bool) -> Vec<&'l [u8]> {
+        let (by_name, backwards) = ORDERS[self.best(by_name)];
         names(listing, by_name, backwards)
     }
 
-    fn best(&self) -> usize {
-        let most = self.votes.iter().copied().max().unwrap_or(0);
-        self.votes.iter().position(|votes| *votes == most).unwrap_or(0)
+    /// Among equals that of the files.
+    fn best(&self, by_name: bool) -> usize {
+        let rank = |n: &usize| (self.votes[*n], ORDERS[*n].0 == by_name, ORDERS.len() - n);
+        (0..ORDERS.len()).max_by_key(rank).unwrap_or(0)
     }
 }
 
