@@ -41,6 +41,7 @@ mod counters;
 mod directory;
 mod evict;
 mod open_files;
+mod recent;
 mod recovery;
 mod sidecar;
 pub(crate) mod throttle;
@@ -58,6 +59,7 @@ use globalfs_proto::limits::CHUNK_SIZE;
 use globalfs_proto::{ChunkHash, ChunkIndex, Version};
 use open_files::OpenFiles;
 use parking_lot::Mutex;
+use recent::Recent;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -123,6 +125,7 @@ struct Shared {
     /// Where chunks lie by their hashes. Never locked together with the ledger.
     index: Mutex<HashIndex>,
     files: OpenFiles,
+    recent: Recent,
     /// Held by the one task that evicts.
     gate: tokio::sync::Mutex<()>,
     in_flight: Arc<Semaphore>,
@@ -172,6 +175,7 @@ impl Cache {
             ledger: Mutex::new(ledger),
             index,
             files: OpenFiles::new(),
+            recent: Recent::new(),
             gate: tokio::sync::Mutex::new(()),
             in_flight: Arc::new(Semaphore::new(MAX_BYTES_IN_FLIGHT)),
             counts: Counts::default(),
@@ -206,6 +210,9 @@ impl Cache {
     pub(crate) async fn load(&self, version: &Version, index: ChunkIndex) -> Option<Chunk> {
         let place = place(version, index)?;
         let _pin = self.0.pin(&place)?;
+        if let Some(chunk) = self.0.recent.get(version, index) {
+            return Some(chunk);
+        }
         match self.0.read(version, &place).await {
             Ok((hash, data)) if blake3::hash(&data).as_bytes() == &hash.0 => {
                 Some(Chunk { index, hash, data })
@@ -221,6 +228,7 @@ impl Cache {
         match self.0.store(version, chunk).await {
             Ok(()) => {
                 self.0.counts.stored(chunk.data.len());
+                self.0.recent.put(version, chunk);
                 true
             }
             Err(why) => {

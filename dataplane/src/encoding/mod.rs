@@ -170,11 +170,11 @@ fn has_hash(data: &[u8], header: &ChunkHeader) -> bool {
 
 /// Bytes of many chunks as one zstd frame; `None` when a sample or the result says that it is not worth it.
 pub(crate) fn compress(data: &[u8]) -> Option<Bytes> {
-    if !sample::is_worth_a_trial(sample::promise(data)) {
-        return None;
-    }
     let limit = data.len() - data.len() * LEAST_GAIN.0 / LEAST_GAIN.1;
-    Codec::with(|codec| codec.compress(None, data, limit))
+    Codec::with(|codec| {
+        let pays = sample::zstd_pays(codec, data);
+        pays.then(|| codec.compress(None, data, limit)).flatten()
+    })
 }
 
 /// The bytes of a zstd frame, at most `length`.

@@ -75,6 +75,13 @@ pub(super) fn trial(codec: &mut Codec, data: &[u8]) -> ChunkEncoding {
     best
 }
 
+/// Whether plain zstd saves enough of a part of the bytes, or of all of them when they are few.
+pub(super) fn zstd_pays(codec: &mut Codec, data: &[u8]) -> bool {
+    let part = pieces(data, TRIAL_SIZE).collect::<Vec<_>>().concat();
+    let enough = part.len() - part.len() * LEAST_GAIN.0 / LEAST_GAIN.1;
+    codec.size(None, &part, enough).is_some()
+}
+
 /// `total` bytes of `data` from places far apart, all of it when it is not longer. Pieces begin where a number
 /// would.
 fn pieces(data: &[u8], total: usize) -> impl Iterator<Item = &[u8]> {
