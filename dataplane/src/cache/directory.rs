@@ -100,10 +100,15 @@ impl Directory {
             return Ok(pair);
         }
         let (data, side) = self.paths(key);
-        fs::create_dir_all(self.fan(key.0[0]))?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
-        let data = options.open(data)?;
+        let data = match options.open(&data) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(self.fan(key.0[0]))?;
+                options.open(&data)?
+            }
+            opened => opened?,
+        };
         data.set_len(version.size)?;
         let side = options.open(side)?;
         side.write_all_at(&sidecar::first_bytes(key, version), 0)?;

@@ -18,7 +18,7 @@
 //! ```
 //!
 //! # Order of writes, and what a crash leaves
-//! Creating: the data file at its full length, then the header. Storing a chunk: data, then hash, then key
+//! Creating: the data file at its full length, then the header. Storing a chunk: data and hash, then key
 //! and mask. Evicting a segment: mask, then the holes; the last one of a file: sidecar, then data.
 //! Nothing is synced, so a crash of the machine may keep any subset of these writes in any order:
 //! - *a sidecar that is missing, short, or has a header that fails its hash, names another format, chunk size
@@ -286,13 +286,13 @@ impl Shared {
         let cost = if hole { 0 } else { place.data_cost() };
         let _pin = self.reserve(&place, cost).await?;
         let pair = self.pair(version, place.segment.file, true).await?;
-        if hole {
-            self.punch(pair.clone(), &place).await?;
-        } else {
-            self.disk.write_at(&pair.data, place.offset, chunk.data.clone()).await?;
-        }
         let hash = Bytes::copy_from_slice(&chunk.hash.0);
-        self.disk.write_at(&pair.side, sidecar::hash_offset(&place), hash).await?;
+        let hash = self.disk.write_at(&pair.side, sidecar::hash_offset(&place), hash);
+        if hole {
+            tokio::try_join!(self.punch(pair.clone(), &place), hash)?;
+        } else {
+            tokio::try_join!(self.disk.write_at(&pair.data, place.offset, chunk.data.clone()), hash)?;
+        }
         let present = self.ledger.lock().set_present(&place);
         if !hole {
             self.remember(&chunk.hash, &place);
