@@ -127,9 +127,14 @@ fn programs_run_from_the_mount() {
     mounted.volume.file("/data", "mapped and read\n");
     assert_eq!(mounted.shell("./cat data; ./s you"), "mapped and read\nhello you\n");
     assert_eq!(mounted.shell("cp cat /proc/self/fd/1 | cmp - /bin/cat"), "");
-    let reads = mounted.volume.reads.load(Ordering::Relaxed);
-    mounted.shell("./cat data >/dev/null; cat data cat >/dev/null");
-    assert_eq!(mounted.volume.reads.load(Ordering::Relaxed), reads, "the page cache outlives a close");
+    let reads = || mounted.volume.reads.load(Ordering::Relaxed);
+    // A kernel that reclaims memory may have dropped some of it once.
+    let kept = (0..3).any(|_| {
+        let before = reads();
+        mounted.shell("./cat data >/dev/null; cat data cat >/dev/null");
+        reads() == before
+    });
+    assert!(kept, "the page cache outlives a close");
     drop(mounted);
     let mounted = Mounted::new("noexec");
     mounted.volume.put(&path("/s"), FileKind::Regular, 0o755, "#!/bin/sh\n".into());
