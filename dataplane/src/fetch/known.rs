@@ -8,6 +8,7 @@
 
 use super::flight::Claim;
 use super::{Hop, ended_early};
+use crate::encoding;
 use crate::model::dedup::{self, Content, Look};
 use crate::source::{Chunk, Deadline, HashStream, Hashes};
 use futures_util::future::{BoxFuture, pending};
@@ -298,6 +299,9 @@ impl Hop {
             if told.first.0 != next || count == 0 || count > range.end - next {
                 return Err(FsError::Protocol("hashes that were not asked for".to_owned()));
             }
+            if !(told.first.0..).zip(&told.hashes).all(|(index, hash)| is_possible(&version, index, hash)) {
+                return Err(FsError::Protocol("a hash that no chunk of that length has".to_owned()));
+            }
             self.learn(&version, entry, &told);
             next += count;
             if let Some(listener) = listener
@@ -396,6 +400,12 @@ impl Hop {
     }
 }
 
+/// Only a full chunk can be the chunk of zeros, which is made here without looking for it.
+fn is_possible(version: &Version, index: u64, hash: &ChunkHash) -> bool {
+    let is_full = ChunkIndex(index).bytes(version.size).is_some_and(|bytes| bytes.length() == CHUNK_SIZE);
+    is_full || !encoding::is_hash_of_zeros(hash)
+}
+
 /// Claims in order, in runs of consecutive chunks.
 fn runs(mut claims: Vec<Claim>) -> Vec<Vec<Claim>> {
     claims.sort_by_key(Claim::index);
@@ -409,4 +419,20 @@ fn runs(mut claims: Vec<Claim>) -> Vec<Vec<Claim>> {
         }
     }
     runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use globalfs_proto::FileId;
+
+    #[test]
+    fn a_short_chunk_is_not_a_full_one_of_zeros() {
+        let file = FileId { origin: 1, inode: 1 };
+        let version = Version { file, size: CHUNK_SIZE + 1, mtime_ns: 0, ctime_ns: 0 };
+        let zeros = encoding::hash(&vec![0; CHUNK_SIZE as usize]);
+        assert!(is_possible(&version, 0, &zeros));
+        assert!(!is_possible(&version, 1, &zeros));
+        assert!(is_possible(&version, 1, &encoding::hash(&[0])));
+    }
 }
