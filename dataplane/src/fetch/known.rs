@@ -6,6 +6,7 @@
 //! hash was told and is another ends the transfer and all trust in what was told of that content; asking
 //! never delays a transfer, unless much of the content has turned out to be here.
 
+use super::bulk::runs;
 use super::flight::Claim;
 use super::{Hop, ended_early};
 use crate::encoding;
@@ -246,10 +247,11 @@ impl Hop {
         self: &Arc<Self>,
         path: &GlobalPath,
         version: Version,
-        claims: Vec<Claim>,
+        mut claims: Vec<Claim>,
         deadline: Deadline,
         mut room: Option<OwnedSemaphorePermit>,
     ) {
+        claims.sort_by_key(Claim::index);
         let runs = runs(claims).into_iter().map(|run| {
             let part = room.as_mut().and_then(|room| room.split(run.len() * CHUNK_SIZE as usize));
             self.fetch_run(path, version, run, deadline, part)
@@ -404,21 +406,6 @@ impl Hop {
 fn is_possible(version: &Version, index: u64, hash: &ChunkHash) -> bool {
     let is_full = ChunkIndex(index).bytes(version.size).is_some_and(|bytes| bytes.length() == CHUNK_SIZE);
     is_full || !encoding::is_hash_of_zeros(hash)
-}
-
-/// Claims in order, in runs of consecutive chunks.
-fn runs(mut claims: Vec<Claim>) -> Vec<Vec<Claim>> {
-    claims.sort_by_key(Claim::index);
-    let mut runs: Vec<Vec<Claim>> = Vec::new();
-    for claim in claims {
-        match runs.last_mut() {
-            Some(run) if run.last().is_some_and(|last| last.index().0 + 1 == claim.index().0) => {
-                run.push(claim);
-            }
-            _ => runs.push(vec![claim]),
-        }
-    }
-    runs
 }
 
 #[cfg(test)]

@@ -125,7 +125,7 @@ impl Reading {
 
     fn plan_again(&self, index: ChunkIndex) -> Slot {
         let (slot, claim) = self.find(index);
-        self.launch(claim.into_iter().collect());
+        self.launch(claim.map(Claim::handed_over).into_iter().collect());
         slot
     }
 
