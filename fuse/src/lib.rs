@@ -18,8 +18,8 @@ mod session;
 pub mod volume;
 
 pub use model::{Identity, NodeId};
-pub use mount_point::{Detach, unmount};
+pub use mount_point::{Detach, our_mounts, unmount};
 pub use operations::Operations;
-pub use options::{OptionError, Options, SUBTYPE};
+pub use options::{OptionError, Options};
 pub use session::{MountError, Session, mount, prepare};
 pub use volume::Volume;

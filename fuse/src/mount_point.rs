@@ -4,8 +4,8 @@ use crate::options::SUBTYPE;
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
@@ -119,12 +119,23 @@ pub(crate) fn raise_read_ahead(device: &str, kib: u32) -> io::Result<()> {
     std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), kib.to_string())
 }
 
+/// Where volumes of ours are mounted in this mount namespace, each with its source, which is its configuration.
+pub fn our_mounts() -> Vec<(PathBuf, PathBuf)> {
+    ours_in(&std::fs::read("/proc/self/mountinfo").unwrap_or_default())
+}
+
+fn ours_in(mounts: &[u8]) -> Vec<(PathBuf, PathBuf)> {
+    let all = mounts.split(|&b| b == b'\n').filter_map(parse_mount);
+    all.filter(|(_, mount)| mount.is_ours).map(|(at, mount)| (at, mount.source)).collect()
+}
+
 /// The topmost mount at a mount point.
 #[derive(Debug, PartialEq, Eq)]
 struct Mount {
     /// `major:minor`
     device: String,
     is_ours: bool,
+    source: PathBuf,
 }
 
 /// Looks for `mountpoint` in the text of `/proc/self/mountinfo`, of which the last line counts.
@@ -139,8 +150,9 @@ fn parse_mount(line: &[u8]) -> Option<(PathBuf, Mount)> {
     let separator = columns.iter().position(|c| *c == b"-")?;
     let device = String::from_utf8(columns.get(2)?.to_vec()).ok()?;
     let is_ours = columns.get(separator + 1)?.strip_prefix(b"fuse.") == Some(SUBTYPE.as_bytes());
-    let at = unescape(columns.get(4)?);
-    Some((PathBuf::from(OsStr::from_bytes(&at)), Mount { device, is_ours }))
+    let path = |column: &[u8]| PathBuf::from(OsString::from_vec(unescape(column)));
+    let source = path(columns.get(separator + 2)?);
+    Some((path(columns.get(4)?), Mount { device, is_ours, source }))
 }
 
 /// Blanks, newlines and backslashes stand as a backslash and three octal digits.
@@ -180,14 +192,21 @@ mod tests {
     #[test]
     fn the_topmost_mount_counts() {
         let check = |at: &str, want: Option<(&str, bool)>| {
-            let found = find_mount(MOUNTS, Path::new(at));
-            assert_eq!(found, want.map(|(device, is_ours)| Mount { device: device.into(), is_ours }));
+            let found = find_mount(MOUNTS, Path::new(at)).map(|mount| (mount.device, mount.is_ours));
+            assert_eq!(found, want.map(|(device, is_ours)| (device.into(), is_ours)));
         };
         check("/", Some(("8:1", false)));
         check("/mnt/a b", Some(("0:50", true)));
         check("/mnt/c", Some(("0:52", true)));
         check("/mnt/d", Some(("8:2", false)));
         check("/mnt/none", None);
+    }
+
+    #[test]
+    fn mounts_of_ours_are_known_among_others() {
+        let mount = |at: &str| (PathBuf::from(at), PathBuf::from("globalfs"));
+        assert_eq!(ours_in(MOUNTS), ["/mnt/a b", "/mnt/c", "/mnt/d"].map(mount));
+        assert!(ours_in(b"garbage - fuse").is_empty());
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Default for Options {
 }
 
 /// The mount's type is `fuse.globalfs`: how our mounts are known among others.
-pub const SUBTYPE: &str = "globalfs";
+pub(crate) const SUBTYPE: &str = "globalfs";
 
 /// Each thread has a request buffer of 16 MiB.
 const MAX_THREADS: usize = 16;

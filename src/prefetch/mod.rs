@@ -11,7 +11,7 @@ mod place;
 mod walk;
 mod warming;
 
-pub use place::{PlaceError, namespace_path, our_mounts};
+pub use place::{PlaceError, namespace_path};
 pub use walk::walk;
 pub use warming::{Batches, Tally};
 

@@ -1,11 +1,10 @@
 //! Which path of the namespace a person means: `/globalfs/data` below a mount point of ours, a relative path
 //! in such a mount, or the path as the namespace has it.
 
-use globalfs_fuse::SUBTYPE;
+use globalfs_fuse::our_mounts;
 use globalfs_proto::{GlobalPath, PathError};
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 /// Why a path names nothing of the namespace.
@@ -41,36 +40,6 @@ pub fn namespace_path(given: &Path) -> Result<GlobalPath, PlaceError> {
         .map_err(|source| PlaceError::Malformed { path: shown(), source })
 }
 
-/// Where volumes of ours are mounted in this mount namespace, each with the configuration that it shows.
-pub fn our_mounts() -> Vec<(PathBuf, PathBuf)> {
-    mounts_in(&fs::read("/proc/self/mountinfo").unwrap_or_default())
-}
-
-fn mounts_in(mountinfo: &[u8]) -> Vec<(PathBuf, PathBuf)> {
-    let kind = format!("fuse.{SUBTYPE}");
-    let mount = |line: &[u8]| {
-        let fields: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
-        let dash = fields.iter().position(|field| *field == b"-")?;
-        let [found, source] = *fields.get(dash + 1..dash + 3)? else { return None };
-        (found == kind.as_bytes()).then(|| (unescaped(fields[4]), unescaped(source)))
-    };
-    mountinfo.split(|&b| b == b'\n').filter_map(mount).collect()
-}
-
-/// `mountinfo` has `\040` for a space, and so for tabs, newlines and backslashes.
-fn unescaped(field: &[u8]) -> PathBuf {
-    let (mut out, mut rest) = (Vec::new(), field);
-    while let Some((&first, tail)) = rest.split_first() {
-        let code = (first == b'\\').then(|| tail.get(..3)).flatten();
-        let byte = code
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        out.push(byte.unwrap_or(first));
-        rest = if byte.is_some() { &tail[3..] } else { tail };
-    }
-    OsString::from_vec(out).into()
-}
-
 /// The path behind the longest mount point that holds it, as the namespace has it.
 fn below_a_mount(path: &Path, mounts: &[PathBuf]) -> Option<PathBuf> {
     let holding = mounts.iter().filter(|at| path.starts_with(at));
@@ -94,21 +63,9 @@ fn normal(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    const MOUNTINFO: &[u8] = b"22 1 0:20 / / rw - ext4 /dev/sda rw\n\
-        30 22 0:40 / /globalfs ro,nosuid shared:1 - fuse.globalfs /etc/g.yaml rw\n\
-        31 22 0:41 / /other rw - fuse.sshfs x rw\n\
-        32 22 0:42 / /mnt/a\\040b ro - fuse.globalfs /etc/g.yaml rw\n";
-
-    #[test]
-    fn mounts_of_ours_are_known_among_others() {
-        let mount = |at: &str| (PathBuf::from(at), PathBuf::from("/etc/g.yaml"));
-        assert_eq!(mounts_in(MOUNTINFO), [mount("/globalfs"), mount("/mnt/a b")]);
-        assert!(mounts_in(b"garbage - fuse").is_empty());
-    }
-
     #[test]
     fn paths_below_a_mount_lose_its_place() {
-        let mounts: Vec<PathBuf> = mounts_in(MOUNTINFO).into_iter().map(|(at, _)| at).collect();
+        let mounts = ["/globalfs", "/mnt/a b"].map(PathBuf::from);
         let check = |path: &str, want: Option<&str>| {
             assert_eq!(below_a_mount(&normal(Path::new(path)), &mounts), want.map(PathBuf::from), "{path}");
         };

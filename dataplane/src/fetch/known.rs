@@ -414,6 +414,22 @@ mod tests {
     use globalfs_proto::FileId;
 
     #[test]
+    fn who_announced_another_hash_is_refused_and_believed_no_more() {
+        let file = FileId { origin: 1, inode: 1 };
+        let version = Version { file, size: 3, mtime_ns: 0, ctime_ns: 0 };
+        let chunk = Chunk { index: ChunkIndex(0), hash: encoding::hash(b"abc"), data: "abc".into() };
+        let known = Known::new();
+        assert_eq!(known.check(&version, &chunk), Ok(()), "nothing was announced");
+        let entry = known.entry(&version);
+        entry.content.lock().learn(0, chunk.hash, false);
+        assert_eq!(known.check(&version, &chunk), Ok(()));
+        let other = Chunk { hash: encoding::hash(b"xyz"), ..chunk.clone() };
+        assert!(matches!(known.check(&version, &other), Err(FsError::Protocol(_))));
+        assert_eq!(entry.content.lock().look(0), Look::Unknown);
+        assert_eq!(known.check(&version, &other), Ok(()), "nothing announced counts any more");
+    }
+
+    #[test]
     fn a_short_chunk_is_not_a_full_one_of_zeros() {
         let file = FileId { origin: 1, inode: 1 };
         let version = Version { file, size: CHUNK_SIZE + 1, mtime_ns: 0, ctime_ns: 0 };
