@@ -167,15 +167,17 @@ async fn keep(link: Weak<Link>) {
         drop(held);
         match outcome {
             Ok(connection) => {
-                pause = RECONNECT_PAUSE;
+                let begun = Instant::now();
                 connection.closed().await;
+                // Who is turned away is so after the handshake: that is no connection to begin anew at once.
+                if begun.elapsed() > MAX_RECONNECT_PAUSE {
+                    pause = RECONNECT_PAUSE;
+                }
             }
-            Err(error) => {
-                tracing::debug!(%error, ?pause, "no connection yet");
-                sleep(pause).await;
-                pause = (pause * 2).min(MAX_RECONNECT_PAUSE);
-            }
+            Err(error) => tracing::debug!(%error, ?pause, "no connection yet"),
         }
+        sleep(pause).await;
+        pause = (pause * 2).min(MAX_RECONNECT_PAUSE);
     }
 }
 

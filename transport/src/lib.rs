@@ -27,5 +27,6 @@ pub use counters::Counters;
 pub use endpoint::{BindError, Endpoint};
 pub use identity::{Identity, IdentityError};
 pub use options::Options;
+pub use pool::Buffer;
 pub use reply::Reply;
 pub use server::Handler;

@@ -1,4 +1,4 @@
-//! Buffers for received chunks that are used again: memory fresh from the kernel costs more than the copy
+//! Buffers for received and decoded chunks that are used again: memory fresh from the kernel costs more than the copy
 //! into it, as each page of it faults and is zeroed first.
 //!
 //! *Invariant:* at most [`MAX_IDLE`] buffers are kept while nobody uses them.
@@ -21,14 +21,14 @@ static IDLE: LazyLock<Mutex<Vec<Box<[u8]>>>> = LazyLock::new(|| Mutex::new(Vec::
 
 /// Room for some bytes, to be filled and then turned into [`Bytes`]. What it contains before is nobody's
 /// business: it never leaves this process.
-pub(crate) struct Buffer {
+pub struct Buffer {
     room: Box<[u8]>,
     length: usize,
 }
 
 impl Buffer {
     /// Room for `length` bytes; `None` where that is not worth a buffer.
-    pub(crate) fn of(length: usize) -> Option<Self> {
+    pub fn of(length: usize) -> Option<Self> {
         if !(LEAST..=BUFFER_SIZE).contains(&length) {
             return None;
         }
@@ -37,12 +37,12 @@ impl Buffer {
     }
 
     /// The room, all of which has to be filled.
-    pub(crate) fn room(&mut self) -> &mut [u8] {
+    pub fn room(&mut self) -> &mut [u8] {
         &mut self.room[..self.length]
     }
 
     /// What was filled in; the buffer is used again when the last clone is dropped.
-    pub(crate) fn freeze(self) -> Bytes {
+    pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
 }

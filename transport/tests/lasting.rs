@@ -8,6 +8,7 @@ use common::*;
 use globalfs_proto::limits::MAX_DEADLINE;
 use globalfs_proto::{FsError, Request, Response};
 use globalfs_transport::options::{GRACE, IDLE_TIMEOUT, MAX_RECONNECT_PAUSE, SUSPICION};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 async fn next_change(answer: &mut globalfs_transport::Answer) {
@@ -72,6 +73,17 @@ async fn a_kept_peer_is_connected_before_it_is_asked_and_again_after_a_loss() {
     .await
     .expect("it connects again");
     assert_eq!(pair.peer.counters().requests_started, 0);
+}
+
+#[tokio::test]
+async fn a_kept_peer_that_is_turned_away_does_not_storm_the_gates() {
+    let pair = Pair::new();
+    pair.handler.closed.store(true, Ordering::SeqCst);
+    pair.peer.keep_connected();
+    eventually("it is turned away", || pair.server.counters().connections_refused > 0).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let tries = pair.server.counters().connections_refused;
+    assert!((2..=6).contains(&tries), "{tries} tries in two seconds");
 }
 
 #[tokio::test]

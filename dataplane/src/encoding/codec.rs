@@ -1,8 +1,8 @@
 //! One thread's compression contexts and scratch memory, which are costly to make.
 
-use super::buffer::{self, Buffer};
 use super::shuffle::{self, Width};
 use bytes::Bytes;
+use globalfs_transport::Buffer;
 use std::cell::RefCell;
 use std::io;
 use zstd::bulk::{Compressor, Decompressor};
@@ -77,18 +77,27 @@ impl Codec {
         payload: &[u8],
         length: usize,
     ) -> io::Result<Bytes> {
-        let mut data: Buffer = buffer::take(length);
-        match width {
-            None => self.decompress_exactly(payload, data.as_mut())?,
-            Some(width) => {
-                let mut planes = std::mem::take(&mut self.shuffled);
-                let outcome = self.decompress_exactly(payload, grown(&mut planes, length));
-                self.shuffled = planes;
-                outcome?;
-                shuffle::unshuffle(width, &self.shuffled[..length], data.as_mut());
+        match Buffer::of(length) {
+            Some(mut data) => {
+                self.fill(width, payload, data.room())?;
+                Ok(data.freeze())
+            }
+            None => {
+                let mut data = vec![0; length];
+                self.fill(width, payload, &mut data)?;
+                Ok(data.into())
             }
         }
-        Ok(data.freeze())
+    }
+
+    fn fill(&mut self, width: Option<Width>, payload: &[u8], room: &mut [u8]) -> io::Result<()> {
+        let Some(width) = width else { return self.decompress_exactly(payload, room) };
+        let mut planes = std::mem::take(&mut self.shuffled);
+        let outcome = self.decompress_exactly(payload, grown(&mut planes, room.len()));
+        self.shuffled = planes;
+        outcome?;
+        shuffle::unshuffle(width, &self.shuffled[..room.len()], room);
+        Ok(())
     }
 
     /// Bytes of many chunks, at most `length`.

@@ -4,7 +4,6 @@
 //! *Invariant:* [`decode`] never makes more than the header's length, and never returns bytes that do not
 //! have the header's hash.
 
-mod buffer;
 mod codec;
 mod sample;
 mod shuffle;
