@@ -59,8 +59,6 @@ pub(super) struct Claim {
     flights: Arc<Flights>,
     name: ChunkName,
     progress: watch::Sender<Progress>,
-    /// Whoever waits gets the chunk itself, also once the cache has it.
-    is_handed_over: bool,
 }
 
 impl Flights {
@@ -82,7 +80,7 @@ impl Flights {
         }
         let (sender, progress) = watch::channel(Progress::Pending);
         table.insert(name, Flight { path: path.clone(), progress: progress.clone() });
-        let claim = Claim { flights: self.clone(), name, progress: sender, is_handed_over: false };
+        let claim = Claim { flights: self.clone(), name, progress: sender };
         (Slot::Awaited { progress, own: true, same_path: true }, Some(claim))
     }
 
@@ -111,17 +109,9 @@ impl Claim {
         self.progress.send_replace(Progress::Arrived(chunk));
     }
 
-    /// The chunk is for a reader who did not find it in the cache in time: it was evicted meanwhile.
-    pub(super) fn handed_over(mut self) -> Self {
-        self.is_handed_over = true;
-        self
-    }
-
     /// The chunk is in the cache; readers find it there, and its memory is free.
     pub(super) fn kept(self) {
-        if !self.is_handed_over {
-            self.progress.send_replace(Progress::Kept);
-        }
+        self.progress.send_replace(Progress::Kept);
     }
 
     /// All who wait get the error.

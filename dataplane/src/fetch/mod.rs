@@ -36,7 +36,8 @@ use bytes::Bytes;
 use flight::{Claim, Flights};
 use globalfs_proto::limits::{CHUNK_SIZE, DEFAULT_DEADLINE};
 use globalfs_proto::{
-    Attr, ByteRange, ChunkSpan, FileKind, FsError, FsResult, FsStat, GlobalPath, Version, WantedFile, Warm,
+    Attr, ByteRange, ChunkIndex, ChunkSpan, FileKind, FsError, FsResult, FsStat, GlobalPath, Version,
+    WantedFile, Warm,
 };
 use known::Known;
 use metadata::Metadata;
@@ -336,10 +337,7 @@ impl Hop {
                 chunk = stream.recv() => chunk.unwrap_or_else(|| Err(ended_early()))?,
                 () = self.overtaken(&version, claims) => return Ok(()),
             };
-            let length = index.bytes(version.size).map(|bytes| bytes.length());
-            if chunk.index != index || Some(chunk.data.len() as u64) != length {
-                return Err(FsError::Protocol("a chunk that was not asked for".to_owned()));
-            }
+            check_chunk(&version, index, &chunk)?;
             self.known.check(&version, &chunk)?;
             if index == first {
                 self.measure_latency(version, asked.elapsed());
@@ -400,6 +398,15 @@ fn check_span(version: Version, span: ChunkSpan) -> FsResult<()> {
         return Ok(());
     }
     Err(FsError::Limit("a read lies behind the end of the file".to_owned()))
+}
+
+/// Whether the chunk is the one that was asked for.
+fn check_chunk(version: &Version, index: ChunkIndex, chunk: &Chunk) -> FsResult<()> {
+    let length = index.bytes(version.size).map(|bytes| bytes.length());
+    if chunk.index == index && Some(chunk.data.len() as u64) == length {
+        return Ok(());
+    }
+    Err(FsError::Protocol("a chunk that was not asked for".to_owned()))
 }
 
 /// The part of `range` that lies in `chunk`.

@@ -3,8 +3,8 @@
 //!
 //! Only what the reader asked for is fetched here; what is fetched beyond it `ahead` decides.
 
-use super::Hop;
 use super::flight::{Claim, Progress, Slot, outcome};
+use super::{Hop, check_chunk, ended_early};
 use crate::source::{Chunk, Deadline};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use globalfs_proto::limits::{CHUNK_SIZE, MAX_CHUNKS_PER_READ};
@@ -101,7 +101,18 @@ impl Reading {
             }
             slot = self.plan_again(index);
         }
-        Err(FsError::Limit("a chunk left the cache again and again before it was read".to_owned()))
+        self.fetch_past_the_cache(index).await
+    }
+
+    /// When the cache is so small for its readers that a chunk leaves it again and again before it is read.
+    async fn fetch_past_the_cache(&self, index: ChunkIndex) -> FsResult<Chunk> {
+        let span = ChunkSpan { first: index, count: 1 };
+        let mut stream = self.hop.upstream.read(&self.path, self.version, span, self.deadline).await?;
+        let chunk = stream.recv().await.unwrap_or_else(|| Err(ended_early()))?;
+        check_chunk(&self.version, index, &chunk)?;
+        self.hop.counts.chunks_fetched.fetch_add(1, Relaxed);
+        self.hop.counts.bytes_fetched.fetch_add(chunk.data.len() as u64, Relaxed);
+        Ok(chunk)
     }
 
     /// `None` when the chunk has to be looked for again.
@@ -125,7 +136,7 @@ impl Reading {
 
     fn plan_again(&self, index: ChunkIndex) -> Slot {
         let (slot, claim) = self.find(index);
-        self.launch(claim.map(Claim::handed_over).into_iter().collect());
+        self.launch(claim.into_iter().collect());
         slot
     }
 
@@ -174,5 +185,26 @@ impl Iterator for Plan<'_> {
             self.refill();
         }
         self.slots.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{content, large_hop, whole};
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_chunk_that_no_cache_can_hold_long_enough_comes_all_the_same() {
+        let hop = large_hop();
+        let bytes = content(3 * CHUNK_SIZE / 2, 3);
+        let version = hop.upstream.put_file("/a", bytes.clone()).version();
+        let path = GlobalPath::new(b"/a").unwrap();
+        let deadline = Deadline::after(Duration::from_secs(5));
+        let reading = Reading::new(hop.cached.0.clone(), path, version, whole(version), deadline);
+        let chunk = reading.fetch_past_the_cache(ChunkIndex(1)).await.unwrap();
+        assert_eq!(chunk.data, bytes[CHUNK_SIZE as usize..]);
+        hop.upstream.put_file("/a", "changed");
+        assert!(matches!(reading.fetch_past_the_cache(ChunkIndex(0)).await, Err(FsError::Stale(_))));
     }
 }

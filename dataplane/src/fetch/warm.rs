@@ -264,8 +264,6 @@ impl Part<'_> {
             let index = chunk.index;
             match chunk.settled().await {
                 Ok(Outcome::Kept) => step.fetched_bytes += self.bytes(index),
-                // A chunk that was handed over to a reader may be here all the same.
-                Ok(Outcome::Refused) if self.is_here(index) => step.fetched_bytes += self.bytes(index),
                 Ok(Outcome::Refused) => step.missing_bytes += self.bytes(index),
                 Ok(Outcome::Again) => again.push(index),
                 Err(error) => failed = Err(error),
