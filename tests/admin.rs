@@ -171,12 +171,20 @@ fn daemons_tell_metrics_and_health() {
     let content = noise(3, 1 << 20);
     let mut test = Setup::default().start(|origin| fs::write(origin.join("f"), &content).unwrap());
     let node = test.cluster.add_node("n1", "cloud", "64MiB", "").unwrap();
-    let read = Runtime::new().unwrap().block_on(async {
-        let client = Client::connect(&node).await.unwrap();
-        let file = client.open("/f").await.unwrap();
-        [file.read_at(0, 1 << 20).await.unwrap(), file.read_at(0, 1 << 20).await.unwrap()]
+    let read = || {
+        Runtime::new().unwrap().block_on(async {
+            let client = Client::connect(&node).await.unwrap();
+            client.open("/f").await.unwrap().read_at(0, 1 << 20).await.unwrap()
+        })
+    };
+    assert!(read() == content);
+    // What arrives is served before it is kept: until then a second reader joins the first one's transfer.
+    eventually("the cache keeps the file", || {
+        let (_, text) = page(&test, "cloud", "/metrics");
+        let kept = "globalfs_cache_stored_bytes_total{site=\"cloud\"} 1048576\n";
+        if text.contains(kept) { Ok(()) } else { Err(text) }
     });
-    assert!(read.iter().all(|bytes| *bytes == content));
+    assert!(read() == content);
     let (status, site) = page(&test, "cloud", "/metrics");
     assert_eq!(status, 200);
     has_lines(

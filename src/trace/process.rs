@@ -173,6 +173,10 @@ mod tests {
         command.arg("60").env("SLURM_JOB_NAME", "train").env("SLURM_JOB_ID", "5").env("USER", "alice");
         command.env(MARK, "m");
         let mut child = command.spawn().unwrap();
+        // A process that has just been replaced has an empty environment for a moment.
+        while environment_of(child.id()).unwrap().text.is_empty() {
+            std::thread::yield_now();
+        }
         let callers = Callers::default();
         let caller = callers.identify(child.id()).await.unwrap();
         assert_eq!(caller.mark.as_deref(), Some("m"));
