@@ -1,8 +1,11 @@
 //! Chunks by their hash, wherever in the cache they lie: what is here under another name or version need not
 //! be fetched.
 
+use super::bundle::is_small;
+use super::sidecar::key_of;
 use super::{Cache, Shared};
 use crate::encoding;
+use crate::model::bundles::Bundled;
 use crate::model::eviction::{FileKey, Place};
 use crate::model::hash_index::Whereabouts;
 use bytes::Bytes;
@@ -27,7 +30,7 @@ impl Cache {
             return Some(encoding::zeros());
         }
         let (at, place) = self.0.whereabouts(hash)?;
-        let data = self.0.read_of_any(&place).await.filter(|data| data.len() as u64 == length);
+        let data = self.0.read_of_any(at, &place).await.filter(|data| data.len() as u64 == length);
         match data.filter(|data| encoding::hash(data) == *hash) {
             Some(data) => Some(data),
             None => {
@@ -46,14 +49,29 @@ impl Shared {
         }
     }
 
+    /// Remembers small files that were just stored.
+    pub(super) fn remember_bundled(&self, files: &[Bundled]) {
+        let mut index = self.index.lock();
+        for bundled in files {
+            index.put(&bundled.hash, whereabouts_of_bundled(bundled));
+        }
+    }
+
     fn whereabouts(&self, hash: &ChunkHash) -> Option<(Whereabouts, Place)> {
         let at = self.index.lock().find(hash)?;
-        let place = self.ledger.lock().place_of(at.file, at.chunk, at.length.into())?;
+        let place = match self.find_small(at.file) {
+            Some((place, _)) => place,
+            None => self.ledger.lock().place_of(at.file, at.chunk, at.length.into())?,
+        };
         Some((at, place))
     }
 
-    async fn read_of_any(self: &Arc<Self>, place: &Place) -> Option<Bytes> {
+    async fn read_of_any(self: &Arc<Self>, at: Whereabouts, place: &Place) -> Option<Bytes> {
         let _pin = self.pin(place)?;
+        // A bundle has a name of its own.
+        if at.file != place.segment.file {
+            return self.read_bundled(place).await.ok();
+        }
         let pair = self.pair_of_any(place.segment.file).await.ok()?;
         self.disk.read_at(&pair.data, place.offset, place.length as usize).await.ok()
     }
@@ -75,10 +93,19 @@ pub(super) fn whereabouts_of(place: &Place) -> Option<Whereabouts> {
     Some(Whereabouts { file: place.segment.file, chunk, length })
 }
 
+/// Where a stored small file lies.
+pub(super) fn whereabouts_of_bundled(bundled: &Bundled) -> Whereabouts {
+    Whereabouts { file: bundled.file, chunk: 0, length: bundled.length }
+}
+
 impl Cache {
     /// The hashes of consecutive chunks from `first` on, at most `count`, so far as the cache has the chunks
-    /// without a gap. They come from a sidecar, unverified: a damaged one names no chunk that exists.
+    /// without a gap. They come from a sidecar or a bundle's table, unverified: a damaged one names no chunk that exists.
     pub(crate) async fn stored_hashes(&self, version: &Version, first: u64, count: usize) -> Vec<ChunkHash> {
+        if is_small(version) {
+            let held = self.0.find_small(key_of(version)).filter(|_| first == 0 && count > 0);
+            return held.map(|(_, hash)| hash).into_iter().collect();
+        }
         let places = (first..).map_while(|index| super::place(version, globalfs_proto::ChunkIndex(index)));
         let present: Vec<Place> = {
             let ledger = self.0.ledger.lock();

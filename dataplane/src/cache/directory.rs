@@ -58,9 +58,12 @@ impl Directory {
 
     /// The data file and the sidecar of a key.
     pub(super) fn paths(&self, key: FileKey) -> (PathBuf, PathBuf) {
+        (self.path(key, "data"), self.path(key, "side"))
+    }
+
+    fn path(&self, key: FileKey, kind: &str) -> PathBuf {
         let stem: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        let fan = self.fan(key.0[0]);
-        (fan.join(format!("{stem}.data")), fan.join(format!("{stem}.side")))
+        self.fan(key.0[0]).join(format!("{stem}.{kind}"))
     }
 
     /// Opens both files and checks that they are this version's.
@@ -100,19 +103,24 @@ impl Directory {
             return Ok(pair);
         }
         let (data, side) = self.paths(key);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true);
-        let data = match options.open(&data) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(self.fan(key.0[0]))?;
-                options.open(&data)?
-            }
-            opened => opened?,
-        };
+        let data = self.create_file(key, &data)?;
         data.set_len(version.size)?;
-        let side = options.open(side)?;
+        let side = self.create_file(key, &side)?;
         side.write_all_at(&sidecar::first_bytes(key, version), 0)?;
         Ok(Pair { data: Arc::new(data), side: Arc::new(side) })
+    }
+
+    /// An empty file of that key.
+    fn create_file(&self, key: FileKey, path: &Path) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        match options.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(self.fan(key.0[0]))?;
+                options.open(path)
+            }
+            opened => opened,
+        }
     }
 
     /// Removes both files; it is fine when they are gone.
@@ -120,6 +128,21 @@ impl Directory {
         let (data, side) = self.paths(key);
         remove_file(&side)?;
         remove_file(&data)
+    }
+
+    /// Opens a bundle unseen: each of its files is verified when it is read.
+    pub(super) fn open_bundle(&self, key: FileKey) -> io::Result<File> {
+        File::open(self.path(key, "bundle"))
+    }
+
+    /// Makes an empty bundle.
+    pub(super) fn create_bundle(&self, key: FileKey) -> io::Result<File> {
+        self.create_file(key, &self.path(key, "bundle"))
+    }
+
+    /// Removes a bundle; it is fine when it is gone.
+    pub(super) fn remove_bundle(&self, key: FileKey) -> io::Result<()> {
+        remove_file(&self.path(key, "bundle"))
     }
 }
 

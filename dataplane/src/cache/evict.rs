@@ -53,6 +53,10 @@ impl Shared {
 
     fn remove(&self, victim: &Victim) -> io::Result<()> {
         let key = victim.segment.file;
+        if self.bundles.lock().remove(key) {
+            self.bundle_files.forget(key);
+            return self.directory.remove_bundle(key);
+        }
         if victim.unlink {
             self.files.forget(key);
             return self.directory.remove(key);

@@ -64,6 +64,13 @@ pub(crate) fn files(dir: &Path, version: &Version) -> (PathBuf, PathBuf) {
     (fan.join(format!("{stem}.data")), fan.join(format!("{stem}.side")))
 }
 
+/// The files of a cache whose names end so.
+pub(crate) fn of_kind(dir: &Path, kind: &str) -> Vec<PathBuf> {
+    let fans = fs::read_dir(dir.join("files")).unwrap().map(|fan| fan.unwrap().path());
+    let files = fans.flat_map(|fan| fs::read_dir(fan).unwrap().map(|file| file.unwrap().path()));
+    files.filter(|path| path.extension().is_some_and(|e| e == kind)).collect()
+}
+
 /// Disk space of all files below `dir`, without directories and the lock.
 pub(crate) fn du(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).unwrap().filter_map(Result::ok);
@@ -73,4 +80,10 @@ pub(crate) fn du(dir: &Path) -> u64 {
         _ => 0,
     });
     sizes.sum()
+}
+
+/// The same while others write and remove: one look may count what was removed after it was seen and what was
+/// written in its place, three hardly will.
+pub(crate) fn du_in_motion(dir: &Path) -> u64 {
+    (0..3).map(|_| du(dir)).min().expect("three looks")
 }

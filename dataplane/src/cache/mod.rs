@@ -1,13 +1,15 @@
 //! The cache of a hop: for each content of a file one sparse data file with the bytes at their own offsets,
-//! and one sidecar that says which chunks are there and what they hash to.
+//! and one sidecar that says which chunks are there and what they hash to. Files of less than a chunk lie
+//! together in bundles instead.
 //!
 //! # On disk
 //! ```text
 //! DIR/globalfs-cache.lock      locked while a daemon uses DIR; tells its process id; marks DIR as a cache
 //! DIR/files/HH/KEY.data        as long as the file itself; absent chunks are holes
 //! DIR/files/HH/KEY.side        pages of 4,096 bytes, one for each segment of 64 chunks, absent ones are holes
+//! DIR/files/HH/KEY.bundle      a table and then, end to end, the bytes of some files of less than a chunk
 //! ```
-//! `KEY` is the first 16 bytes of the BLAKE3 hash of the version's wire form, in hex; `HH` its first two
+//! Of a pair `KEY` is the first 16 bytes of the BLAKE3 hash of the version's wire form, in hex; `HH` its first two
 //! digits. A page (integers little-endian):
 //! ```text
 //!    0  16   KEY of the file to which the page belongs
@@ -16,10 +18,19 @@
 //!            version 40 bytes (wire form), BLAKE3 of the 56 bytes before
 //! 2048  32i  BLAKE3 of chunk i
 //! ```
+//! The table of a bundle of n files (1 to 512); `KEY` is the first 16 bytes of its hash:
+//! ```text
+//!    0   8   magic "GLFSBNDL"
+//!    8   4   format u32
+//!   12   4   n u32
+//!   16  72i  version 40 bytes (wire form) and BLAKE3 of file i
+//! 16+72n 32  BLAKE3 of all before
+//! ```
 //!
 //! # Order of writes, and what a crash leaves
 //! Creating: the data file at its full length, then the header. Storing a chunk: data and hash, then key
-//! and mask. Evicting a segment: mask, then the holes; the last one of a file: sidecar, then data.
+//! and mask. Evicting a segment: mask, then the holes; the last one of a file: sidecar, then data. A bundle is
+//! written once, and evicted as a whole.
 //! Nothing is synced, so a crash of the machine may keep any subset of these writes in any order:
 //! - *a sidecar that is missing, short, or has a header that fails its hash, names another format, chunk size
 //!   or version; a data file that is missing or has another length*: recovery removes both files;
@@ -28,6 +39,8 @@
 //!   hash when they are read; the bit is cleared and the chunk fetched again. A wrong pair that matches
 //!   itself would need a foreign page, which the key excludes;
 //! - *data without its bit*: recovery punches what no bit covers, so the space is not lost;
+//! - *a bundle with a torn table, or of another length than its table tells*: recovery removes it. *A whole table
+//!   without the bytes*: they do not have their hash when they are read, and the file is fetched again;
 //! - *files of any other name* below `files/`: recovery removes them.
 //!
 //! A kill of the process alone loses no write, and the same argument holds for it.
@@ -38,6 +51,7 @@
 //! arrived; the files never take more space than the quota (directories, and what the file system adds to unusually fragmented files, are not
 //! counted: some 200 bytes a file); a segment in use is never evicted; open files are bounded.
 
+mod bundle;
 mod copy;
 mod counters;
 mod directory;
@@ -46,11 +60,13 @@ mod open_files;
 mod recent;
 mod recovery;
 mod sidecar;
+mod small;
 pub(crate) mod throttle;
 
 pub use counters::CacheCounters;
 
 use crate::disk::Disk;
+use crate::model::bundles::Bundles;
 use crate::model::eviction::{FileKey, Ledger, Place, SegmentKey};
 use crate::model::hash_index::HashIndex;
 use crate::source::Chunk;
@@ -62,6 +78,8 @@ use globalfs_proto::{ChunkHash, ChunkIndex, Version};
 use open_files::OpenFiles;
 use parking_lot::Mutex;
 use recent::Recent;
+use small::Waiting;
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -126,7 +144,11 @@ struct Shared {
     ledger: Mutex<Ledger>,
     /// Where chunks lie by their hashes. Never locked together with the ledger.
     index: Mutex<HashIndex>,
-    files: OpenFiles,
+    files: OpenFiles<Pair>,
+    /// Never locked together with the ledger.
+    bundles: Mutex<Bundles>,
+    bundle_files: OpenFiles<File>,
+    waiting: Waiting,
     recent: Recent,
     /// Held by the one task that evicts.
     gate: tokio::sync::Mutex<()>,
@@ -169,14 +191,17 @@ impl Cache {
 
     fn recover(directory: Directory, quota_bytes: u64, disk: Arc<dyn Disk>) -> io::Result<Self> {
         let mut ledger = Ledger::new(quota_bytes, !directory.can_punch());
-        let index = Mutex::new(HashIndex::default());
-        recovery::recover(&directory, &mut ledger, &index)?;
+        let (index, mut bundles) = (Mutex::new(HashIndex::default()), Bundles::default());
+        recovery::recover(&directory, &mut ledger, &mut bundles, &index)?;
         let shared = Shared {
             directory,
             disk,
             ledger: Mutex::new(ledger),
             index,
             files: OpenFiles::new(),
+            bundles: Mutex::new(bundles),
+            bundle_files: OpenFiles::new(),
+            waiting: Waiting::default(),
             recent: Recent::new(),
             gate: tokio::sync::Mutex::new(()),
             in_flight: Arc::new(Semaphore::new(MAX_BYTES_IN_FLIGHT)),
@@ -191,12 +216,19 @@ impl Cache {
 
     /// Whether the chunk is there, unless reading it shows that it is damaged.
     pub fn contains(&self, version: &Version, index: ChunkIndex) -> bool {
+        if bundle::is_small(version) {
+            return index.0 == 0 && self.is_whole(version);
+        }
         place(version, index).is_some_and(|place| self.0.ledger.lock().contains(&place))
     }
 
     /// Whether every chunk of the file is there. The empty file never is: there is nothing to keep of it.
     pub fn is_whole(&self, version: &Version) -> bool {
-        self.0.ledger.lock().is_whole(sidecar::key_of(version))
+        let key = sidecar::key_of(version);
+        if bundle::is_small(version) {
+            return self.0.find_small(key).is_some();
+        }
+        self.0.ledger.lock().is_whole(key)
     }
 
     /// The chunk, verified just now; `None` when it is absent or turned out to be damaged.
@@ -211,10 +243,10 @@ impl Cache {
     /// As `get`, uncounted.
     pub(crate) async fn load(&self, version: &Version, index: ChunkIndex) -> Option<Chunk> {
         let place = place(version, index)?;
-        let _pin = self.0.pin(&place)?;
-        if let Some(chunk) = self.0.recent.get(version, index) {
-            return Some(chunk);
+        if bundle::is_small(version) {
+            return self.0.load_small(version).await;
         }
+        let _pin = self.0.pin(&place)?;
         match self.0.read(version, &place).await {
             Ok((hash, data)) if blake3::hash(&data).as_bytes() == &hash.0 => {
                 Some(Chunk { index, hash, data })
@@ -227,10 +259,14 @@ impl Cache {
     /// Keeps the chunk if there is room; whether it did. Failing to keep it is counted and logged here and
     /// is no concern of the reader. Not cancel-safe: run it to its end.
     pub async fn put(&self, version: &Version, chunk: &Chunk) -> bool {
-        match self.0.store(version, chunk).await {
+        let stored = match place(version, chunk.index) {
+            None => Err(Arc::new(NotKept::TooLarge)),
+            Some(_) if bundle::is_small(version) => self.0.store_small(version, chunk).await,
+            Some(place) => self.0.store(version, &place, chunk).await.map_err(Arc::new),
+        };
+        match stored {
             Ok(()) => {
                 self.0.counts.stored(chunk.data.len());
-                self.0.recent.put(version, chunk);
                 true
             }
             Err(why) => {
@@ -282,24 +318,23 @@ impl Shared {
         Ok((ChunkHash(hash), data))
     }
 
-    async fn store(self: &Arc<Self>, version: &Version, chunk: &Chunk) -> Result<(), NotKept> {
-        let place = place(version, chunk.index).ok_or(NotKept::TooLarge)?;
+    async fn store(self: &Arc<Self>, version: &Version, place: &Place, chunk: &Chunk) -> Result<(), NotKept> {
         let hole = self.directory.can_punch() && is_hole(&chunk.data);
         let cost = if hole { 0 } else { place.data_cost() };
-        let _pin = self.reserve(&place, cost).await?;
+        let _pin = self.reserve(place, cost).await?;
         let pair = self.pair(version, place.segment.file, true).await?;
         let hash = Bytes::copy_from_slice(&chunk.hash.0);
-        let hash = self.disk.write_at(&pair.side, sidecar::hash_offset(&place), hash);
+        let hash = self.disk.write_at(&pair.side, sidecar::hash_offset(place), hash);
         if hole {
-            tokio::try_join!(self.punch(pair.clone(), &place), hash)?;
+            tokio::try_join!(self.punch(pair.clone(), place), hash)?;
         } else {
             tokio::try_join!(self.disk.write_at(&pair.data, place.offset, chunk.data.clone()), hash)?;
         }
-        let present = self.ledger.lock().set_present(&place);
+        let present = self.ledger.lock().set_present(place);
         if !hole {
-            self.remember(&chunk.hash, &place);
+            self.remember(&chunk.hash, place);
         }
-        Ok(self.write_mask(&pair, &place, present).await?)
+        Ok(self.write_mask(&pair, place, present).await?)
     }
 
     /// A later crash may undo the write or let an older mask win: then bits are missing, or set for chunks
@@ -311,16 +346,20 @@ impl Shared {
 
     async fn drop_damaged(self: &Arc<Self>, version: &Version, place: &Place, why: &str) -> Option<Chunk> {
         let present = self.ledger.lock().clear_present(place)?;
-        self.counts.damaged();
-        if let Some(silent) = self.damaged.admit() {
-            tracing::warn!(offset = place.offset, why, silent, "a damaged chunk leaves the cache");
-        }
+        self.tell_damaged(place, why);
         if let Ok(pair) = self.pair(version, place.segment.file, false).await
             && let Err(error) = self.write_mask(&pair, place, present).await
         {
             tracing::debug!(%error, "the mask of a damaged chunk was not written; its hash still guards it");
         }
         None
+    }
+
+    fn tell_damaged(&self, place: &Place, why: &str) {
+        self.counts.damaged();
+        if let Some(silent) = self.damaged.admit() {
+            tracing::warn!(offset = place.offset, why, silent, "a damaged chunk leaves the cache");
+        }
     }
 
     async fn punch(&self, pair: Arc<Pair>, place: &Place) -> io::Result<()> {
@@ -366,5 +405,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 mod crash_tests;
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod small_tests;
 #[cfg(test)]
 mod tests;

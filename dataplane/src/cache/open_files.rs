@@ -1,6 +1,5 @@
-//! The open files of a cache, bounded: the least recently used pair is closed for the next.
+//! The open files of a cache, bounded: the least recently used is closed for the next.
 
-use super::directory::Pair;
 use crate::model::eviction::FileKey;
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -8,48 +7,48 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-/// Pairs of data file and sidecar that stay open: 512 descriptors, besides those in use at the moment.
-const MAX_OPEN_PAIRS: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not zero");
+/// What stays open: 256 bundles, and as many pairs of data file and sidecar, besides those in use at the moment.
+const MAX_OPEN: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not zero");
 
-pub(super) struct OpenFiles {
-    pairs: Mutex<LruCache<FileKey, Arc<Pair>>>,
+pub(super) struct OpenFiles<T> {
+    open: Mutex<LruCache<FileKey, Arc<T>>>,
     /// Held while files are opened or made, so that nobody makes them twice.
     opening: Mutex<()>,
 }
 
-impl OpenFiles {
+impl<T> OpenFiles<T> {
     pub(super) fn new() -> Self {
-        Self { pairs: Mutex::new(LruCache::new(MAX_OPEN_PAIRS)), opening: Mutex::new(()) }
+        Self { open: Mutex::new(LruCache::new(MAX_OPEN)), opening: Mutex::new(()) }
     }
 
-    pub(super) fn get(&self, key: FileKey) -> Option<Arc<Pair>> {
-        self.pairs.lock().get(&key).cloned()
+    pub(super) fn get(&self, key: FileKey) -> Option<Arc<T>> {
+        self.open.lock().get(&key).cloned()
     }
 
     /// Blocks while files are opened.
     pub(super) fn get_or_open(
         &self,
         key: FileKey,
-        open: impl FnOnce() -> io::Result<Pair>,
-    ) -> io::Result<Arc<Pair>> {
+        open: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<Arc<T>> {
         let _one_at_a_time = self.opening.lock();
-        if let Some(pair) = self.get(key) {
-            return Ok(pair);
+        if let Some(file) = self.get(key) {
+            return Ok(file);
         }
-        let pair = Arc::new(open()?);
-        self.pairs.lock().put(key, pair.clone());
-        Ok(pair)
+        let file = Arc::new(open()?);
+        self.open.lock().put(key, file.clone());
+        Ok(file)
     }
 
     /// The file is about to be removed.
     pub(super) fn forget(&self, key: FileKey) {
-        self.pairs.lock().pop(&key);
+        self.open.lock().pop(&key);
     }
 }
 
 #[cfg(test)]
-impl OpenFiles {
+impl<T> OpenFiles<T> {
     pub(super) fn len(&self) -> usize {
-        self.pairs.lock().len()
+        self.open.lock().len()
     }
 }

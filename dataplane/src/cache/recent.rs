@@ -1,24 +1,21 @@
 //! Small files that were kept just now, in memory as well: whoever fetches ahead reads them soon, and to open
-//! two files for each would take longer than all the rest of such a read.
+//! a file for each would take longer than all the rest of such a read.
 //!
 //! *Invariants:* at most [`MAX_BYTES`] of content are held; what is here was verified when it arrived.
 
 use crate::source::Chunk;
 use bytes::Bytes;
-use globalfs_proto::limits::CHUNK_SIZE;
-use globalfs_proto::{ChunkIndex, Version};
+use globalfs_proto::Version;
 use lru::LruCache;
 use parking_lot::Mutex;
 
 /// The content of some thousand small files.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
 
-type Name = (Version, ChunkIndex);
-
 pub(super) struct Recent(Mutex<Held>);
 
 struct Held {
-    chunks: LruCache<Name, Chunk>,
+    chunks: LruCache<Version, Chunk>,
     bytes: usize,
 }
 
@@ -27,15 +24,12 @@ impl Recent {
         Self(Mutex::new(Held { chunks: LruCache::unbounded(), bytes: 0 }))
     }
 
-    /// Holds the chunk if it is all of a small file. A copy, for what arrived together shares its memory.
+    /// Holds all of a small file. A copy, for what arrived together shares its memory.
     pub(super) fn put(&self, version: &Version, chunk: &Chunk) {
-        if version.size >= CHUNK_SIZE {
-            return;
-        }
         let chunk = Chunk { data: Bytes::copy_from_slice(&chunk.data), ..chunk.clone() };
         let mut held = self.0.lock();
         held.bytes += chunk.data.len();
-        if let Some(before) = held.chunks.put((*version, chunk.index), chunk) {
+        if let Some(before) = held.chunks.put(*version, chunk) {
             held.bytes -= before.data.len();
         }
         while held.bytes > MAX_BYTES
@@ -45,18 +39,16 @@ impl Recent {
         }
     }
 
-    pub(super) fn get(&self, version: &Version, index: ChunkIndex) -> Option<Chunk> {
-        if version.size >= CHUNK_SIZE {
-            return None;
-        }
-        self.0.lock().chunks.get(&(*version, index)).cloned()
+    pub(super) fn get(&self, version: &Version) -> Option<Chunk> {
+        self.0.lock().chunks.get(version).cloned()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use globalfs_proto::FileId;
+    use globalfs_proto::limits::CHUNK_SIZE;
+    use globalfs_proto::{ChunkIndex, FileId};
 
     fn version(inode: u64, size: u64) -> Version {
         Version { file: FileId { origin: 1, inode }, size, mtime_ns: 0, ctime_ns: 0 }
@@ -77,9 +69,7 @@ mod tests {
         }
         recent.put(&version(count - 1, size), &chunk(size as usize));
         assert!(recent.0.lock().bytes <= MAX_BYTES);
-        assert!(recent.get(&version(0, size), ChunkIndex(0)).is_none(), "the oldest are gone");
-        assert_eq!(recent.get(&version(count - 1, size), ChunkIndex(0)), Some(chunk(size as usize)));
-        recent.put(&version(count, CHUNK_SIZE), &chunk(CHUNK_SIZE as usize));
-        assert!(recent.get(&version(count, CHUNK_SIZE), ChunkIndex(0)).is_none(), "no small file");
+        assert!(recent.get(&version(0, size)).is_none(), "the oldest are gone");
+        assert_eq!(recent.get(&version(count - 1, size)), Some(chunk(size as usize)));
     }
 }

@@ -1,9 +1,11 @@
-//! What is left of an earlier run: reads every sidecar, removes what is damaged or incomplete, and rebuilds
+//! What is left of an earlier run: reads every sidecar and every table of a bundle, removes what is damaged or incomplete, and rebuilds
 //! the ledger in the order of last use.
 
-use super::copy;
+use super::bundle::{self, MAX_TABLE, Table, is_small};
 use super::directory::{self, Directory, Pair};
 use super::sidecar::{self, PAGE};
+use super::{copy, small};
+use crate::model::bundles::{Bundles, place_of};
 use crate::model::eviction::{BLOCK, FileKey, Ledger, Place, SEGMENT_CHUNKS};
 use crate::model::hash_index::HashIndex;
 use globalfs_proto::chunk::chunk_count;
@@ -12,7 +14,7 @@ use globalfs_proto::{ChunkHash, ChunkIndex};
 use parking_lot::Mutex;
 use rustix::fs::{SeekFrom, seek};
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -25,11 +27,21 @@ const SCAN_THREADS: usize = 4;
 /// The hash of a full chunk of zeros, which is stored as a hole.
 static ZERO_HASH: LazyLock<blake3::Hash> = LazyLock::new(|| blake3::hash(&[0; CHUNK_SIZE as usize]));
 
-/// One file that is good, with the masks of its segments.
+/// What is good.
 struct Found {
+    used_at_ns: i128,
+    what: Kept,
+}
+
+enum Kept {
+    Pair(Pages),
+    Bundle(Table),
+}
+
+/// A file with the masks of its segments.
+struct Pages {
     key: FileKey,
     size: u64,
-    used_at_ns: i128,
     segments: Vec<Page>,
 }
 
@@ -40,23 +52,32 @@ struct Page {
     holes: u64,
 }
 
-/// Fills `ledger`, which may then be above its quota, and `index`, which may then name what is gone. Blocks the
-/// thread.
+/// Fills `ledger`, which may then be above its quota, `bundles`, and `index`, which may then name what is gone.
+/// Blocks the thread.
 pub(super) fn recover(
     directory: &Directory,
     ledger: &mut Ledger,
+    bundles: &mut Bundles,
     index: &Mutex<HashIndex>,
 ) -> io::Result<()> {
     let mut found = scan(directory, index)?;
     found.sort_by_key(|file| file.used_at_ns);
-    for file in &found {
-        enter(file, ledger);
+    for Found { what, .. } in &found {
+        match what {
+            Kept::Pair(file) => enter(file, ledger),
+            Kept::Bundle(table) => enter_bundle(table, ledger, bundles),
+        }
     }
     tracing::info!(files = found.len(), used_bytes = ledger.used(), "the cache is recovered");
     Ok(())
 }
 
-fn enter(file: &Found, ledger: &mut Ledger) {
+fn enter_bundle(table: &Table, ledger: &mut Ledger, bundles: &mut Bundles) {
+    ledger.restore(&place_of(table.key, 0, table.length), small::data_cost(table.length));
+    bundles.enter(table.key, &table.files);
+}
+
+fn enter(file: &Pages, ledger: &mut Ledger) {
     for page in &file.segments {
         for (bit, place) in present_places(file, page) {
             let cost = if page.holes & bit != 0 { 0 } else { place.data_cost() };
@@ -66,7 +87,7 @@ fn enter(file: &Found, ledger: &mut Ledger) {
 }
 
 /// The bit and place of each present chunk; bits behind the end of the file are dropped.
-fn present_places<'a>(file: &'a Found, page: &'a Page) -> impl Iterator<Item = (u64, Place)> + 'a {
+fn present_places<'a>(file: &'a Pages, page: &'a Page) -> impl Iterator<Item = (u64, Place)> + 'a {
     let first = u64::from(page.number) * u64::from(SEGMENT_CHUNKS);
     let set = (0..SEGMENT_CHUNKS).filter(|n| page.present & (1 << n) != 0);
     set.filter_map(move |n| {
@@ -92,20 +113,23 @@ fn scan(directory: &Directory, index: &Mutex<HashIndex>) -> io::Result<Vec<Found
 }
 
 fn scan_fan(directory: &Directory, fan: u8, index: &Mutex<HashIndex>) -> io::Result<Vec<Found>> {
-    let mut halves: BTreeMap<FileKey, u8> = BTreeMap::new();
+    let (mut found, mut halves) = (Vec::new(), BTreeMap::<FileKey, u8>::new());
     let entries = match fs::read_dir(directory.fan(fan)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
     for entry in entries {
         let path = entry?.path();
-        match key_in(&path).filter(|key| key.0[0] == fan) {
-            Some(key) => *halves.entry(key).or_default() += 1,
+        match key_in(&path).filter(|(key, _)| key.0[0] == fan) {
+            Some((key, Kind::Half)) => *halves.entry(key).or_default() += 1,
+            Some((key, Kind::Bundle)) => match examine_bundle(directory, key, index)? {
+                Some(bundle) => found.push(bundle),
+                None => directory.remove_bundle(key)?,
+            },
             None if path.is_dir() => tracing::warn!(path = %path.display(), "a directory that is not ours"),
             None => directory::remove_file(&path)?,
         }
     }
-    let mut found = Vec::new();
     for (key, halves) in halves {
         match if halves == 2 { examine(directory, key, index)? } else { None } {
             Some(file) => found.push(file),
@@ -115,12 +139,22 @@ fn scan_fan(directory: &Directory, fan: u8, index: &Mutex<HashIndex>) -> io::Res
     Ok(found)
 }
 
-/// The key in `KEY.data` or `KEY.side`.
-fn key_in(path: &Path) -> Option<FileKey> {
+enum Kind {
+    Half,
+    Bundle,
+}
+
+/// The key in `KEY.data`, `KEY.side` or `KEY.bundle`.
+fn key_in(path: &Path) -> Option<(FileKey, Kind)> {
     let (stem, kind) = path.file_name()?.to_str()?.split_once('.')?;
     let digits = stem.len() == 32 && stem.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let number = u128::from_str_radix(stem, 16).ok()?;
-    (digits && matches!(kind, "data" | "side")).then_some(FileKey(number.to_be_bytes()))
+    let kind = match kind {
+        "data" | "side" => Kind::Half,
+        "bundle" => Kind::Bundle,
+        _ => return None,
+    };
+    digits.then_some((FileKey(number.to_be_bytes()), kind))
 }
 
 /// `None` when the files are not good or hold nothing.
@@ -130,15 +164,41 @@ fn examine(directory: &Directory, key: FileKey, index: &Mutex<HashIndex>) -> io:
     let mut first = [0; sidecar::FIRST_LENGTH];
     let whole = pair.side.read_exact_at(&mut first, 0).is_ok();
     let Some(version) = sidecar::version_in(&first).filter(|_| whole) else { return Ok(None) };
-    if sidecar::key_of(&version) != key || meta.len() != version.size {
+    if is_small(&version) || sidecar::key_of(&version) != key || meta.len() != version.size {
         return Ok(None);
     }
+    let segments = read_pages(directory, &pair, key, version.size, index)?;
+    let file = Pages { key, size: version.size, segments };
+    let empty = !file.segments.iter().any(|page| present_places(&file, page).next().is_some());
+    let good = !empty && trim(directory, &pair, &file, meta.blocks() * 512)?;
+    Ok(good.then(|| Found { used_at_ns: used_at_ns(&meta), what: Kept::Pair(file) }))
+}
+
+/// `None` when its table is not good or it has another length. Its files are verified when they are read.
+fn examine_bundle(
+    directory: &Directory,
+    key: FileKey,
+    index: &Mutex<HashIndex>,
+) -> io::Result<Option<Found>> {
+    let Ok(file) = directory.open_bundle(key) else { return Ok(None) };
+    let meta = file.metadata()?;
+    let mut first = vec![0; MAX_TABLE];
+    let length = read_up_to(&file, &mut first, 0)?;
+    let table = bundle::table_in(&first[..length]);
+    let Some(table) = table.filter(|table| table.key == key && table.length == meta.len()) else {
+        return Ok(None);
+    };
+    let mut index = index.lock();
+    for bundled in &table.files {
+        index.put(&bundled.hash, copy::whereabouts_of_bundled(bundled));
+    }
+    Ok(Some(Found { used_at_ns: used_at_ns(&meta), what: Kept::Bundle(table) }))
+}
+
+fn used_at_ns(meta: &Metadata) -> i128 {
     let atime = i128::from(meta.atime()) * 1_000_000_000 + i128::from(meta.atime_nsec());
     let mtime = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-    let segments = read_pages(directory, &pair, key, version.size, index)?;
-    let found = Found { key, size: version.size, used_at_ns: atime.max(mtime), segments };
-    let empty = !found.segments.iter().any(|page| present_places(&found, page).next().is_some());
-    if empty || !trim(directory, &pair, &found, meta.blocks() * 512)? { Ok(None) } else { Ok(Some(found)) }
+    atime.max(mtime)
 }
 
 /// Reads the pages that exist; one without a valid bit gives its space back.
@@ -154,7 +214,7 @@ fn read_pages(
     while let Some(number) = next_page(pair, next)?.filter(|number| *number < count) {
         next = number + 1;
         let mut bytes = vec![0; PAGE as usize];
-        read_up_to(pair, &mut bytes, number * PAGE)?;
+        read_up_to(&pair.side, &mut bytes, number * PAGE)?;
         let present = sidecar::present_in(&bytes, key);
         let is_zero = |bit: &u32| sidecar::hash_in(&bytes, *bit) == ZERO_HASH.as_bytes();
         let zero_bits = (0..SEGMENT_CHUNKS).filter(|bit| present & (1 << bit) != 0).filter(is_zero);
@@ -195,20 +255,20 @@ fn next_page(pair: &Pair, from: u64) -> io::Result<Option<u64>> {
     }
 }
 
-/// Where the file ends first, the rest stays zero.
-fn read_up_to(pair: &Pair, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+/// The number of bytes read. Where the file ends first, the rest stays zero.
+fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < bytes.len() {
-        match pair.side.read_at(&mut bytes[filled..], offset + filled as u64)? {
+        match file.read_at(&mut bytes[filled..], offset + filled as u64)? {
             0 => break,
             n => filled += n,
         }
     }
-    Ok(())
+    Ok(filled)
 }
 
 /// Gives back the space of data without its bit, if there is any; false when the file has to go for that.
-fn trim(directory: &Directory, pair: &Pair, file: &Found, allocated: u64) -> io::Result<bool> {
+fn trim(directory: &Directory, pair: &Pair, file: &Pages, allocated: u64) -> io::Result<bool> {
     let mut covered: u64 = 0;
     for page in &file.segments {
         let kept = present_places(file, page).filter(|(bit, _)| page.holes & bit == 0);

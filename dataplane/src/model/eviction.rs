@@ -23,8 +23,8 @@ pub const BLOCK: u64 = 4096;
 /// Chunks in the largest file that is cached (512 TiB), so that counts fit 32 bits.
 pub const MAX_FILE_CHUNKS: u64 = u32::MAX as u64;
 
-/// What a file takes besides its segments: the first page of its sidecar.
-const FILE_COST: u64 = BLOCK;
+/// What a file takes besides its segments: the first page of its sidecar, or the first block of a bundle.
+pub const FILE_COST: u64 = BLOCK;
 
 /// Up to this many chunks the extents of a data file fit its inode.
 const INLINE_EXTENTS: u32 = 4;
@@ -69,6 +69,11 @@ impl Place {
             length: bytes.length(),
             file_chunks,
         })
+    }
+
+    /// A part of a cached file that comes and goes as a whole.
+    pub fn only(segment: SegmentKey, offset: u64, length: u64) -> Self {
+        Self { segment, bit: 1, offset, length, file_chunks: 1 }
     }
 
     /// Disk space of the chunk's bytes.
