@@ -1,7 +1,7 @@
 //! The kernel's requests and replies in `fuser`'s terms, carried to [`Operations`].
 //!
-//! Each callback moves its reply into a task and returns, so one thread keeps reading requests. A reply
-//! that is dropped unsent answers `EIO`: no request is left waiting when a task ends early.
+//! Each callback answers what is known at once and moves the rest into a task, so one thread keeps reading
+//! requests. A reply that is dropped unsent answers `EIO`: no request is left waiting when a task ends early.
 //!
 //! *Invariant:* whatever would change the volume answers `EROFS`, however it is mounted.
 
@@ -25,6 +25,7 @@ use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tracing::debug;
@@ -75,13 +76,19 @@ impl Adapter {
         Self { shared, lifetimes, runtime }
     }
 
-    /// Runs `work` as a task. Their number is that of the callers who wait in the kernel, and of its background
-    /// requests; a limit here would make one request wait for others' deadlines. Memory is the volume's to bound.
+    /// Does here and now what waits for nothing, so that no other thread has to wake up; the rest becomes a
+    /// task. Their number is that of the callers who wait in the kernel, and of its background requests; a limit
+    /// here would make one request wait for others' deadlines. Memory is the volume's to bound.
     fn spawn<F>(&self, work: impl FnOnce(Arc<Shared>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.runtime.spawn(work(self.shared.clone()));
+        let _context = self.runtime.enter();
+        let mut work = Box::pin(work(self.shared.clone()));
+        // The task polls again, and so leaves a waker of its own.
+        if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.runtime.spawn(work);
+        }
     }
 }
 
