@@ -1,9 +1,11 @@
 //! Disk work behind one seam: io_uring, plain POSIX calls where the kernel forbids io_uring, and a faulty
 //! disk for tests.
 
+mod cached;
 mod faulty;
 mod posix;
 mod uring;
+mod writers;
 
 #[cfg(test)]
 mod conformance;

@@ -6,7 +6,7 @@
 use crate::disk::{Disk, check_range};
 use async_trait::async_trait;
 use bytes::Bytes;
-use rustix::buffer::spare_capacity;
+use globalfs_transport::Buffer;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -65,17 +65,28 @@ impl Disk for PosixDisk {
 }
 
 fn read(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
+    if let Some(mut buffer) = Buffer::of(length) {
+        let filled = fill(file, offset, buffer.room())?;
+        return Ok(buffer.freeze().slice(..filled));
+    }
     let mut buffer = Vec::new();
     buffer.try_reserve_exact(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    while buffer.len() < length {
-        let at = offset + buffer.len() as u64;
-        match rustix::io::pread(file, spare_capacity(&mut buffer), at) {
+    buffer.resize(length, 0);
+    let filled = fill(file, offset, &mut buffer)?;
+    buffer.truncate(filled);
+    Ok(buffer.into())
+}
+
+/// Bytes that were read; as many as there is room for, or the file has ended.
+fn fill(file: &File, offset: u64, room: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < room.len() {
+        match rustix::io::pread(file, &mut room[filled..], offset + filled as u64) {
             Ok(0) => break,
-            Ok(_) | Err(Errno::INTR) => {}
+            Ok(read) => filled += read,
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    // The allocator may have given more room than was asked for, and the read filled it.
-    buffer.truncate(length);
-    Ok(buffer.into())
+    Ok(filled)
 }

@@ -1,6 +1,13 @@
-//! The disk on io_uring: a few rings, each with its own thread. See [`crate::ring`].
+//! The disk on io_uring: a few rings, each with its own thread (see [`crate::ring`]), for what a device has to
+//! bring. What needs no waiting does not go there, because the way to another thread and back costs more than
+//! copying a chunk:
+//! - a read that the page cache answers is made at once, on the thread that asks;
+//! - a buffered write is a copy into the page cache. Most file systems refuse it to a ring, which then hands it to
+//!   threads of the kernel; a thread of ours costs less (see [`super::writers`]).
 
-use crate::disk::{Disk, check_range};
+use crate::disk::cached::{Cached, read_cached};
+use crate::disk::writers::Writers;
+use crate::disk::{Disk, PosixDisk, check_range};
 use crate::ring::Engine;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,18 +15,22 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-/// Rings of one disk. Page-cached data is copied on the ring's thread, so one ring alone would be a core's
-/// worth of copying; data that comes from the device costs a ring next to nothing.
+/// Rings of one disk. Data that comes from the device costs a ring next to nothing.
 const RINGS: usize = 2;
 
 /// Reads and writes through io_uring.
 #[derive(Debug)]
-pub struct UringDisk(Engine);
+pub struct UringDisk {
+    engine: Engine,
+    writers: Writers,
+    threads: PosixDisk,
+}
 
 impl UringDisk {
     /// Starts the rings; the error is what the kernel said.
     pub fn start() -> io::Result<Self> {
-        Engine::start(RINGS).map(Self)
+        let (engine, writers) = (Engine::start(RINGS)?, Writers::start()?);
+        Ok(Self { engine, writers, threads: PosixDisk::default() })
     }
 }
 
@@ -27,16 +38,23 @@ impl UringDisk {
 impl Disk for UringDisk {
     async fn read_at(&self, file: &Arc<File>, offset: u64, length: usize) -> io::Result<Bytes> {
         check_range(offset, length)?;
-        self.0.read(file, offset, length).await
+        match read_cached(file, offset, length)? {
+            Cached::Whole(data) => Ok(data),
+            Cached::NotAll => self.engine.read(file, offset, length).await,
+            Cached::Untold => self.threads.read_at(file, offset, length).await,
+        }
     }
 
     async fn write_at(&self, file: &Arc<File>, offset: u64, data: Bytes) -> io::Result<()> {
         check_range(offset, data.len())?;
-        self.0.write(file, offset, data).await
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.writers.write(file, offset, data).await
     }
 
     async fn sync(&self, file: &Arc<File>) -> io::Result<()> {
-        self.0.sync(file).await
+        self.engine.sync(file).await
     }
 
     fn name(&self) -> &'static str {

@@ -76,6 +76,22 @@ async fn a_sequential_reader_fills_the_link_after_three_round_trips() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_came_ahead_and_was_kept_is_read_from_memory() {
+    let far = far();
+    let bytes = noise(5, 8 * MIB);
+    let version = far.upstream.put_file("/a", bytes.clone()).version();
+    far.read("/a", version, 0, MIB).await;
+    let next = || (MIB / CHUNK_SIZE..2 * MIB / CHUNK_SIZE).map(ChunkIndex);
+    while !next().all(|index| far.cached.cache().contains(&version, index)) {
+        tokio::time::sleep(ROUND_TRIP).await;
+    }
+    let before = far.cached.cache().counters();
+    assert!(far.read("/a", version, MIB, MIB).await == bytes[MIB as usize..2 * MIB as usize]);
+    let after = far.cached.cache().counters();
+    assert_eq!((after.hits, after.misses), (before.hits, before.misses), "neither from the disk nor missed");
+}
+
+#[tokio::test(start_paused = true)]
 async fn random_reads_take_a_round_trip_each_and_fetch_nothing_ahead() {
     const SIZE: u64 = 128 * MIB;
     let far = far();

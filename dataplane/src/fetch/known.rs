@@ -237,7 +237,8 @@ impl Hop {
         let chunk = Chunk { index, hash, data };
         claim.arrived(chunk.clone());
         if self.cache.put(version, &chunk).await {
-            claim.kept();
+            // Only the hop that reads ahead has copied what nobody waits for.
+            if self.ahead.is_some() { self.shelf.put(claim) } else { claim.kept() }
         }
         None
     }

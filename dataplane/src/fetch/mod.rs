@@ -16,6 +16,7 @@ mod flight;
 mod known;
 mod metadata;
 mod question;
+mod shelf;
 mod small;
 mod stream;
 mod warm;
@@ -41,6 +42,7 @@ use globalfs_proto::{
 };
 use known::Known;
 use metadata::Metadata;
+use shelf::Shelf;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -121,6 +123,7 @@ struct Hop {
     known: Known,
     counts: Counts,
     ahead: Option<Ahead>,
+    shelf: Shelf,
     turns: warm::Turns,
 }
 
@@ -135,7 +138,8 @@ impl Cached {
         let metadata = Metadata::new(upstream.clone(), hub, options);
         let (flights, known, counts) = (Arc::default(), Known::new(), Counts::default());
         let (ahead, turns) = (options.ahead.map(Ahead::new), warm::Turns::default());
-        Self(Arc::new(Hop { upstream, cache, metadata, flights, known, counts, ahead, turns }))
+        let shelf = Shelf::default();
+        Self(Arc::new(Hop { upstream, cache, metadata, flights, known, counts, ahead, shelf, turns }))
     }
 
     /// Attributes as `open(2)` promises them: what the upstream tells now, past the time to live, unless each
@@ -383,7 +387,8 @@ impl Hop {
         let hop = self.clone();
         tokio::spawn(async move {
             if hop.cache.put(&version, &chunk).await {
-                claim.kept();
+                // A small file shares the memory of all that came with it, and is found in memory as it is.
+                if ahead && length == CHUNK_SIZE { hop.shelf.put(claim) } else { claim.kept() }
             }
             hop.counts.unkept_bytes.fetch_sub(unkept, Relaxed);
             drop(permit);

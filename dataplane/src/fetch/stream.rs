@@ -143,7 +143,7 @@ impl Reading {
     pub(super) fn find(&self, index: ChunkIndex) -> (Slot, Option<Claim>) {
         let cached = || self.hop.cache.contains(&self.version, index);
         let found = self.hop.flights.find((self.version, index), &self.path, cached);
-        if matches!(found.0, Slot::Awaited { .. }) {
+        if found.0.is_pending() {
             self.hop.cache.count_miss();
         }
         found

@@ -150,7 +150,8 @@ impl Inner {
         Ok(Found::Whole(chunks))
     }
 
-    fn check_version(&self, file: &File, version: Version) -> FsResult<()> {
+    /// [`FsError::Stale`] when the file has another version.
+    pub(super) fn check_version(&self, file: &File, version: Version) -> FsResult<()> {
         let attr = self.tree.attr(file)?;
         if attr.version() == version { Ok(()) } else { Err(FsError::Stale(Some(Box::new(attr)))) }
     }

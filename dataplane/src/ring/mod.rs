@@ -49,14 +49,6 @@ impl Engine {
         self.submit(file, offset, Work::read(length)?).await
     }
 
-    /// Writes all of `data` at `offset`.
-    pub(crate) async fn write(&self, file: &Arc<File>, offset: u64, data: Bytes) -> io::Result<()> {
-        if data.is_empty() {
-            return Ok(());
-        }
-        self.submit(file, offset, Work::Write(data)).await.map(drop)
-    }
-
     /// Returns when the file's content is on stable storage.
     pub(crate) async fn sync(&self, file: &Arc<File>) -> io::Result<()> {
         self.submit(file, 0, Work::Sync).await.map(drop)
