@@ -19,6 +19,8 @@ pub(super) enum Progress {
     Pending,
     /// Here, and on its way to the disk, or refused by the cache.
     Arrived(Chunk),
+    /// In the cache, and in memory for a while.
+    Held(Chunk),
     /// In the cache.
     Kept,
     /// The upstream said no.
@@ -107,6 +109,15 @@ impl Claim {
     /// The chunk is here; readers get it now.
     pub(super) fn arrived(&self, chunk: Chunk) {
         self.progress.send_replace(Progress::Arrived(chunk));
+    }
+
+    /// The chunk that arrived is in the cache; readers find it in memory so long as the claim lives.
+    pub(super) fn held(&self) {
+        self.progress.send_if_modified(|now| {
+            let Progress::Arrived(chunk) = now else { return false };
+            *now = Progress::Held(chunk.clone());
+            true
+        });
     }
 
     /// The chunk is in the cache; readers find it there, and its memory is free.

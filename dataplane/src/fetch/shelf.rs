@@ -17,6 +17,7 @@ pub(super) struct Shelf(Mutex<VecDeque<Claim>>);
 impl Shelf {
     /// Holds the chunk of a claim that has arrived and is in the cache; the oldest one gives way.
     pub(super) fn put(&self, claim: Claim) {
+        claim.held();
         let oldest = {
             let mut claims = self.0.lock();
             claims.push_back(claim);
@@ -52,7 +53,10 @@ mod tests {
         assert!(matches!(find(0), Slot::Cached), "its memory is free");
         for index in 1..=MAX_CHUNKS as u64 {
             let Slot::Awaited { progress, .. } = find(index) else { panic!("{index} is not held") };
-            assert!(matches!(&*progress.borrow(), Progress::Arrived(_)));
+            assert!(
+                matches!(&*progress.borrow(), Progress::Held(_)),
+                "who waits for the cache waits no more"
+            );
         }
     }
 }

@@ -122,7 +122,7 @@ impl Reading {
             Slot::Awaited { progress, own, same_path } => (progress, own, same_path),
         };
         let chunk = match outcome(progress).await {
-            Progress::Arrived(chunk) => Some(chunk),
+            Progress::Arrived(chunk) | Progress::Held(chunk) => Some(chunk),
             Progress::Kept => self.hop.cache.load(&self.version, index).await,
             // Another reader's transfer had an earlier deadline, or asked by a name that is gone.
             Progress::Failed(error) if own || same_path && error != FsError::Deadline => return Err(error),

@@ -350,7 +350,7 @@ impl Awaited {
         let _ = self.progress.wait_for(|now| !open(now)).await;
         let ours = |error: &FsError| self.own || self.same_path && *error != FsError::Deadline;
         match &*self.progress.borrow() {
-            Progress::Kept => Ok(Outcome::Kept),
+            Progress::Kept | Progress::Held(_) => Ok(Outcome::Kept),
             Progress::Arrived(_) => Ok(Outcome::Refused),
             Progress::Failed(error) if ours(error) => Err(error.clone()),
             Progress::Failed(_) | Progress::Abandoned | Progress::Pending => Ok(Outcome::Again),
