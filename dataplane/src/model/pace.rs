@@ -7,6 +7,9 @@ use std::time::Duration;
 /// The shortest time over which a rate is taken: a few chunks at 100 Mbit/s.
 const MIN_PERIOD: Duration = Duration::from_millis(20);
 
+/// Growth of the rate from one period to the next without which it is taken for all that the upstream gives.
+const GROWTH: f64 = 1.25;
+
 /// Latencies, and periods of a rate, that are remembered.
 const MEMORY: usize = 8;
 
@@ -34,6 +37,13 @@ impl Recent {
 
     fn known(&self) -> &[u64] {
         &self.values[..self.count.min(MEMORY)]
+    }
+
+    /// The last one and the highest one before it.
+    fn last_and_highest_before(&self) -> Option<(u64, u64)> {
+        let last = self.count.checked_sub(1)? % MEMORY;
+        let before = self.known().iter().enumerate().filter(|(place, _)| *place != last);
+        Some((self.values[last], before.map(|(_, value)| *value).max()?))
     }
 }
 
@@ -65,6 +75,12 @@ impl Pace {
         Some((rate as f64 * self.latency()?.as_secs_f64()) as u64)
     }
 
+    /// Whether the rate still follows what is asked for: then it tells of the requests, not of the upstream.
+    pub fn is_growing(&self) -> bool {
+        let rates = self.rates.last_and_highest_before();
+        rates.is_none_or(|(last, before)| last as f64 > before as f64 * GROWTH)
+    }
+
     fn period(&self) -> Duration {
         self.latency().unwrap_or_default().max(MIN_PERIOD)
     }
@@ -88,6 +104,24 @@ mod tests {
         (0..100).chain(200..300).for_each(|n| pace.delivered(125_000, ms(n)));
         let product = pace.bandwidth_delay_product().unwrap();
         assert!((4_900_000..5_200_000).contains(&product), "{product}");
+    }
+
+    #[test]
+    fn a_rate_grows_until_it_stays() {
+        let mut pace = Pace::default();
+        assert!(pace.is_growing(), "nothing is known");
+        let grows: Vec<bool> = [1, 2, 4, 4, 4, 3, 4, 4, 4, 4, 4, 6, 6]
+            .into_iter()
+            .scan(0, |now, bytes| {
+                (0..20).for_each(|_| {
+                    *now += 1;
+                    pace.delivered(bytes * 1000, ms(*now));
+                });
+                Some(pace.is_growing())
+            })
+            .collect();
+        let expected = [true, true, true, true, false, false, false, false, false, false, false, false, true];
+        assert_eq!(grows, expected, "each tells of the period before");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! A reader's window grows with each stall towards the bandwidth-delay product, but never beyond what the reader
 //! has read: so whoever stops early has moved at most twice what it read. One exception: a reader that begins at
-//! the start of a file with a large read is believed at once ([`Limits::first_bytes`]).
+//! the start of a file with a large read is believed at once ([`Limits::first_bytes`]), so far as that goes.
 //!
 //! *Invariants:* a read that continues no other causes nothing, unless it is such a first one; chunks are asked
 //! for once by a reader; the table is bounded.
@@ -42,16 +42,29 @@ const HITS_TO_GROW: u64 = 3;
 /// No smaller than this is a window made from measurements, which begin too low.
 const MIN_CEILING_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Bytes beyond twice the bandwidth-delay product, for what waits between upstream and reader.
+/// The window at most, in what the upstream has under way at its measured rate.
+const CEILING: u64 = 2;
+
+/// The same while that rate grows, for it was measured a round trip or two ago and was twice to eight times less
+/// then; the reader's credit is the bound that remains.
+const CEILING_OF_START: u64 = 8;
+
+/// Bytes beyond that, for what waits between upstream and reader.
 const SLACK_BYTES: u64 = 1024 * 1024;
 
 /// Chunks of one request: several are under way at the same time.
 const REQUEST_CHUNKS: u64 = 16;
 
+/// A large first read of a large file is believed for this part of the file, where that is more than what it is for
+/// others, and for at most so many times that.
+const FIRST_PART: u64 = 128;
+const MAX_FIRST: u64 = 4;
+
 /// How much a reader may cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// What a large first read at the start of a file asks for ahead; also the first window of any reader.
+    /// What a large first read at the start of a file asks for ahead, and up to four times as much where that is less
+    /// than a 128th of the file; also the first window of any reader.
     pub first_bytes: u64,
     /// The largest window of one reader.
     pub reader_bytes: u64,
@@ -64,6 +77,15 @@ pub struct Read {
     pub range: ByteRange,
     /// Whether it has to wait for the upstream.
     pub stalled: bool,
+}
+
+impl Limits {
+    /// For a file of `size` bytes.
+    fn of(self, size: u64) -> Self {
+        let first_bytes =
+            (size / FIRST_PART).clamp(self.first_bytes, self.first_bytes.saturating_mul(MAX_FIRST));
+        Self { first_bytes, ..self }
+    }
 }
 
 /// All readers of a hop.
@@ -103,8 +125,10 @@ struct Reader {
     began_at_start: bool,
     /// Reads that continued it.
     hits: u64,
-    /// What it may cause to be fetched ahead.
+    /// What it has read, and so may cause to be fetched ahead.
     credit: u64,
+    /// What it may cause while that is less.
+    believed: u64,
     window: u64,
     /// The offset up to which chunks were asked for (down to which, when it goes backwards).
     frontier: u64,
@@ -121,11 +145,13 @@ impl ReadAhead {
     /// What to fetch ahead, given `read`, in the order in which it will be wanted; at most `room` bytes. All of
     /// it lies within the file.
     pub fn read(&mut self, content: Version, read: Read, room: u64) -> Vec<ChunkSpan> {
-        let limits = self.limits;
+        let limits = self.limits.of(content.size);
         let known = self.contents.get_or_insert_mut(content, Content::default);
         let reader = known.reader_of(read.range, limits);
+        let times = if known.pace.is_growing() { CEILING_OF_START } else { CEILING };
         let ceiling = known.pace.bandwidth_delay_product().map_or(limits.reader_bytes, |product| {
-            (2 * product + SLACK_BYTES).clamp(MIN_CEILING_BYTES, limits.reader_bytes.max(MIN_CEILING_BYTES))
+            (times * product + SLACK_BYTES)
+                .clamp(MIN_CEILING_BYTES, limits.reader_bytes.max(MIN_CEILING_BYTES))
         });
         let reader = &mut known.readers[reader];
         if read.stalled && reader.hits >= if reader.began_at_start { 1 } else { HITS_TO_GROW } {
@@ -209,7 +235,6 @@ impl Content {
 impl Reader {
     fn new(range: ByteRange, stride: Option<i64>, limits: Limits) -> Self {
         let believed = range.start() == 0 && range.length() >= CHUNK_SIZE;
-        let credit = if believed { limits.first_bytes.max(range.length()) } else { 0 };
         Self {
             direction: if believed { Direction::Forward } else { Direction::Unknown },
             last: range,
@@ -217,7 +242,8 @@ impl Reader {
             stride: stride.filter(|stride| stride.unsigned_abs() > range.length()),
             began_at_start: believed,
             hits: 0,
-            credit,
+            credit: if believed { range.length() } else { 0 },
+            believed: if believed { limits.first_bytes } else { 0 },
             window: limits.first_bytes,
             frontier: range.end(),
             strides: 0,
@@ -304,7 +330,7 @@ impl Reader {
     }
 
     fn ask(&mut self, size: u64, room: u64) -> Vec<ChunkSpan> {
-        let allowed = self.window.min(self.credit);
+        let allowed = self.window.min(self.credit.max(self.believed));
         match self.direction {
             Direction::Unknown => Vec::new(),
             Direction::Forward => self.ask_forward(size, allowed, room),

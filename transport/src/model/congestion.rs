@@ -24,10 +24,10 @@ pub(crate) const INITIAL_WINDOW: u64 = 512 * 1024;
 
 /// The rate to begin with, where that is more: a doubling less per round trip on long lines between sites. A
 /// slower line loses most of it once, and starts again from what came through.
-const INITIAL_RATE: Rate = Rate::per_second(25_000_000);
+const INITIAL_RATE: Rate = Rate::per_second(50_000_000);
 
 /// The most that this makes.
-const MAX_FIRST_WINDOW: u64 = 4 * 1024 * 1024;
+const MAX_FIRST_WINDOW: u64 = 8 * 1024 * 1024;
 
 /// Lost out of sent in one round that means a queue overflows. Links lose up to a percent for other reasons.
 const LOSS_LIMIT: f64 = 0.04;
@@ -234,6 +234,7 @@ impl Congestion {
         if sample.delivered_before >= self.round.ends_at {
             self.end_round(&sample);
         }
+        self.watch_start(&sample);
         self.step(now, in_flight);
         self.resize(&sample, app_limited);
     }
@@ -263,10 +264,8 @@ impl Congestion {
         if self.lost_too_much() || self.round.marked {
             self.back_off();
         }
-        // A round that left most of the window unused says nothing about the line.
-        let used = sample.delivered - sample.delivered_before >= self.window / 4;
-        if self.phase == Phase::Startup && used && !sample.app_limited {
-            self.judge_growth();
+        if self.phase == Phase::Startup && self.used(sample.delivered - sample.delivered_before) {
+            self.judge_growth(sample.app_limited);
         }
         self.lowest_rtt = self.round.lowest_rtt;
         self.round = Round {
@@ -277,18 +276,33 @@ impl Congestion {
         };
     }
 
-    /// Whether the rate still follows the window. When the queue grows as well, one round says enough.
-    fn judge_growth(&mut self) {
+    /// A round that left most of the window unused says nothing about the line.
+    fn used(&self, delivered: u64) -> bool {
+        delivered >= self.window / 4
+    }
+
+    /// Whether the rate still follows the window: not if it did not for some rounds in which there was enough to send.
+    fn judge_growth(&mut self, app_limited: bool) {
         let rate = self.rate.get();
         if rate >= self.full_rate.times(GROWTH) {
             self.full_rate = rate;
             self.rounds_without_growth = 0;
-            return;
+        } else if !app_limited {
+            self.rounds_without_growth += 1;
+            if self.rounds_without_growth >= ROUNDS_WITHOUT_GROWTH {
+                self.phase = Phase::Drain;
+            }
         }
+    }
+
+    /// A queue that never was empty in a round so far, while the rate does not grow, says at once that the line is
+    /// full, also of an application that pauses now and then: the rest of the round would overflow that queue.
+    fn watch_start(&mut self, sample: &Sample) {
+        let grows = self.rate.get() >= self.full_rate.times(GROWTH);
         let queued = self.round.lowest_rtt > self.min_rtt.map(|min| min + min / 8 + HOST_DELAY);
         // Whoever was turned away at the start has met a queue of others, which says nothing.
-        self.rounds_without_growth += if queued && !self.restarted { ROUNDS_WITHOUT_GROWTH } else { 1 };
-        if self.rounds_without_growth >= ROUNDS_WITHOUT_GROWTH {
+        let full = queued && !grows && !self.restarted && self.used(sample.delivered - self.round.begun_at);
+        if full && self.phase == Phase::Startup {
             self.phase = Phase::Drain;
         }
     }
@@ -411,7 +425,8 @@ impl Congestion {
     fn target(&self) -> u64 {
         let late = self.late();
         late + match self.phase {
-            Phase::Startup => self.volume(STARTUP_GAIN) + late,
+            // As much again is what a queue of one line holds. In a LAN the line is mostly what is late.
+            Phase::Startup => self.volume(STARTUP_GAIN).max(self.volume(1.0) + 2 * late) - late,
             Phase::Drain => self.volume(1.0),
             Phase::Cruise { .. } if self.competing => self.share(CRUISE_GAIN),
             Phase::Cruise { .. } => self.volume(CRUISE_GAIN),

@@ -74,6 +74,15 @@ impl Cubic {
     }
 }
 
+/// Who reads on as data comes, and asks for as much again ahead.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reader {
+    /// What it asks for first, bytes.
+    pub(super) first: u64,
+    /// The most that it has asked for and not got, bytes.
+    pub(super) most: u64,
+}
+
 /// One connection.
 pub(super) struct Flow {
     pub(super) control: Control,
@@ -90,6 +99,9 @@ pub(super) struct Flow {
     /// Only so many bytes in each such time are there to be sent.
     pub(super) application: Option<(u64, Duration)>,
     offered_before: u64,
+    /// Only what a reader has asked for is there to be sent.
+    pub(super) reader: Option<Reader>,
+    acked: u64,
     pub(super) received: u64,
     pub(super) lost: u64,
     pub(super) largest_window: u64,
@@ -146,6 +158,8 @@ impl World {
             wakes: None,
             application: None,
             offered_before: 0,
+            reader: None,
+            acked: 0,
             received: 0,
             lost: 0,
             largest_window: 0,
@@ -268,11 +282,14 @@ impl Flow {
         self.offered_before = self.next * PACKET;
     }
 
-    /// Bytes that the application has had to send so far, and when there will be more.
-    fn offered(&self, now: Duration) -> Option<(u64, Duration)> {
+    /// Bytes that the application has had to send so far, and when there will be more, if not with what arrives.
+    fn offered(&self, now: Duration) -> Option<(u64, Option<Duration>)> {
+        if let Some(reader) = self.reader {
+            return Some((self.acked + (reader.first + self.acked).min(reader.most), None));
+        }
         let (bytes, time) = self.application?;
         let times = u32::try_from((now - self.begins).as_nanos() / time.as_nanos()).unwrap() + 1;
-        Some((self.offered_before + u64::from(times) * bytes, self.begins + time * times))
+        Some((self.offered_before + u64::from(times) * bytes, Some(self.begins + time * times)))
     }
 
     /// `Err` with the time when to try again; with nothing when an acknowledgement has to come first.
@@ -280,7 +297,7 @@ impl Flow {
         if let Some((offered, more_at)) = self.offered(now)
             && self.next * PACKET > offered
         {
-            return Err(Some(more_at));
+            return Err(more_at);
         }
         let window = self.window();
         if self.in_flight + PACKET >= window {
@@ -327,6 +344,7 @@ impl Flow {
         for packet in packets {
             let Some(sent) = self.sent.remove(packet) else { continue };
             self.in_flight -= PACKET;
+            self.acked += PACKET;
             self.largest_acked = self.largest_acked.max(*packet);
             let rtt = now - sent;
             match &mut self.control {
