@@ -15,8 +15,10 @@ use globalfs_dataplane::serve::Server;
 use globalfs_dataplane::{Source, source};
 use globalfs_proto::{FileKind, FsError, GlobalPath, SiteName};
 use globalfs_transport::{Endpoint, Peer};
+use rustix::fs::XattrFlags;
 use std::collections::VecDeque;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -170,6 +172,51 @@ async fn walking_a_tree_costs_one_round_trip() {
     assert_eq!(chain.round_trips(), 1, "40 directories, 2,000 files");
     assert_eq!(chain.far.counters().directories, 41);
     assert!(after.bytes_received - before.bytes_received < 100_000);
+}
+
+/// As `ls -l` and `cp -a` look at each name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_listing_costs_one_round_trip_and_one_for_each_file_with_attributes() {
+    let chain = Chain::new(LONG);
+    fs::create_dir(chain.at("d")).unwrap();
+    for n in 0..500 {
+        fs::write(chain.at(&format!("d/{n:03}")), "x").unwrap();
+    }
+    for n in 0..20 {
+        symlink(format!("{n:03}"), chain.at(&format!("d/link-{n}"))).unwrap();
+    }
+    let set = |key| rustix::fs::setxattr(chain.at("d/007"), key, b"v", XattrFlags::empty());
+    set("user.key").unwrap();
+    let look = async || {
+        let listing = chain.node.list(&path("/d"), soon()).await.unwrap();
+        let mut with = Vec::new();
+        for entry in listing.iter() {
+            let file = path("/d").join(&entry.name).unwrap();
+            chain.node.stat(&file, soon()).await.unwrap();
+            if entry.attr.kind == FileKind::Symlink {
+                chain.node.read_link(&file, soon()).await.unwrap();
+            }
+            for key in ["security.selinux", "system.posix_acl_access"] {
+                let told = chain.node.get_xattr(&file, key.as_bytes(), soon()).await;
+                assert_eq!(told, Err(FsError::Os(61)), "{file} {key}");
+            }
+            let names = chain.node.list_xattr(&file, soon()).await.unwrap();
+            with.extend((!names.is_empty()).then(|| (file.to_string(), names)));
+        }
+        with
+    };
+    let keys = |text: &'static str| vec![("/d/007".to_owned(), text.into())];
+    assert_eq!(look().await, keys("user.key\0"));
+    assert_eq!(chain.round_trips(), 4, "three of them about the file that has some");
+    chain.watching().await;
+    set("user.other").unwrap();
+    let on = |name: &str, key| rustix::fs::setxattr(chain.at(name), key, b"v", XattrFlags::empty());
+    on("d/008", "user.new").unwrap();
+    let begun = Instant::now();
+    while chain.node.list_xattr(&path("/d/008"), soon()).await.unwrap() != "user.new\0" {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the change is told");
+        sleep(Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -88,6 +88,7 @@ fn content(length: u64) -> Vec<u8> {
 #[tokio::test]
 async fn every_method_gives_what_the_source_gives() {
     let Pair { source, remote, .. } = Pair::new();
+    source.set_details(true);
     source.put_file("/d/file", content(1000));
     source.put_directory("/d");
     source.put_symlink("/d/link", "../there");

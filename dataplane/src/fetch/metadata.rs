@@ -11,6 +11,7 @@ use crate::changes::Hub;
 use crate::model::freshness::Ticket;
 use crate::model::names::{Answer, Ask, Names};
 use crate::source::{ChangeStream, Deadline, Listing, Source};
+use bytes::Bytes;
 use globalfs_proto::limits::{DEFAULT_DEADLINE, MAX_ENTRIES_BELOW};
 use globalfs_proto::{Attr, FsError, FsResult, GlobalPath};
 use parking_lot::Mutex;
@@ -215,7 +216,7 @@ impl Metadata {
 
     /// Puts a question to the upstream, in a task of its own.
     fn put(&self, state: &mut State, about: About, wanted: Deadline) -> Arc<Question> {
-        self.0.counts.asked_upstream.fetch_add(1, Relaxed);
+        self.count_asked();
         let question = Arc::new(Question::new(about, state.names.ask()));
         state.questions.push(question.clone());
         let deadline = wanted.max(Deadline::after(DEFAULT_DEADLINE));
@@ -225,7 +226,7 @@ impl Metadata {
 
     /// A question that no other asker may join.
     fn asking(&self) -> Asking<'_> {
-        self.0.counts.asked_upstream.fetch_add(1, Relaxed);
+        self.count_asked();
         Asking { metadata: self, ticket: self.0.state.lock().names.ask() }
     }
 
@@ -253,6 +254,25 @@ impl Metadata {
             let asking = self.asking();
             self.learn(asking.ticket, path, Some(*attr));
         }
+    }
+
+    /// Whether it is known, as fresh as any answer about the name, that `path` has no extended attributes.
+    pub(super) fn has_no_xattrs(&self, path: &GlobalPath) -> bool {
+        let known = self.0.state.lock().names.known(path, self.now());
+        let told = known.is_some_and(|attr| attr.no_xattrs);
+        self.0.counts.answered_here.fetch_add(told.into(), Relaxed);
+        told
+    }
+
+    /// Where the link `path` points, if that came along with its directory.
+    pub(super) fn known_target(&self, path: &GlobalPath) -> Option<Bytes> {
+        let target = self.0.state.lock().names.target(path, self.now());
+        self.0.counts.answered_here.fetch_add(target.is_some().into(), Relaxed);
+        target
+    }
+
+    pub(super) fn count_asked(&self) {
+        self.0.counts.asked_upstream.fetch_add(1, Relaxed);
     }
 
     /// The listing of `directory` if it is known, without asking anybody.

@@ -333,8 +333,9 @@ fn unescaped(text: &str) -> Vec<u8> {
     bytes
 }
 
-fn is_local(directory: impl AsFd) -> bool {
-    let kind = rustix::fs::fstatfs(directory).map(|stat| stat.f_type as u32);
+/// Whether what `handle` refers to is on a file system of this machine.
+pub(super) fn is_local(handle: impl AsFd) -> bool {
+    let kind = rustix::fs::fstatfs(handle).map(|stat| stat.f_type as u32);
     kind.is_ok_and(|kind| LOCAL_FILE_SYSTEMS.contains(&kind))
 }
 

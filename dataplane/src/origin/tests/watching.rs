@@ -5,6 +5,7 @@ use crate::source::{ChangeStream, Directory, Source};
 use futures_util::StreamExt;
 use globalfs_proto::GlobalPath;
 use globalfs_proto::limits::MAX_ENTRIES_UNASKED;
+use rustix::fs::XattrFlags;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
@@ -75,10 +76,12 @@ async fn each_kind_of_change_of_a_name_is_told() {
     fs::write(watched.at("file"), "old").unwrap();
     fs::create_dir(watched.at("dir")).unwrap();
     watched.list("/").await;
-    let changes: [(&str, Change<'_>); 9] = [
+    let changes: [(&str, Change<'_>); 11] = [
         ("/file", &|at| fs::write(at, "new").unwrap()),
         ("/file", &|at| File::options().append(true).open(at).unwrap().write_all(b"x").unwrap()),
         ("/file", &|at| fs::set_permissions(at, fs::Permissions::from_mode(0o600)).unwrap()),
+        ("/file", &|at| rustix::fs::setxattr(at, "user.a", b"1", XattrFlags::empty()).unwrap()),
+        ("/file", &|at| rustix::fs::removexattr(at, "user.a").unwrap()),
         ("/file", &|at| File::options().write(true).open(at).unwrap().set_len(1).unwrap()),
         ("/file", &|at| fs::remove_file(at).unwrap()),
         ("/link", &|at| symlink("there", at).unwrap()),
