@@ -10,7 +10,7 @@ use crate::source::{
     ChunkStream, Deadline, Directory, DirectoryStream, FileChunks, Found, HashStream, Hashes, Listed,
     Listing, Source,
 };
-use crate::subscriptions::Subscriptions;
+use crate::subscriptions::{Asking, Subscriptions};
 use crate::warm;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -99,36 +99,40 @@ impl Server {
         self.subscriptions.end();
     }
 
-    async fn send_found(&self, found: Found, watched: bool, reply: &mut Reply) -> FsResult<()> {
+    async fn send_found(&self, found: Found, asking: Option<Asking>, reply: &mut Reply) -> FsResult<()> {
         reply.send(&found.attr.map_or(Response::Missing, Response::Attr)).await?;
-        self.send_directories(found.directories, watched, reply).await
+        self.send_directories(found.directories, asking.as_ref(), reply).await
     }
 
     async fn send_listed(
         &self,
         path: &GlobalPath,
         listed: Listed,
-        watched: bool,
+        asking: Option<Asking>,
         reply: &mut Reply,
     ) -> FsResult<()> {
         let Listed { listing, directories } = listed;
         if listing.len() > MAX_DIR_ENTRIES {
             return Err(FsError::Limit(format!("{path} has {} entries", listing.len())));
         }
-        self.send_listing(path, listing, watched, reply).await?;
-        self.send_directories(directories, watched, reply).await
+        self.send_listing(path, listing, asking.as_ref(), reply).await?;
+        self.send_directories(directories, asking.as_ref(), reply).await
     }
 
     async fn send_directories(
         &self,
         mut directories: DirectoryStream,
-        watched: bool,
+        asking: Option<&Asking>,
         reply: &mut Reply,
     ) -> FsResult<()> {
         while let Some(Directory { path, listing }) = directories.recv().await {
             match listing {
-                Some(listing) => self.send_listing(&path, listing, watched, reply).await?,
-                None => reply.send(&Response::LeftOut(path)).await?,
+                Some(listing) => self.send_listing(&path, listing, asking, reply).await?,
+                None => {
+                    // Single names in it are asked for next.
+                    asking.inspect(|asking| asking.tell(&path));
+                    reply.send(&Response::LeftOut(path)).await?;
+                }
             }
         }
         Ok(())
@@ -138,10 +142,11 @@ impl Server {
         &self,
         path: &GlobalPath,
         mut listing: Listing,
-        watched: bool,
+        asking: Option<&Asking>,
         reply: &mut Reply,
     ) -> FsResult<()> {
-        listing.watched &= watched;
+        listing.watched &= asking.is_some();
+        asking.inspect(|asking| asking.tell(path));
         for part in listing::parts(path, &listing) {
             reply.send(&Response::Directory(part)).await?;
         }
@@ -159,8 +164,9 @@ impl Server {
         reply: &mut Reply,
     ) -> FsResult<()> {
         // Registered only after the stream was begun: from then on listings may say that they are watched.
-        let mut changes = with_heartbeat(self.source.watch(heartbeat), heartbeat);
+        let all = self.source.watch(heartbeat);
         let registered = self.subscriptions.begin(peer, subscription);
+        let mut changes = with_heartbeat(registered.part_of(all), heartbeat);
         while let Some(Some(told)) = registered.until_end(changes.next()).await {
             if !told.is_empty() {
                 self.live.changes.fetch_add(1, Ordering::Relaxed);
@@ -230,14 +236,14 @@ impl Handler for Server {
         let response = match request {
             Request::Stat(path) => Response::Attr(source.stat(&path, deadline).await?),
             Request::Lookup { path, below, subscription } => {
-                let watched = self.subscriptions.is_begun(peer, subscription).await;
+                let asking = self.subscriptions.ask(peer, subscription).await;
                 let found = source.look_up(&path, below, deadline).await?;
-                return self.send_found(found, watched, reply).await;
+                return self.send_found(found, asking, reply).await;
             }
             Request::List { path, below, subscription } => {
-                let watched = self.subscriptions.is_begun(peer, subscription).await;
+                let asking = self.subscriptions.ask(peer, subscription).await;
                 let listed = source.list_below(&path, below, deadline).await?;
-                return self.send_listed(&path, listed, watched, reply).await;
+                return self.send_listed(&path, listed, asking, reply).await;
             }
             Request::Watch { subscription, heartbeat_ms } => {
                 let heartbeat = Duration::from_millis(heartbeat_ms.into());

@@ -46,6 +46,7 @@ struct Shared {
 struct Behaviour {
     delay: Duration,
     directory_delay: Duration,
+    answer_delay: Duration,
     watched: bool,
     details: bool,
     failure: Option<FsError>,
@@ -112,6 +113,11 @@ impl MemorySource {
     /// Makes each directory that comes along with a later answer take at least this long.
     pub fn set_directory_delay(&self, delay: Duration) {
         self.0.behaviour.lock().directory_delay = delay;
+    }
+
+    /// Makes each later listing that is asked for be on its way for so long after it was made.
+    pub fn set_answer_delay(&self, delay: Duration) {
+        self.0.behaviour.lock().answer_delay = delay;
     }
 
     /// Listings are watched from now on, or no more.
@@ -227,7 +233,9 @@ impl Source for MemorySource {
 
     async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
         self.find(path, deadline).await?;
-        self.listing(path)
+        let (listing, delay) = (self.listing(path), self.0.behaviour.lock().answer_delay);
+        deadline.bound(pause(delay)).await?;
+        listing
     }
 
     async fn look_up(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {

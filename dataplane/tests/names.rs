@@ -6,6 +6,7 @@
 mod common;
 
 use common::{endpoints, soon};
+use futures_util::StreamExt;
 use globalfs_dataplane::cache::{self, Cache};
 use globalfs_dataplane::disk::{self, Preference};
 use globalfs_dataplane::fetch::{self, Cached};
@@ -16,14 +17,14 @@ use globalfs_dataplane::{Source, source};
 use globalfs_proto::{FileKind, FsError, GlobalPath, SiteName};
 use globalfs_transport::{Endpoint, Peer};
 use rustix::fs::XattrFlags;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// node -> site -> master, each hop a connection.
@@ -263,6 +264,35 @@ async fn what_others_change_is_seen_at_once_and_asked_for_no_sooner() {
         sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(chain.stat("/d/e").await, Err(FsError::NOT_FOUND));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_hears_of_what_it_asked_about_and_of_nothing_else() {
+    let scratch = tempfile::tempdir().unwrap();
+    fs::create_dir_all(scratch.path().join("a/b")).unwrap();
+    fs::create_dir(scratch.path().join("z")).unwrap();
+    let disk = disk::open(Preference::Auto).unwrap();
+    let site = SiteName::new("onprem").unwrap();
+    let origin = Arc::new(Origin::open(scratch.path(), &site, disk, origin::Options::default()).unwrap());
+    let [serving, asking] = endpoints();
+    let (server, remote) = connect(origin.clone(), serving, asking);
+    let mut changes = remote.watch(Duration::from_millis(100));
+    assert!(changes.next().await.unwrap().is_empty());
+    assert!(remote.list(&path("/a/b"), soon()).await.unwrap().watched);
+    assert!(origin.list(&path("/z"), soon()).await.unwrap().watched, "somebody else asked about it");
+    fs::write(scratch.path().join("z/elsewhere"), "x").unwrap();
+    sleep(Duration::from_millis(300)).await;
+    fs::write(scratch.path().join("a/b/file"), "x").unwrap();
+    fs::rename(scratch.path().join("a"), scratch.path().join("moved")).unwrap();
+    let mut told = BTreeSet::new();
+    while !told.contains("/a") {
+        let heard = timeout(Duration::from_secs(10), changes.next()).await.unwrap().unwrap();
+        for directory in &heard.directories {
+            told.extend(directory.names.iter().map(|name| directory.path.join(name).unwrap().to_string()));
+        }
+    }
+    assert_eq!(told, BTreeSet::from(["/a".to_owned(), "/a/b/file".to_owned()]), "and not of /moved");
+    assert!((1..=2).contains(&server.counters().changes));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! Names and attributes in front of an upstream: answers are repeated while they count, questions under way
 //! are joined, and one question brings what is likely to be asked next.
 //!
-//! *Invariants:* what counts is decided by [`Names`] alone, under one lock with the questions under way; no lock
+//! *Invariants:* who asks after a change was heard joins no question that the change may have overtaken; what counts is decided by [`Names`] alone, under one lock with the questions under way; no lock
 //! is held while the upstream works.
 
 use super::Options;
@@ -136,7 +136,7 @@ impl Metadata {
             }
             Answer::Ask(ask) => ask,
         };
-        if let Some(question) = state.question(|question| question.will_answer_name(path)) {
+        if let Some(question) = state.answering_name(path) {
             return Step::First(question);
         }
         if may_join && let Some(question) = state.question(|question| question.may_bring(parent)) {
@@ -201,7 +201,7 @@ impl Metadata {
             self.0.counts.answered_here.fetch_add(1, Relaxed);
             return Step::Known(answer);
         }
-        if let Some(question) = state.question(|question| question.will_answer_listing(path)) {
+        if let Some(question) = state.answering_listing(path) {
             return Step::First(question);
         }
         if may_join && let Some(question) = state.question(|question| question.may_bring(path)) {
@@ -310,6 +310,20 @@ impl Shared {
 impl State {
     fn question(&self, fits: impl Fn(&Question) -> bool) -> Option<Arc<Question>> {
         self.questions.iter().find(|question| fits(question)).cloned()
+    }
+
+    /// A question about the name whose answer is as good as that to a new one.
+    fn answering_name(&self, path: &GlobalPath) -> Option<Arc<Question>> {
+        self.question(|question| {
+            question.will_answer_name(path) && !self.names.is_overtaken(question.ticket, path)
+        })
+    }
+
+    /// The same about the directory.
+    fn answering_listing(&self, path: &GlobalPath) -> Option<Arc<Question>> {
+        self.question(|question| {
+            question.will_answer_listing(path) && !self.names.is_listing_overtaken(question.ticket, path)
+        })
     }
 
     fn listing(&mut self, path: &GlobalPath, now: Duration) -> Option<FsResult<Listing>> {

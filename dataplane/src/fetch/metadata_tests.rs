@@ -162,15 +162,43 @@ async fn what_a_listing_tells_counts_as_long_as_its_names() {
     let before = hop.upstream.calls();
     assert_eq!(hop.cached.list_xattr(&path("/a"), soon()).await.unwrap(), "", "watched, and no change heard");
     assert_eq!(hop.upstream.calls(), before);
-    let names = ["a", "link"].map(Bytes::from).to_vec();
-    let directories = vec![ChangedDirectory { path: path("/"), names }];
-    let changes = hop.cached.name_counters().changes;
-    hop.upstream.hub().tell(Arc::new(Changes { everything: false, directories }));
-    while hop.cached.name_counters().changes == changes {
-        sleep(ttl / 50).await;
-    }
+    tell(&hop, "/", &["a", "link"]).await;
     assert_eq!(hop.cached.list_xattr(&path("/a"), soon()).await.unwrap(), "user.k\0");
     assert_eq!(hop.cached.read_link(&path("/link"), soon()).await.unwrap(), "new");
+}
+
+#[tokio::test]
+async fn who_asks_after_a_change_is_not_answered_with_what_was_before_it() {
+    let delay = Duration::from_millis(300);
+    let hop = long_hop();
+    hop.upstream.set_watched(true);
+    hop.cached.list(&path("/"), soon()).await.unwrap();
+    while !hop.cached.name_counters().is_watching {
+        sleep(delay / 50).await;
+    }
+    hop.upstream.put_directory("/late");
+    tell(&hop, "/", &["late"]).await;
+    hop.upstream.set_answer_delay(delay);
+    let (at, cached) = (path("/late"), hop.cached.clone());
+    let early = tokio::spawn(async move { cached.list(&at, soon()).await.unwrap().len() });
+    sleep(delay / 3).await;
+    hop.upstream.put_file("/late/new", "x");
+    tell(&hop, "/late", &["new"]).await;
+    assert!(!early.is_finished(), "its answer is on the way");
+    assert_eq!(hop.cached.list(&path("/late"), soon()).await.unwrap().len(), 1);
+    assert_eq!(early.await.unwrap(), 0, "that was so when it was asked");
+    assert_eq!(hop.cached.list(&path("/late"), soon()).await.unwrap().len(), 1);
+}
+
+/// Returns when the hop has heard that `names` in `directory` changed.
+async fn tell(hop: &Hop, directory: &str, names: &[&str]) {
+    let names = names.iter().map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
+    let directories = vec![ChangedDirectory { path: path(directory), names }];
+    let before = hop.cached.name_counters().changes;
+    hop.upstream.hub().tell(Arc::new(Changes { everything: false, directories }));
+    while hop.cached.name_counters().changes == before {
+        sleep(Duration::from_millis(2)).await;
+    }
 }
 
 #[tokio::test]

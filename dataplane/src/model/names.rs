@@ -194,6 +194,17 @@ impl Names {
         self.find(path.as_bytes(), now, false) == Some(None)
     }
 
+    /// Whether a change that was heard since concerns what `ticket` will bring about the name `path`.
+    pub fn is_overtaken(&self, ticket: Ticket, path: &GlobalPath) -> bool {
+        self.asks.is_overtaken(ticket, path.as_bytes())
+    }
+
+    /// Whether a change that was heard since concerns what `ticket` will bring about any name in `directory`.
+    pub fn is_listing_overtaken(&self, ticket: Ticket, directory: &GlobalPath) -> bool {
+        let key = directory.as_bytes();
+        self.asks.is_listing_overtaken(ticket, key) || !self.asks.overtaken_names(ticket, key).is_empty()
+    }
+
     /// The answer to `ticket` about `path` itself.
     pub fn learn(&mut self, ticket: Ticket, path: &GlobalPath, attr: Option<Attr>, now: Duration) {
         let key = path.as_bytes();
