@@ -27,8 +27,9 @@ use std::time::Duration;
 /// Decides whether a peer may ask; if not, says why.
 pub type Admission = Arc<dyn Fn(&PeerIdentity) -> Result<(), String> + Send + Sync>;
 
-/// Changes the bytes of a chunk on their way out. For tests that show what becomes of damaged bytes.
-pub type Tamper = Arc<dyn Fn(&ChunkHeader, Bytes) -> Bytes + Send + Sync>;
+/// Changes the bytes behind a [`Response::Chunk`] or [`Response::Pack`] on their way out; their number stays. For tests
+/// that show what becomes of damaged bytes.
+pub type Tamper = Arc<dyn Fn(&Response, Bytes) -> Bytes + Send + Sync>;
 
 /// A [`Handler`] over a [`Source`].
 pub struct Server {
@@ -75,7 +76,7 @@ impl Server {
         Self { source, admit, tamper: None, subscriptions: Subscriptions::default(), live: Live::default() }
     }
 
-    /// Sends each chunk's bytes through `tamper`.
+    /// Sends the bytes of each chunk and pack through `tamper`.
     pub fn with_tamper(self, tamper: Tamper) -> Self {
         Self { tamper: Some(tamper), ..self }
     }
@@ -182,11 +183,9 @@ impl Server {
         let mut encoder = Encoder::new(link);
         while let Some(chunk) = chunks.recv().await {
             // Some 0.3 ms at most: less than handing it to another thread and back would cost.
-            let Encoded { header, mut payload } = encoder.encode(&chunk?);
+            let Encoded { header, payload } = encoder.encode(&chunk?);
             self.count(&header);
-            if let Some(tamper) = &self.tamper {
-                payload = tamper(&header, payload);
-            }
+            let payload = self.outgoing(|| Response::Chunk(header), payload);
             reply.send_chunk(header, payload).await?;
         }
         Ok(())
@@ -206,9 +205,17 @@ impl Server {
             self.live.chunks.fetch_add(pack.chunks, Ordering::Relaxed);
             self.live.bytes.fetch_add(pack.bytes, Ordering::Relaxed);
             self.live.wire_bytes.fetch_add(pack.header.wire_length.into(), Ordering::Relaxed);
-            reply.send_pack(pack.header, pack.payload).await?;
+            let payload = self.outgoing(|| Response::Pack(pack.header), pack.payload);
+            reply.send_pack(pack.header, payload).await?;
         }
         Ok(())
+    }
+
+    fn outgoing(&self, header: impl FnOnce() -> Response, payload: Bytes) -> Bytes {
+        match &self.tamper {
+            Some(tamper) => tamper(&header(), payload),
+            None => payload,
+        }
     }
 
     fn count(&self, header: &ChunkHeader) {

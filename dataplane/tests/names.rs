@@ -13,8 +13,9 @@ use globalfs_dataplane::fetch::{self, Cached};
 use globalfs_dataplane::origin::{self, Origin};
 use globalfs_dataplane::remote::Remote;
 use globalfs_dataplane::serve::Server;
+use globalfs_dataplane::testing::MemorySource;
 use globalfs_dataplane::{Source, source};
-use globalfs_proto::{FileKind, FsError, GlobalPath, SiteName};
+use globalfs_proto::{ChangedDirectory, Changes, FileKind, FsError, GlobalPath, SiteName};
 use globalfs_transport::{Endpoint, Peer};
 use rustix::fs::XattrFlags;
 use std::collections::{BTreeSet, VecDeque};
@@ -293,6 +294,38 @@ async fn a_subscriber_hears_of_what_it_asked_about_and_of_nothing_else() {
     }
     assert_eq!(told, BTreeSet::from(["/a".to_owned(), "/a/b/file".to_owned()]), "and not of /moved");
     assert!((1..=2).contains(&server.counters().changes));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_is_renewed_before_its_answer_ends_and_misses_nothing() {
+    const EVERY: Duration = Duration::from_millis(20);
+    const TIME: Duration = Duration::from_millis(1500);
+    let source = MemorySource::new();
+    source.set_watched(true);
+    let [serving, asking] = endpoints();
+    let (_server, remote) = connect(Arc::new(source.clone()), serving, asking);
+    let remote = remote.with_watch_time(TIME);
+    let mut changes = remote.watch(Duration::from_millis(100));
+    assert!(changes.next().await.unwrap().is_empty());
+    assert!(remote.list(&path("/"), soon()).await.unwrap().watched);
+    let begun = remote.peer().counters().requests_started;
+    let teller = tokio::spawn(async move {
+        for n in 0..300 {
+            let directories = vec![ChangedDirectory { path: path("/"), names: vec![n.to_string().into()] }];
+            source.hub().tell(Arc::new(Changes { everything: false, directories }));
+            sleep(EVERY).await;
+        }
+    });
+    let mut told = BTreeSet::new();
+    while told.len() < 300 {
+        let heard = timeout(TIME, changes.next()).await.unwrap().expect("it goes on");
+        assert!(!heard.everything, "nothing was lost");
+        told.extend(heard.directories.iter().flat_map(|directory| directory.names.clone()));
+    }
+    teller.await.unwrap();
+    let renewed = remote.peer().counters().requests_started - begun;
+    assert!((4..=6).contains(&renewed), "renewed {renewed} times in 6 s");
+    assert!(remote.list(&path("/"), soon()).await.unwrap().watched, "by the same number");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
