@@ -34,6 +34,7 @@ fn attr() -> Attr {
         atime_ns: 4,
         mtime_ns: 5,
         ctime_ns: 6,
+        no_xattrs: true,
     }
 }
 
@@ -43,7 +44,7 @@ fn messages(criterion: &mut Criterion) {
     let read = Request::Read { path, version, first: ChunkIndex(7), count: 32 };
     let header = RequestHeader { deadline_ms: 30_000 };
     let names = (0..ENTRIES).map(|n| Bytes::from(format!("file-{n:08}.dat")));
-    let entries: Vec<_> = names.map(|name| DirEntry { name, attr: attr() }).collect();
+    let entries: Vec<_> = names.map(|name| DirEntry::new(name, attr())).collect();
     let body = encode_entries(&entries);
     let listing = Response::Directory(DirectoryPart {
         path: GlobalPath::root(),

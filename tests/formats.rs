@@ -93,6 +93,7 @@ fn limits_are_as_documented() {
     assert_eq!(shown("MAX_LIST_PART"), MAX_LIST_PART as u64);
     assert_eq!(shown("MAX_ENTRIES_BELOW"), u64::from(MAX_ENTRIES_BELOW));
     assert_eq!(shown("MAX_ENTRIES_UNASKED"), MAX_ENTRIES_UNASKED as u64);
+    assert_eq!(shown("MAX_LISTED_TARGET"), MAX_LISTED_TARGET as u64);
     assert_eq!(shown("MAX_CHANGES"), MAX_CHANGES as u64);
     assert_eq!(shown("MAX_NAMES_PER_CHANGE"), MAX_NAMES_PER_CHANGE as u64);
     assert_eq!(shown("MAX_WARM_FILES"), MAX_WARM_FILES as u64);

@@ -9,8 +9,8 @@ use globalfs_proto::limits::{LIST_PART_TARGET, MAX_DIR_ENTRIES};
 use globalfs_proto::listing::{decode_entries, encode_entries};
 use globalfs_proto::{DirEntry, DirectoryPart, FsError, FsResult, GlobalPath, PartEncoding};
 
-/// Bytes of an entry on the wire without its name.
-const ENTRY_SIZE: usize = 85;
+/// Bytes of an entry on the wire without its name and target, and with the lengths of both.
+const ENTRY_SIZE: usize = 90;
 
 /// Smaller bodies are sent as they are: a frame of zstd would save a few bytes of a packet.
 const COMPRESS_FROM: usize = 512;
@@ -55,7 +55,7 @@ fn part_length(entries: &[DirEntry]) -> usize {
     let mut size = 0;
     let fits = entries.iter().take_while(|entry| {
         let begins_below = size < LIST_PART_TARGET;
-        size += ENTRY_SIZE + entry.name.len();
+        size += ENTRY_SIZE + entry.name.len() + entry.target.as_ref().map_or(0, |target| target.len());
         begins_below
     });
     fits.count()
@@ -123,7 +123,7 @@ mod tests {
     use crate::testing::some_attr;
 
     fn listing(names: usize) -> Listing {
-        let entry = |n: usize| DirEntry { name: format!("name-{n:06}").into(), attr: some_attr(n as u64) };
+        let entry = |n: usize| DirEntry::new(format!("name-{n:06}").into(), some_attr(n as u64));
         let entries = (0..names).map(entry).collect();
         Listing { attr: some_attr(0), entries, complete: true, watched: false }
     }

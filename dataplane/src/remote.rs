@@ -15,7 +15,7 @@ use crate::source::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_HASHES_PER_REQUEST};
+use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_DEADLINE, MAX_HASHES_PER_REQUEST};
 use globalfs_proto::{
     Attr, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Request, Response,
     Version, WantedFile, Warm,
@@ -45,6 +45,8 @@ pub const MAX_REFETCHES: u32 = 3;
 pub struct Remote {
     peer: Peer,
     live: Arc<Live>,
+    /// What one answer to `Watch` is given.
+    watch_time: Duration,
 }
 
 /// What was fetched so far.
@@ -56,7 +58,7 @@ pub struct RemoteCounters {
     pub bytes: u64,
     /// Their bytes as they came over the wire.
     pub wire_bytes: u64,
-    /// Chunks received that failed their hash; none of them was handed on.
+    /// Chunks received that failed their hash, and packs that did not come apart; none of it was handed on.
     pub chunks_damaged: u64,
     /// Directories received.
     pub directories: u64,
@@ -86,7 +88,13 @@ type Sender = mpsc::Sender<FsResult<Chunk>>;
 impl Remote {
     /// The files of `peer`.
     pub fn new(peer: Peer) -> Self {
-        Self { peer, live: Arc::default() }
+        Self { peer, live: Arc::default(), watch_time: MAX_DEADLINE }
+    }
+
+    /// Renews its subscription to changes before each `time`, at most the protocol's longest, is over. For tests
+    /// that see it renewed.
+    pub fn with_watch_time(self, time: Duration) -> Self {
+        Self { watch_time: time.min(MAX_DEADLINE), ..self }
     }
 
     /// The peer.

@@ -108,9 +108,17 @@ impl Batch {
             let payload = answer.payload(header.wire_length).await?;
             self.remote.count_wire_bytes(header.wire_length);
             // A damaged pack costs its chunks, which are asked for again alone.
-            for record in pack::open(&header, payload).unwrap_or_default() {
-                self.take(record).await?;
+            match pack::open(&header, payload) {
+                Ok(records) => self.take_all(records).await?,
+                Err(_) => self.remote.count_damaged(),
             }
+        }
+        Ok(())
+    }
+
+    async fn take_all(&mut self, records: Vec<Record>) -> FsResult<()> {
+        for record in records {
+            self.take(record).await?;
         }
         Ok(())
     }

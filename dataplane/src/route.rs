@@ -370,14 +370,14 @@ impl Routes {
         let mut answers: BTreeMap<Bytes, FsResult<Attr>> = answers.into_iter().collect();
         let own = listed.iter().filter_map(|entry| match answers.remove(&entry.name) {
             None => Some(entry.clone()),
-            Some(Ok(attr)) => Some(DirEntry { name: entry.name.clone(), attr }),
+            Some(Ok(attr)) => Some(DirEntry::new(entry.name.clone(), attr)),
             Some(Err(FsError::NOT_FOUND)) => None,
             Some(Err(_)) => Some(entry.clone()),
         });
         let mut merged: Vec<DirEntry> = own.collect();
         for (name, answer) in answers {
             match answer {
-                Ok(attr) => merged.push(DirEntry { name, attr }),
+                Ok(attr) => merged.push(DirEntry::new(name, attr)),
                 Err(FsError::NOT_FOUND) => {}
                 Err(error) => self.warn_left_out(dir, &name, &error),
             }
@@ -418,6 +418,7 @@ fn synthetic_root() -> Attr {
         atime_ns: 0,
         mtime_ns: 0,
         ctime_ns: 0,
+        no_xattrs: false,
     }
 }
 

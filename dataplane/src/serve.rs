@@ -10,7 +10,7 @@ use crate::source::{
     ChunkStream, Deadline, Directory, DirectoryStream, FileChunks, Found, HashStream, Hashes, Listed,
     Listing, Source,
 };
-use crate::subscriptions::Subscriptions;
+use crate::subscriptions::{Asking, Subscriptions};
 use crate::warm;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,8 +27,9 @@ use std::time::Duration;
 /// Decides whether a peer may ask; if not, says why.
 pub type Admission = Arc<dyn Fn(&PeerIdentity) -> Result<(), String> + Send + Sync>;
 
-/// Changes the bytes of a chunk on their way out. For tests that show what becomes of damaged bytes.
-pub type Tamper = Arc<dyn Fn(&ChunkHeader, Bytes) -> Bytes + Send + Sync>;
+/// Changes the bytes behind a [`Response::Chunk`] or [`Response::Pack`] on their way out; their number stays. For tests
+/// that show what becomes of damaged bytes.
+pub type Tamper = Arc<dyn Fn(&Response, Bytes) -> Bytes + Send + Sync>;
 
 /// A [`Handler`] over a [`Source`].
 pub struct Server {
@@ -75,7 +76,7 @@ impl Server {
         Self { source, admit, tamper: None, subscriptions: Subscriptions::default(), live: Live::default() }
     }
 
-    /// Sends each chunk's bytes through `tamper`.
+    /// Sends the bytes of each chunk and pack through `tamper`.
     pub fn with_tamper(self, tamper: Tamper) -> Self {
         Self { tamper: Some(tamper), ..self }
     }
@@ -99,36 +100,40 @@ impl Server {
         self.subscriptions.end();
     }
 
-    async fn send_found(&self, found: Found, watched: bool, reply: &mut Reply) -> FsResult<()> {
+    async fn send_found(&self, found: Found, asking: Option<Asking>, reply: &mut Reply) -> FsResult<()> {
         reply.send(&found.attr.map_or(Response::Missing, Response::Attr)).await?;
-        self.send_directories(found.directories, watched, reply).await
+        self.send_directories(found.directories, asking.as_ref(), reply).await
     }
 
     async fn send_listed(
         &self,
         path: &GlobalPath,
         listed: Listed,
-        watched: bool,
+        asking: Option<Asking>,
         reply: &mut Reply,
     ) -> FsResult<()> {
         let Listed { listing, directories } = listed;
         if listing.len() > MAX_DIR_ENTRIES {
             return Err(FsError::Limit(format!("{path} has {} entries", listing.len())));
         }
-        self.send_listing(path, listing, watched, reply).await?;
-        self.send_directories(directories, watched, reply).await
+        self.send_listing(path, listing, asking.as_ref(), reply).await?;
+        self.send_directories(directories, asking.as_ref(), reply).await
     }
 
     async fn send_directories(
         &self,
         mut directories: DirectoryStream,
-        watched: bool,
+        asking: Option<&Asking>,
         reply: &mut Reply,
     ) -> FsResult<()> {
         while let Some(Directory { path, listing }) = directories.recv().await {
             match listing {
-                Some(listing) => self.send_listing(&path, listing, watched, reply).await?,
-                None => reply.send(&Response::LeftOut(path)).await?,
+                Some(listing) => self.send_listing(&path, listing, asking, reply).await?,
+                None => {
+                    // Single names in it are asked for next.
+                    asking.inspect(|asking| asking.tell(&path));
+                    reply.send(&Response::LeftOut(path)).await?;
+                }
             }
         }
         Ok(())
@@ -138,10 +143,11 @@ impl Server {
         &self,
         path: &GlobalPath,
         mut listing: Listing,
-        watched: bool,
+        asking: Option<&Asking>,
         reply: &mut Reply,
     ) -> FsResult<()> {
-        listing.watched &= watched;
+        listing.watched &= asking.is_some();
+        asking.inspect(|asking| asking.tell(path));
         for part in listing::parts(path, &listing) {
             reply.send(&Response::Directory(part)).await?;
         }
@@ -159,8 +165,9 @@ impl Server {
         reply: &mut Reply,
     ) -> FsResult<()> {
         // Registered only after the stream was begun: from then on listings may say that they are watched.
-        let mut changes = with_heartbeat(self.source.watch(heartbeat), heartbeat);
+        let all = self.source.watch(heartbeat);
         let registered = self.subscriptions.begin(peer, subscription);
+        let mut changes = with_heartbeat(registered.part_of(all), heartbeat);
         while let Some(Some(told)) = registered.until_end(changes.next()).await {
             if !told.is_empty() {
                 self.live.changes.fetch_add(1, Ordering::Relaxed);
@@ -176,11 +183,9 @@ impl Server {
         let mut encoder = Encoder::new(link);
         while let Some(chunk) = chunks.recv().await {
             // Some 0.3 ms at most: less than handing it to another thread and back would cost.
-            let Encoded { header, mut payload } = encoder.encode(&chunk?);
+            let Encoded { header, payload } = encoder.encode(&chunk?);
             self.count(&header);
-            if let Some(tamper) = &self.tamper {
-                payload = tamper(&header, payload);
-            }
+            let payload = self.outgoing(|| Response::Chunk(header), payload);
             reply.send_chunk(header, payload).await?;
         }
         Ok(())
@@ -200,9 +205,17 @@ impl Server {
             self.live.chunks.fetch_add(pack.chunks, Ordering::Relaxed);
             self.live.bytes.fetch_add(pack.bytes, Ordering::Relaxed);
             self.live.wire_bytes.fetch_add(pack.header.wire_length.into(), Ordering::Relaxed);
-            reply.send_pack(pack.header, pack.payload).await?;
+            let payload = self.outgoing(|| Response::Pack(pack.header), pack.payload);
+            reply.send_pack(pack.header, payload).await?;
         }
         Ok(())
+    }
+
+    fn outgoing(&self, header: impl FnOnce() -> Response, payload: Bytes) -> Bytes {
+        match &self.tamper {
+            Some(tamper) => tamper(&header(), payload),
+            None => payload,
+        }
     }
 
     fn count(&self, header: &ChunkHeader) {
@@ -230,14 +243,14 @@ impl Handler for Server {
         let response = match request {
             Request::Stat(path) => Response::Attr(source.stat(&path, deadline).await?),
             Request::Lookup { path, below, subscription } => {
-                let watched = self.subscriptions.is_begun(peer, subscription).await;
+                let asking = self.subscriptions.ask(peer, subscription).await;
                 let found = source.look_up(&path, below, deadline).await?;
-                return self.send_found(found, watched, reply).await;
+                return self.send_found(found, asking, reply).await;
             }
             Request::List { path, below, subscription } => {
-                let watched = self.subscriptions.is_begun(peer, subscription).await;
+                let asking = self.subscriptions.ask(peer, subscription).await;
                 let listed = source.list_below(&path, below, deadline).await?;
-                return self.send_listed(&path, listed, watched, reply).await;
+                return self.send_listed(&path, listed, asking, reply).await;
             }
             Request::Watch { subscription, heartbeat_ms } => {
                 let heartbeat = Duration::from_millis(heartbeat_ms.into());

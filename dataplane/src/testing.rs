@@ -46,7 +46,9 @@ struct Shared {
 struct Behaviour {
     delay: Duration,
     directory_delay: Duration,
+    answer_delay: Duration,
     watched: bool,
+    details: bool,
     failure: Option<FsError>,
 }
 
@@ -113,9 +115,19 @@ impl MemorySource {
         self.0.behaviour.lock().directory_delay = delay;
     }
 
+    /// Makes each later listing that is asked for be on its way for so long after it was made.
+    pub fn set_answer_delay(&self, delay: Duration) {
+        self.0.behaviour.lock().answer_delay = delay;
+    }
+
     /// Listings are watched from now on, or no more.
     pub fn set_watched(&self, watched: bool) {
         self.0.behaviour.lock().watched = watched;
+    }
+
+    /// Attributes and listings tell from now on who has no extended attributes and where links point.
+    pub fn set_details(&self, details: bool) {
+        self.0.behaviour.lock().details = details;
     }
 
     /// Where changes are told: by the test, since changing the tree tells nothing by itself.
@@ -148,19 +160,29 @@ impl MemorySource {
         let behaviour = self.0.behaviour.lock().clone();
         deadline.bound(pause(behaviour.delay)).await?;
         behaviour.failure.map_or(Ok(()), Err)?;
-        self.0.tree.lock().get(path).cloned().ok_or(FsError::NOT_FOUND)
+        let mut node = self.0.tree.lock().get(path).cloned().ok_or(FsError::NOT_FOUND)?;
+        node.attr = self.told(&node);
+        Ok(node)
+    }
+
+    fn told(&self, node: &Node) -> Attr {
+        Attr { no_xattrs: self.0.behaviour.lock().details && node.xattrs.is_empty(), ..node.attr }
+    }
+
+    fn entry(&self, path: &GlobalPath, node: &Node) -> DirEntry {
+        let link = self.0.behaviour.lock().details && node.attr.kind == FileKind::Symlink;
+        let target = link.then(|| node.content[..].into());
+        DirEntry { target, ..DirEntry::new(Bytes::copy_from_slice(path.name()), self.told(node)) }
     }
 
     fn listing(&self, path: &GlobalPath) -> FsResult<Listing> {
         let tree = self.0.tree.lock();
-        let attr = tree.get(path).ok_or(FsError::NOT_FOUND)?.attr;
+        let attr = self.told(tree.get(path).ok_or(FsError::NOT_FOUND)?);
         if attr.kind != FileKind::Directory {
             return Err(FsError::NOT_A_DIRECTORY);
         }
         let children = tree.iter().filter(|(child, _)| child.parent().as_ref() == Some(path));
-        let entries = children
-            .map(|(child, node)| DirEntry { name: Bytes::copy_from_slice(child.name()), attr: node.attr })
-            .collect();
+        let entries = children.map(|(child, node)| self.entry(child, node)).collect();
         Ok(Listing { attr, entries, complete: true, watched: self.0.behaviour.lock().watched })
     }
 
@@ -211,7 +233,9 @@ impl Source for MemorySource {
 
     async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
         self.find(path, deadline).await?;
-        self.listing(path)
+        let (listing, delay) = (self.listing(path), self.0.behaviour.lock().answer_delay);
+        deadline.bound(pause(delay)).await?;
+        listing
     }
 
     async fn look_up(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
@@ -339,5 +363,6 @@ fn new_attr(inode: u64, kind: FileKind, size: u64, time_ns: i64) -> Attr {
         atime_ns: time_ns,
         mtime_ns: time_ns,
         ctime_ns: time_ns,
+        no_xattrs: false,
     }
 }

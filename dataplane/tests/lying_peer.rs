@@ -100,7 +100,7 @@ async fn chunks_must_be_those_that_were_asked_for() {
 
 /// A part of the root with so many entries.
 fn part(entries: u64, last: bool) -> Said {
-    let entry = |n: u64| DirEntry { name: n.to_string().into(), attr: some_attr(n) };
+    let entry = |n: u64| DirEntry::new(n.to_string().into(), some_attr(n));
     let body = encode_entries(&(0..entries).map(entry).collect::<Vec<_>>());
     Said::Frame(Response::Directory(DirectoryPart {
         path: GlobalPath::root(),

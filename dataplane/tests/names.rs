@@ -6,22 +6,26 @@
 mod common;
 
 use common::{endpoints, soon};
+use futures_util::StreamExt;
 use globalfs_dataplane::cache::{self, Cache};
 use globalfs_dataplane::disk::{self, Preference};
 use globalfs_dataplane::fetch::{self, Cached};
 use globalfs_dataplane::origin::{self, Origin};
 use globalfs_dataplane::remote::Remote;
 use globalfs_dataplane::serve::Server;
+use globalfs_dataplane::testing::MemorySource;
 use globalfs_dataplane::{Source, source};
-use globalfs_proto::{FileKind, FsError, GlobalPath, SiteName};
+use globalfs_proto::{ChangedDirectory, Changes, FileKind, FsError, GlobalPath, SiteName};
 use globalfs_transport::{Endpoint, Peer};
-use std::collections::VecDeque;
+use rustix::fs::XattrFlags;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// node -> site -> master, each hop a connection.
@@ -172,6 +176,51 @@ async fn walking_a_tree_costs_one_round_trip() {
     assert!(after.bytes_received - before.bytes_received < 100_000);
 }
 
+/// As `ls -l` and `cp -a` look at each name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_listing_costs_one_round_trip_and_one_for_each_file_with_attributes() {
+    let chain = Chain::new(LONG);
+    fs::create_dir(chain.at("d")).unwrap();
+    for n in 0..500 {
+        fs::write(chain.at(&format!("d/{n:03}")), "x").unwrap();
+    }
+    for n in 0..20 {
+        symlink(format!("{n:03}"), chain.at(&format!("d/link-{n}"))).unwrap();
+    }
+    let set = |key| rustix::fs::setxattr(chain.at("d/007"), key, b"v", XattrFlags::empty());
+    set("user.key").unwrap();
+    let look = async || {
+        let listing = chain.node.list(&path("/d"), soon()).await.unwrap();
+        let mut with = Vec::new();
+        for entry in listing.iter() {
+            let file = path("/d").join(&entry.name).unwrap();
+            chain.node.stat(&file, soon()).await.unwrap();
+            if entry.attr.kind == FileKind::Symlink {
+                chain.node.read_link(&file, soon()).await.unwrap();
+            }
+            for key in ["security.selinux", "system.posix_acl_access"] {
+                let told = chain.node.get_xattr(&file, key.as_bytes(), soon()).await;
+                assert_eq!(told, Err(FsError::Os(61)), "{file} {key}");
+            }
+            let names = chain.node.list_xattr(&file, soon()).await.unwrap();
+            with.extend((!names.is_empty()).then(|| (file.to_string(), names)));
+        }
+        with
+    };
+    let keys = |text: &'static str| vec![("/d/007".to_owned(), text.into())];
+    assert_eq!(look().await, keys("user.key\0"));
+    assert_eq!(chain.round_trips(), 4, "three of them about the file that has some");
+    chain.watching().await;
+    set("user.other").unwrap();
+    let on = |name: &str, key| rustix::fs::setxattr(chain.at(name), key, b"v", XattrFlags::empty());
+    on("d/008", "user.new").unwrap();
+    let begun = Instant::now();
+    while chain.node.list_xattr(&path("/d/008"), soon()).await.unwrap() != "user.new\0" {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the change is told");
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_who_ask_at_once_are_one_question() {
     let chain = Arc::new(Chain::new(LONG));
@@ -216,6 +265,67 @@ async fn what_others_change_is_seen_at_once_and_asked_for_no_sooner() {
         sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(chain.stat("/d/e").await, Err(FsError::NOT_FOUND));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_hears_of_what_it_asked_about_and_of_nothing_else() {
+    let scratch = tempfile::tempdir().unwrap();
+    fs::create_dir_all(scratch.path().join("a/b")).unwrap();
+    fs::create_dir(scratch.path().join("z")).unwrap();
+    let disk = disk::open(Preference::Auto).unwrap();
+    let site = SiteName::new("onprem").unwrap();
+    let origin = Arc::new(Origin::open(scratch.path(), &site, disk, origin::Options::default()).unwrap());
+    let [serving, asking] = endpoints();
+    let (server, remote) = connect(origin.clone(), serving, asking);
+    let mut changes = remote.watch(Duration::from_millis(100));
+    assert!(changes.next().await.unwrap().is_empty());
+    assert!(remote.list(&path("/a/b"), soon()).await.unwrap().watched);
+    assert!(origin.list(&path("/z"), soon()).await.unwrap().watched, "somebody else asked about it");
+    fs::write(scratch.path().join("z/elsewhere"), "x").unwrap();
+    sleep(Duration::from_millis(300)).await;
+    fs::write(scratch.path().join("a/b/file"), "x").unwrap();
+    fs::rename(scratch.path().join("a"), scratch.path().join("moved")).unwrap();
+    let mut told = BTreeSet::new();
+    while !told.contains("/a") {
+        let heard = timeout(Duration::from_secs(10), changes.next()).await.unwrap().unwrap();
+        for directory in &heard.directories {
+            told.extend(directory.names.iter().map(|name| directory.path.join(name).unwrap().to_string()));
+        }
+    }
+    assert_eq!(told, BTreeSet::from(["/a".to_owned(), "/a/b/file".to_owned()]), "and not of /moved");
+    assert!((1..=2).contains(&server.counters().changes));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_is_renewed_before_its_answer_ends_and_misses_nothing() {
+    const EVERY: Duration = Duration::from_millis(20);
+    const TIME: Duration = Duration::from_millis(1500);
+    let source = MemorySource::new();
+    source.set_watched(true);
+    let [serving, asking] = endpoints();
+    let (_server, remote) = connect(Arc::new(source.clone()), serving, asking);
+    let remote = remote.with_watch_time(TIME);
+    let mut changes = remote.watch(Duration::from_millis(100));
+    assert!(changes.next().await.unwrap().is_empty());
+    assert!(remote.list(&path("/"), soon()).await.unwrap().watched);
+    let begun = remote.peer().counters().requests_started;
+    let teller = tokio::spawn(async move {
+        for n in 0..300 {
+            let directories = vec![ChangedDirectory { path: path("/"), names: vec![n.to_string().into()] }];
+            source.hub().tell(Arc::new(Changes { everything: false, directories }));
+            sleep(EVERY).await;
+        }
+    });
+    let mut told = BTreeSet::new();
+    while told.len() < 300 {
+        let heard = timeout(TIME, changes.next()).await.unwrap().expect("it goes on");
+        assert!(!heard.everything, "nothing was lost");
+        told.extend(heard.directories.iter().flat_map(|directory| directory.names.clone()));
+    }
+    teller.await.unwrap();
+    let renewed = remote.peer().counters().requests_started - begun;
+    assert!((4..=6).contains(&renewed), "renewed {renewed} times in 6 s");
+    assert!(remote.list(&path("/"), soon()).await.unwrap().watched, "by the same number");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,7 +12,7 @@ use globalfs_dataplane::testing::MemorySource;
 use globalfs_dataplane::{Chunk, Deadline, Source};
 use globalfs_proto::limits::{CHUNK_SIZE, MAX_CHUNKS_PER_READ};
 use globalfs_proto::{
-    Attr, ChunkHeader, ChunkIndex, ChunkSpan, FileKind, FsError, FsResult, GlobalPath, WantedFile,
+    Attr, ChunkEncoding, ChunkIndex, ChunkSpan, FileKind, FsError, FsResult, GlobalPath, Response, WantedFile,
 };
 use globalfs_transport::Peer;
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ impl Pair {
         Self::with_server(|server| server)
     }
 
-    fn with_tamper(tamper: impl Fn(&ChunkHeader, Bytes) -> Bytes + Send + Sync + 'static) -> Self {
+    fn with_tamper(tamper: impl Fn(&Response, Bytes) -> Bytes + Send + Sync + 'static) -> Self {
         let tamper: Tamper = Arc::new(tamper);
         Self::with_server(|server| server.with_tamper(tamper))
     }
@@ -88,6 +88,7 @@ fn content(length: u64) -> Vec<u8> {
 #[tokio::test]
 async fn every_method_gives_what_the_source_gives() {
     let Pair { source, remote, .. } = Pair::new();
+    source.set_details(true);
     source.put_file("/d/file", content(1000));
     source.put_directory("/d");
     source.put_symlink("/d/link", "../there");
@@ -201,7 +202,7 @@ async fn damage_on_the_wire_is_mended() {
 async fn damage_that_stays_is_an_error_and_no_bytes() {
     let pair = Pair::with_tamper(|header, payload| {
         let mut payload = payload.to_vec();
-        if header.index == ChunkIndex(2) {
+        if matches!(header, Response::Chunk(header) if header.index == ChunkIndex(2)) {
             payload[100] ^= 0x80;
         }
         payload.into()
@@ -297,4 +298,74 @@ async fn a_crowd_of_files_needs_few_requests() {
     let before = remote.peer().counters().requests_started;
     assert!(collect_files(&remote, &files).await.iter().all(Result::is_ok));
     assert!(remote.peer().counters().requests_started - before <= 4);
+}
+
+/// Fifty files in a few packs: noise, which travels as it is, or lines of text, which are compressed.
+fn put_small_files(source: &MemorySource, compress: bool) -> (Vec<WantedFile>, Vec<Vec<u8>>) {
+    let bytes_of =
+        |n: u64| if compress { b"a line\n".repeat(1_000 + n as usize) } else { content(20_000 + n) };
+    let contents: Vec<_> = (0..50).map(bytes_of).collect();
+    let put = |(n, bytes): (usize, &Vec<u8>)| {
+        let name = format!("/f{n}");
+        WantedFile { path: path(&name), version: source.put_file(&name, bytes.clone()).version() }
+    };
+    (contents.iter().enumerate().map(put).collect(), contents)
+}
+
+#[tokio::test]
+async fn damage_in_a_pack_is_mended_and_counted() {
+    for compress in [false, true] {
+        let pair = Pair::with_tamper(move |header, payload| {
+            let Response::Pack(pack) = header else { return payload };
+            assert_eq!(pack.encoding == ChunkEncoding::Zstd, compress);
+            let mut payload = payload.to_vec();
+            // In the middle of the first file of a raw pack, or of what then does not decompress or has no records.
+            let at = if compress { payload.len() / 2 } else { 10_000 };
+            payload[at] ^= 1;
+            payload.into()
+        });
+        let (files, contents) = put_small_files(&pair.source, compress);
+        let told = collect_files(&pair.remote, &files).await;
+        assert!(
+            told.into_iter().zip(&contents).all(|(told, bytes)| told.as_ref() == Ok(bytes)),
+            "{compress}"
+        );
+        let counters = pair.remote.counters();
+        assert!(counters.chunks_damaged > 0, "{compress}: {counters:?}");
+        assert_eq!(counters.chunks, 50, "each whole chunk is taken once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wherever_a_pack_is_damaged_its_files_are_right_or_an_error() {
+    let (mut right, mut failed) = (0, 0);
+    for seed in 0..120 {
+        let pair = Pair::with_tamper(move |header, payload| {
+            if matches!(header, Response::Chunk(_)) {
+                return payload;
+            }
+            let (mut payload, mut place) = (payload.to_vec(), [0; 8]);
+            blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut place);
+            // Every third one near the beginning, where the first record's numbers are.
+            let within = if seed.is_multiple_of(3) { 48 } else { payload.len() as u64 };
+            payload[(u64::from_le_bytes(place) % within) as usize] ^= 1 << (seed % 8);
+            payload.into()
+        });
+        let (files, contents) = put_small_files(&pair.source, seed.is_multiple_of(2));
+        for (n, told) in collect_files(&pair.remote, &files).await.into_iter().enumerate() {
+            match told {
+                Ok(bytes) if bytes == contents[n] => right += 1,
+                Ok(bytes) => {
+                    // The stream ended early because the peer broke the protocol.
+                    assert!(bytes.is_empty(), "seed {seed}: wrong bytes of file {n}");
+                    failed += 1;
+                }
+                Err(FsError::Protocol(_) | FsError::Damaged(_) | FsError::Stale(_) | FsError::Os(_)) => {
+                    failed += 1
+                }
+                Err(other) => panic!("seed {seed}: {other}"),
+            }
+        }
+    }
+    assert!(right > 120 * 25 && failed > 0, "{right} right, {failed} failed");
 }

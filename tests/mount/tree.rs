@@ -2,7 +2,7 @@
 //! at the mount, they print at the origin.
 
 use crate::common::{Setup, TestCluster, can_mount, noise, shell, skip};
-use crate::mount_with;
+use crate::{long_memory, mount_with};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -188,6 +188,35 @@ fn as_nobody(dir: &Path, command: &str) -> (bool, String) {
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", command];
     let output = Command::new("setpriv").args(nobody).env("LC_ALL", "C").current_dir(dir).output().unwrap();
     (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+/// Questions about names that `daemon` put to the next one.
+fn asked(test: &TestCluster, daemon: &str) -> f64 {
+    test.cluster.metrics(daemon).unwrap().sum("globalfs_names_asked_total")
+}
+
+#[test]
+fn a_long_listing_and_a_copy_ask_nothing_of_files_without_extended_attributes() {
+    if !can_mount("a_long_listing_and_a_copy_ask_nothing_of_files_without_extended_attributes") {
+        return;
+    }
+    let mut test = long_memory().start(|origin| {
+        fs::create_dir(origin.join("d")).unwrap();
+        (0..500).for_each(|n| fs::write(origin.join(format!("d/{n}")), "x").unwrap());
+        (0..20).for_each(|n| symlink(n.to_string(), origin.join(format!("d/link-{n}"))).unwrap());
+        shell(&origin.join("d"), "setfattr -n user.colour -v blue 7");
+    });
+    let mount = mount_with(&mut test, "node", "cloud", "attribute_ttl: 1h\n", &[]);
+    let copy = test.scratch.path().join("copy");
+    let looks = format!("ls -l d; cp -a d {}; getfattr -d d/*", copy.display());
+    assert_eq!(shell(&mount, "ls -l d | wc -l").trim(), "521");
+    let seen = shell(&mount, &looks);
+    assert!(seen.contains("user.colour=\"blue\"") && seen.contains("link-7 -> 7"), "{seen}");
+    // Of the one file, its names and what `ls`, `cp` and `getfattr` want of it; the rest are other directories.
+    for daemon in ["node", "cloud"] {
+        let asked = asked(&test, daemon);
+        assert!(asked < 20.0, "{daemon} asked {asked} times for 520 files");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Names and attributes in front of an upstream: answers are repeated while they count, questions under way
 //! are joined, and one question brings what is likely to be asked next.
 //!
-//! *Invariants:* what counts is decided by [`Names`] alone, under one lock with the questions under way; no lock
+//! *Invariants:* who asks after a change was heard joins no question that the change may have overtaken; what counts is decided by [`Names`] alone, under one lock with the questions under way; no lock
 //! is held while the upstream works.
 
 use super::Options;
@@ -11,6 +11,7 @@ use crate::changes::Hub;
 use crate::model::freshness::Ticket;
 use crate::model::names::{Answer, Ask, Names};
 use crate::source::{ChangeStream, Deadline, Listing, Source};
+use bytes::Bytes;
 use globalfs_proto::limits::{DEFAULT_DEADLINE, MAX_ENTRIES_BELOW};
 use globalfs_proto::{Attr, FsError, FsResult, GlobalPath};
 use parking_lot::Mutex;
@@ -135,7 +136,7 @@ impl Metadata {
             }
             Answer::Ask(ask) => ask,
         };
-        if let Some(question) = state.question(|question| question.will_answer_name(path)) {
+        if let Some(question) = state.answering_name(path) {
             return Step::First(question);
         }
         if may_join && let Some(question) = state.question(|question| question.may_bring(parent)) {
@@ -200,7 +201,7 @@ impl Metadata {
             self.0.counts.answered_here.fetch_add(1, Relaxed);
             return Step::Known(answer);
         }
-        if let Some(question) = state.question(|question| question.will_answer_listing(path)) {
+        if let Some(question) = state.answering_listing(path) {
             return Step::First(question);
         }
         if may_join && let Some(question) = state.question(|question| question.may_bring(path)) {
@@ -215,7 +216,7 @@ impl Metadata {
 
     /// Puts a question to the upstream, in a task of its own.
     fn put(&self, state: &mut State, about: About, wanted: Deadline) -> Arc<Question> {
-        self.0.counts.asked_upstream.fetch_add(1, Relaxed);
+        self.count_asked();
         let question = Arc::new(Question::new(about, state.names.ask()));
         state.questions.push(question.clone());
         let deadline = wanted.max(Deadline::after(DEFAULT_DEADLINE));
@@ -225,7 +226,7 @@ impl Metadata {
 
     /// A question that no other asker may join.
     fn asking(&self) -> Asking<'_> {
-        self.0.counts.asked_upstream.fetch_add(1, Relaxed);
+        self.count_asked();
         Asking { metadata: self, ticket: self.0.state.lock().names.ask() }
     }
 
@@ -253,6 +254,25 @@ impl Metadata {
             let asking = self.asking();
             self.learn(asking.ticket, path, Some(*attr));
         }
+    }
+
+    /// Whether it is known, as fresh as any answer about the name, that `path` has no extended attributes.
+    pub(super) fn has_no_xattrs(&self, path: &GlobalPath) -> bool {
+        let known = self.0.state.lock().names.known(path, self.now());
+        let told = known.is_some_and(|attr| attr.no_xattrs);
+        self.0.counts.answered_here.fetch_add(told.into(), Relaxed);
+        told
+    }
+
+    /// Where the link `path` points, if that came along with its directory.
+    pub(super) fn known_target(&self, path: &GlobalPath) -> Option<Bytes> {
+        let target = self.0.state.lock().names.target(path, self.now());
+        self.0.counts.answered_here.fetch_add(target.is_some().into(), Relaxed);
+        target
+    }
+
+    pub(super) fn count_asked(&self) {
+        self.0.counts.asked_upstream.fetch_add(1, Relaxed);
     }
 
     /// The listing of `directory` if it is known, without asking anybody.
@@ -290,6 +310,20 @@ impl Shared {
 impl State {
     fn question(&self, fits: impl Fn(&Question) -> bool) -> Option<Arc<Question>> {
         self.questions.iter().find(|question| fits(question)).cloned()
+    }
+
+    /// A question about the name whose answer is as good as that to a new one.
+    fn answering_name(&self, path: &GlobalPath) -> Option<Arc<Question>> {
+        self.question(|question| {
+            question.will_answer_name(path) && !self.names.is_overtaken(question.ticket, path)
+        })
+    }
+
+    /// The same about the directory.
+    fn answering_listing(&self, path: &GlobalPath) -> Option<Arc<Question>> {
+        self.question(|question| {
+            question.will_answer_listing(path) && !self.names.is_listing_overtaken(question.ticket, path)
+        })
     }
 
     fn listing(&mut self, path: &GlobalPath, now: Duration) -> Option<FsResult<Listing>> {

@@ -3,8 +3,10 @@
 use super::tests::{Hop, hop, path, soon};
 use super::*;
 use crate::cache::fixture::MIB;
+use globalfs_proto::{ChangedDirectory, Changes};
 use tokio::time::sleep;
 
+const ENODATA: FsError = FsError::Os(61);
 const LONG: Duration = Duration::from_secs(60);
 
 fn long_hop() -> Hop {
@@ -98,7 +100,6 @@ async fn an_asker_with_a_short_deadline_harms_no_other() {
 
 #[tokio::test]
 async fn extended_attributes_are_repeated_also_that_there_is_none() {
-    const ENODATA: FsError = FsError::Os(61);
     let hop = long_hop();
     hop.upstream.put_file("/a", "x");
     hop.upstream.put_xattr("/a", "user.k", b"v");
@@ -110,6 +111,94 @@ async fn extended_attributes_are_repeated_also_that_there_is_none() {
         assert_eq!(hop.cached.get_xattr(&path("/none"), b"user.k", soon()).await, Err(FsError::NOT_FOUND));
     }
     assert_eq!(hop.upstream.calls() - before, 4);
+}
+
+#[tokio::test]
+async fn what_a_listing_tells_is_not_asked_for() {
+    let hop = long_hop();
+    hop.upstream.set_details(true);
+    for (name, with) in [("/plain", false), ("/with", true)] {
+        hop.upstream.put_file(name, "x");
+        if with {
+            hop.upstream.put_xattr(name, "user.k", b"v");
+        }
+    }
+    hop.upstream.put_symlink("/link", "target");
+    hop.cached.list(&path("/"), soon()).await.unwrap();
+    let before = hop.upstream.calls();
+    for _ in 0..2 {
+        assert_eq!(hop.cached.read_link(&path("/link"), soon()).await.unwrap(), "target");
+        for (name, key) in [("/plain", "system.posix_acl_access"), ("/link", "security.selinux")] {
+            assert_eq!(hop.cached.list_xattr(&path(name), soon()).await.unwrap(), "");
+            assert_eq!(hop.cached.get_xattr(&path(name), key.as_bytes(), soon()).await, Err(ENODATA));
+        }
+    }
+    assert_eq!(hop.upstream.calls(), before);
+    assert_eq!(hop.cached.get_xattr(&path("/with"), b"user.k", soon()).await.unwrap(), "v");
+    assert_eq!(hop.cached.read_link(&path("/plain"), soon()).await, Err(FsError::Os(22)));
+    assert_eq!(hop.upstream.calls(), before + 2, "of these nothing was told");
+}
+
+#[tokio::test]
+async fn what_a_listing_tells_counts_as_long_as_its_names() {
+    let ttl = Duration::from_millis(300);
+    let hop = hop(64 * MIB, ttl);
+    hop.upstream.set_details(true);
+    hop.upstream.set_watched(true);
+    hop.upstream.put_file("/a", "x");
+    hop.upstream.put_symlink("/link", "old");
+    hop.cached.list(&path("/"), soon()).await.unwrap();
+    let heard = async || {
+        while !hop.cached.name_counters().is_watching {
+            sleep(ttl / 50).await
+        }
+    };
+    heard().await;
+    sleep(ttl * 2).await;
+    heard().await;
+    hop.cached.list(&path("/"), soon()).await.unwrap();
+    hop.upstream.put_xattr("/a", "user.k", b"v");
+    hop.upstream.put_symlink("/link", "new");
+    let before = hop.upstream.calls();
+    assert_eq!(hop.cached.list_xattr(&path("/a"), soon()).await.unwrap(), "", "watched, and no change heard");
+    assert_eq!(hop.upstream.calls(), before);
+    tell(&hop, "/", &["a", "link"]).await;
+    assert_eq!(hop.cached.list_xattr(&path("/a"), soon()).await.unwrap(), "user.k\0");
+    assert_eq!(hop.cached.read_link(&path("/link"), soon()).await.unwrap(), "new");
+}
+
+#[tokio::test]
+async fn who_asks_after_a_change_is_not_answered_with_what_was_before_it() {
+    let delay = Duration::from_millis(300);
+    let hop = long_hop();
+    hop.upstream.set_watched(true);
+    hop.cached.list(&path("/"), soon()).await.unwrap();
+    while !hop.cached.name_counters().is_watching {
+        sleep(delay / 50).await;
+    }
+    hop.upstream.put_directory("/late");
+    tell(&hop, "/", &["late"]).await;
+    hop.upstream.set_answer_delay(delay);
+    let (at, cached) = (path("/late"), hop.cached.clone());
+    let early = tokio::spawn(async move { cached.list(&at, soon()).await.unwrap().len() });
+    sleep(delay / 3).await;
+    hop.upstream.put_file("/late/new", "x");
+    tell(&hop, "/late", &["new"]).await;
+    assert!(!early.is_finished(), "its answer is on the way");
+    assert_eq!(hop.cached.list(&path("/late"), soon()).await.unwrap().len(), 1);
+    assert_eq!(early.await.unwrap(), 0, "that was so when it was asked");
+    assert_eq!(hop.cached.list(&path("/late"), soon()).await.unwrap().len(), 1);
+}
+
+/// Returns when the hop has heard that `names` in `directory` changed.
+async fn tell(hop: &Hop, directory: &str, names: &[&str]) {
+    let names = names.iter().map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
+    let directories = vec![ChangedDirectory { path: path(directory), names }];
+    let before = hop.cached.name_counters().changes;
+    hop.upstream.hub().tell(Arc::new(Changes { everything: false, directories }));
+    while hop.cached.name_counters().changes == before {
+        sleep(Duration::from_millis(2)).await;
+    }
 }
 
 #[tokio::test]

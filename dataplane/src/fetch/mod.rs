@@ -230,15 +230,15 @@ impl Source for Cached {
     }
 
     async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
-        self.0.metadata.0.small.read_link(&self.0.upstream, path, deadline).await
+        self.0.metadata.read_link(path, deadline).await
     }
 
     async fn get_xattr(&self, path: &GlobalPath, name: &[u8], deadline: Deadline) -> FsResult<Bytes> {
-        self.0.metadata.0.small.get_xattr(&self.0.upstream, path, name, deadline).await
+        self.0.metadata.get_xattr(path, name, deadline).await
     }
 
     async fn list_xattr(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
-        self.0.metadata.0.small.list_xattr(&self.0.upstream, path, deadline).await
+        self.0.metadata.list_xattr(path, deadline).await
     }
 
     async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {

@@ -1,16 +1,20 @@
-//! Link targets and extended attributes, repeated for a short time, also that there is none. Other errors are
-//! not kept.
+//! Link targets and extended attributes. Those that what is known of names does not tell are asked for and
+//! repeated for a short time, also that there is none. Other errors are not kept.
 //!
-//! Extended attributes matter because `ls -l` and `cp -a` ask for some of each file, and most files have none.
-//! They are not forgotten when a file is seen to change: they grow old by the clock alone.
+//! Extended attributes matter because `ls -l` and `cp -a` ask for some of each file, and most files have none,
+//! which their attributes tell. Answers that were asked for are not forgotten when a file is seen to change: they
+//! grow old by the clock alone.
 
 use super::Options;
+use super::metadata::Metadata;
 use crate::source::{Deadline, Source};
 use bytes::Bytes;
 use globalfs_proto::{FsError, FsResult, GlobalPath};
 use moka::future::Cache;
 use std::future::Future;
-use std::sync::Arc;
+
+const ENODATA: FsError = FsError::Os(61);
+const EOPNOTSUPP: FsError = FsError::Os(95);
 
 /// What an entry takes besides its own bytes, in this table and in the cache's.
 const ENTRY_OVERHEAD: usize = 256;
@@ -37,7 +41,7 @@ enum Answer {
     Missing,
 }
 
-/// The answers about what a name itself does not tell.
+/// The answers that were asked for.
 pub(super) struct Small(Cache<Question, Answer>);
 
 impl Small {
@@ -48,53 +52,6 @@ impl Small {
             .time_to_live(options.metadata_ttl)
             .build();
         Self(cache)
-    }
-
-    pub(super) async fn read_link(
-        &self,
-        upstream: &Arc<dyn Source>,
-        path: &GlobalPath,
-        deadline: Deadline,
-    ) -> FsResult<Bytes> {
-        let ask = || async { upstream.read_link(path, deadline).await.map(Answer::Link) };
-        match self.ask(Question::Link(path.clone()), deadline, ask).await? {
-            Answer::Link(target) => Ok(target),
-            _ => Err(FsError::NOT_FOUND),
-        }
-    }
-
-    pub(super) async fn get_xattr(
-        &self,
-        upstream: &Arc<dyn Source>,
-        path: &GlobalPath,
-        name: &[u8],
-        deadline: Deadline,
-    ) -> FsResult<Bytes> {
-        let ask = || async { xattr_answer(upstream.get_xattr(path, name, deadline).await) };
-        self.xattr(Question::Xattr(path.clone(), Bytes::copy_from_slice(name)), deadline, ask).await
-    }
-
-    pub(super) async fn list_xattr(
-        &self,
-        upstream: &Arc<dyn Source>,
-        path: &GlobalPath,
-        deadline: Deadline,
-    ) -> FsResult<Bytes> {
-        let ask = || async { xattr_answer(upstream.list_xattr(path, deadline).await) };
-        self.xattr(Question::XattrNames(path.clone()), deadline, ask).await
-    }
-
-    async fn xattr<F: Future<Output = FsResult<Answer>>>(
-        &self,
-        question: Question,
-        deadline: Deadline,
-        ask: impl Fn() -> F,
-    ) -> FsResult<Bytes> {
-        match self.ask(question, deadline, ask).await? {
-            Answer::Xattr(bytes) => Ok(bytes),
-            Answer::NoXattr(error) => Err(error),
-            _ => Err(FsError::NOT_FOUND),
-        }
     }
 
     /// What `path` is has changed.
@@ -123,18 +80,65 @@ impl Small {
     }
 }
 
+impl Metadata {
+    pub(super) async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        if let Some(target) = self.known_target(path) {
+            return Ok(target);
+        }
+        let ask = || async { self.upstream().read_link(path, deadline).await.map(Answer::Link) };
+        match self.0.small.ask(Question::Link(path.clone()), deadline, ask).await? {
+            Answer::Link(target) => Ok(target),
+            _ => Err(FsError::NOT_FOUND),
+        }
+    }
+
+    pub(super) async fn get_xattr(
+        &self,
+        path: &GlobalPath,
+        name: &[u8],
+        deadline: Deadline,
+    ) -> FsResult<Bytes> {
+        if self.has_no_xattrs(path) {
+            return Err(ENODATA);
+        }
+        let ask = || async { xattr_answer(self.upstream().get_xattr(path, name, deadline).await) };
+        let question = Question::Xattr(path.clone(), Bytes::copy_from_slice(name));
+        xattr_of(self.0.small.ask(question, deadline, ask).await?)
+    }
+
+    pub(super) async fn list_xattr(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
+        if self.has_no_xattrs(path) {
+            return Ok(Bytes::new());
+        }
+        let ask = || async { xattr_answer(self.upstream().list_xattr(path, deadline).await) };
+        xattr_of(self.0.small.ask(Question::XattrNames(path.clone()), deadline, ask).await?)
+    }
+
+    /// The upstream, to which one question is put now.
+    fn upstream(&self) -> &dyn Source {
+        self.count_asked();
+        &*self.0.upstream
+    }
+}
+
 fn missing(error: FsError) -> FsResult<Answer> {
     if error == FsError::NOT_FOUND { Ok(Answer::Missing) } else { Err(error) }
 }
 
 /// Keeps those errors that are answers.
 fn xattr_answer(answer: FsResult<Bytes>) -> FsResult<Answer> {
-    const ENODATA: FsError = FsError::Os(61);
-    const EOPNOTSUPP: FsError = FsError::Os(95);
     match answer {
         Ok(bytes) => Ok(Answer::Xattr(bytes)),
         Err(error @ (ENODATA | EOPNOTSUPP)) => Ok(Answer::NoXattr(error)),
         Err(error) => Err(error),
+    }
+}
+
+fn xattr_of(answer: Answer) -> FsResult<Bytes> {
+    match answer {
+        Answer::Xattr(bytes) => Ok(bytes),
+        Answer::NoXattr(error) => Err(error),
+        _ => Err(FsError::NOT_FOUND),
     }
 }
 

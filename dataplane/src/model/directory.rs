@@ -41,19 +41,25 @@ impl Directory {
         Self { listing, by_name, unseen, changed, touched, misses: 0, origin }
     }
 
-    /// What it tells of `name`; `None`: nothing.
+    /// The attributes that it tells of `name`, or that there is no such name; `None`: nothing.
     pub(super) fn find(&self, name: &[u8]) -> Option<Option<Attr>> {
+        Some(self.entry(name)?.map(|entry| entry.attr))
+    }
+
+    /// What it tells of `name`, or that there is no such name; `None`: nothing.
+    pub(super) fn entry(&self, name: &[u8]) -> Option<Option<&DirEntry>> {
         let listing = self.listing.as_ref().filter(|_| !self.changed.contains(name))?;
         let entry = |n: &u32| &listing.entries[*n as usize];
         match self.by_name.binary_search_by(|n| entry(n).name[..].cmp(name)) {
-            Ok(at) => Some(Some(entry(&self.by_name[at]).attr)),
+            Ok(at) => Some(Some(entry(&self.by_name[at]))),
             Err(_) => listing.complete.then_some(None),
         }
     }
 
     pub(super) fn bytes(&self) -> usize {
         let entries = self.listing.as_ref().map_or(&[][..], |listing| &listing.entries);
-        let names: usize = entries.iter().map(|entry| entry.name.len()).sum();
+        let target = |entry: &DirEntry| entry.target.as_ref().map_or(0, |target| target.len());
+        let names: usize = entries.iter().map(|entry| entry.name.len() + target(entry)).sum();
         names + entries.len() * (size_of::<DirEntry>() + size_of::<u32>()) + self.changed.len() * 64
     }
 }

@@ -6,6 +6,7 @@ mod directory;
 pub mod eviction;
 pub mod freshness;
 pub mod hash_index;
+pub mod heard;
 pub mod names;
 pub mod pace;
 pub mod readahead;

@@ -143,6 +143,20 @@ impl Names {
         self.find(path.as_bytes(), now, true)
     }
 
+    /// The attributes of `path` if they are known and count. Plans nothing.
+    pub fn known(&mut self, path: &GlobalPath, now: Duration) -> Option<Attr> {
+        self.find(path.as_bytes(), now, false)?
+    }
+
+    /// Where the link `path` points, if that was told along with its directory and it still is that link.
+    pub fn target(&mut self, path: &GlobalPath, now: Duration) -> Option<Bytes> {
+        let attr = self.known(path, now)?;
+        let (directory, name) = split(path.as_bytes())?;
+        let entry = self.slots.get(directory)?.directory.as_ref()?.entry(name)??;
+        let target = entry.target.as_deref().filter(|_| entry.attr.version() == attr.version())?;
+        Some(Bytes::copy_from_slice(target))
+    }
+
     /// The listing of `path`, if it is known in all its names.
     pub fn list(&mut self, path: &GlobalPath, now: Duration) -> Option<Listing> {
         let known = self.slots.get(path.as_bytes())?.directory.as_ref()?;
@@ -178,6 +192,17 @@ impl Names {
     /// Whether it is known that there is no such name.
     pub fn is_missing(&mut self, path: &GlobalPath, now: Duration) -> bool {
         self.find(path.as_bytes(), now, false) == Some(None)
+    }
+
+    /// Whether a change that was heard since concerns what `ticket` will bring about the name `path`.
+    pub fn is_overtaken(&self, ticket: Ticket, path: &GlobalPath) -> bool {
+        self.asks.is_overtaken(ticket, path.as_bytes())
+    }
+
+    /// Whether a change that was heard since concerns what `ticket` will bring about any name in `directory`.
+    pub fn is_listing_overtaken(&self, ticket: Ticket, directory: &GlobalPath) -> bool {
+        let key = directory.as_bytes();
+        self.asks.is_listing_overtaken(ticket, key) || !self.asks.overtaken_names(ticket, key).is_empty()
     }
 
     /// The answer to `ticket` about `path` itself.
@@ -437,9 +462,10 @@ impl Slot {
     }
 }
 
-/// Whether two answers about one name agree. Access times are not worth asking again.
+/// Whether two answers about one name agree. Access times are not worth asking again; what is told of extended
+/// attributes may be less in one of them, and where those change ctime does.
 fn is_same(one: Option<&Attr>, other: Option<&Attr>) -> bool {
-    let timeless = |attr: Option<&Attr>| attr.map(|attr| Attr { atime_ns: 0, ..*attr });
+    let timeless = |attr: Option<&Attr>| attr.map(|attr| Attr { atime_ns: 0, no_xattrs: false, ..*attr });
     timeless(one) == timeless(other)
 }
 

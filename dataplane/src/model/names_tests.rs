@@ -6,6 +6,7 @@ use globalfs_proto::ChangedDirectory;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 const TTL: Duration = Duration::from_millis(100);
 const BUDGET: u64 = 1 << 20;
@@ -23,7 +24,7 @@ fn directory_attr(n: u64) -> Attr {
 }
 
 fn listing(entries: &[(&str, Attr)], watched: bool) -> Listing {
-    let entry = |(name, attr): &(&str, Attr)| DirEntry { name: Bytes::from((*name).to_owned()), attr: *attr };
+    let entry = |(name, attr): &(&str, Attr)| DirEntry::new(Bytes::from((*name).to_owned()), *attr);
     Listing { attr: directory_attr(1), entries: entries.iter().map(entry).collect(), complete: true, watched }
 }
 
@@ -111,6 +112,34 @@ fn what_a_watch_does_not_see_grows_old() {
     names.close(ticket);
     learn(&mut names, "/d/dir", Listing { attr: directory_attr(33), ..listing(&[], true) }, at(100));
     assert_eq!(known(&mut names, "/d/dir", at(100)), Some(Some(33)), "by its own listing");
+}
+
+fn link(name: &str, n: u64, target: &str) -> DirEntry {
+    let attr = Attr { kind: FileKind::Symlink, nlink: 2, ..some_attr(n) };
+    let target = Some(target.as_bytes().into());
+    DirEntry { target, ..DirEntry::new(Bytes::from(name.to_owned()), attr) }
+}
+
+#[test]
+fn a_target_belongs_to_the_link_that_was_listed() {
+    let mut names = watching();
+    let entries: Arc<[DirEntry]> = ["one", "two"].map(|name| link(name, 1, "there")).into();
+    learn(&mut names, "/d", Listing { entries, ..listing(&[], true) }, at(0));
+    let target = |names: &mut Names, name: &str, ms| names.target(&path(name), at(ms));
+    assert_eq!(target(&mut names, "/d/one", 0).unwrap(), "there");
+    assert_eq!(target(&mut names, "/d/none", 0), None);
+    assert_eq!(names.known(&path("/d/none"), at(0)), None);
+    names.heard(&Changes::default(), at(100));
+    assert_eq!(target(&mut names, "/d/one", 100), None, "it has another name, by which it may have changed");
+    let same = Attr { no_xattrs: true, ..link("one", 1, "").attr };
+    for (name, attr) in [("/d/one", same), ("/d/two", link("two", 2, "").attr)] {
+        let ticket = names.ask();
+        names.learn(ticket, &path(name), Some(attr), at(100));
+        names.close(ticket);
+    }
+    assert_eq!(target(&mut names, "/d/one", 100).unwrap(), "there", "it is the same link");
+    assert!(names.known(&path("/d/one"), at(100)).unwrap().no_xattrs, "the newest answer counts");
+    assert_eq!(target(&mut names, "/d/two", 100), None, "another link took its place");
 }
 
 #[test]

@@ -29,8 +29,9 @@ fn entry(name: &str, inode: u64, kind: FileKind, size: u64) -> DirEntry {
         atime_ns: 0,
         mtime_ns: 0,
         ctime_ns: 0,
+        no_xattrs: false,
     };
-    DirEntry { name: Bytes::copy_from_slice(name.as_bytes()), attr }
+    DirEntry::new(Bytes::copy_from_slice(name.as_bytes()), attr)
 }
 
 /// A tree of directories below `/t`, each with files, listed in no order of names.

@@ -1,13 +1,14 @@
 //! Reading directories of an origin. The calls block.
 //!
-//! *Invariant:* what nobody asked for has no effect: no automount is triggered, no other file system entered,
-//! and a directory with too many entries is left after its first names.
+//! *Invariant:* what nobody asked for has no effect, access times of directories and links apart: no automount is
+//! triggered, no other file system entered, and a directory with too many entries is left after its first names.
 
+use super::details::Details;
 use super::tree::{Tree, device, os, resolve_in, statx};
 use crate::source::{Deadline, Listing};
 use bytes::Bytes;
 use globalfs_proto::limits::MAX_NAME;
-use globalfs_proto::{DirEntry, FileKind, FsError, FsResult, GlobalPath};
+use globalfs_proto::{Attr, DirEntry, FileKind, FsError, FsResult, GlobalPath};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, OFlags, RawDir, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -50,6 +51,7 @@ impl Tree {
     ) -> FsResult<Option<Contents>> {
         let own = statx(directory).map_err(os)?;
         let Some(names) = names(directory, most, deadline)? else { return Ok(None) };
+        let details = Details::of(directory);
         let (mut entries, mut enterable) = (Vec::with_capacity(names.len()), Vec::new());
         for (n, name) in names.iter().enumerate() {
             check(n, deadline)?;
@@ -59,13 +61,15 @@ impl Tree {
                 Err(Errno::NOENT) => continue,
                 Err(error) => return Err(os(error)),
             };
-            let (name, attr) = (Bytes::copy_from_slice(name.to_bytes()), self.attr_of(&stat)?);
             let mounts =
                 device(&stat) != device(&own) || stat.stx_attributes.contains(StatxAttributes::AUTOMOUNT);
+            let no_xattrs = !mounts && details.has_no_xattrs(name);
+            let attr = Attr { no_xattrs, ..self.attr_of(&stat)? };
+            let (target, name) = (details.target(name, &attr), Bytes::copy_from_slice(name.to_bytes()));
             if attr.kind == FileKind::Directory && !mounts {
                 enterable.push(name.clone());
             }
-            entries.push(DirEntry { name, attr });
+            entries.push(DirEntry { name, attr, target });
         }
         let (attr, entries) = (self.attr_of(&own)?, entries.into());
         Ok(Some(Contents { listing: Listing { attr, entries, complete: true, watched: false }, enterable }))

@@ -4,6 +4,7 @@
 //! had the wanted version before and after it was read (see `read`); no call blocks an async thread; at most
 //! [`MAX_CALLS`] threads are in the file system at a time, so storage that hangs cannot take them all.
 
+mod details;
 mod files;
 mod hashes;
 mod list;

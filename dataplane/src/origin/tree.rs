@@ -9,6 +9,7 @@
 //! directory when the client looked, and is answered like any other component that is no directory: ENOTDIR.
 
 use super::OriginError;
+use super::details::{has_no_xattrs, read_link};
 use bytes::Bytes;
 use globalfs_proto::limits::MAX_XATTR;
 use globalfs_proto::{Attr, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, SiteName};
@@ -52,7 +53,9 @@ impl Tree {
     }
 
     pub(super) fn stat(&self, path: &GlobalPath) -> FsResult<Attr> {
-        self.attr(&self.find(path).map_err(os)?)
+        let found = self.find(path).map_err(os)?;
+        let attr = self.attr(&found)?;
+        Ok(Attr { no_xattrs: has_no_xattrs(&found), ..attr })
     }
 
     /// The attributes of what `handle` refers to.
@@ -82,8 +85,7 @@ impl Tree {
         if self.attr(&found)?.kind != FileKind::Symlink {
             return Err(EINVAL);
         }
-        let target = rustix::fs::readlinkat(&found, c"", Vec::new()).map_err(os)?;
-        Ok(target.into_bytes().into())
+        Ok(read_link(&found, c"")?.into())
     }
 
     /// What the kernel gives to this process: `trusted.*` only to root, `security.*` as its policy says.
@@ -136,6 +138,7 @@ impl Tree {
         resolve_in(&self.root, relative, flags, ResolveFlags::empty())
     }
 
+    /// Attributes that say nothing of extended ones.
     pub(super) fn attr_of(&self, stat: &Statx) -> FsResult<Attr> {
         let mode = u32::from(stat.stx_mode);
         Ok(Attr {
@@ -151,6 +154,7 @@ impl Tree {
             atime_ns: nanoseconds(&stat.stx_atime),
             mtime_ns: nanoseconds(&stat.stx_mtime),
             ctime_ns: nanoseconds(&stat.stx_ctime),
+            no_xattrs: false,
         })
     }
 

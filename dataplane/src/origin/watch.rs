@@ -87,6 +87,10 @@ pub(super) struct Watcher {
 impl Watcher {
     /// `None` where the kernel grants none; then nothing is watched.
     pub(super) fn new(dir: &Path) -> Option<Arc<Self>> {
+        Self::of_at_most(dir, granted().clamp(1, MAX_WATCHES))
+    }
+
+    fn of_at_most(dir: &Path, most: usize) -> Option<Arc<Self>> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
             .inspect_err(|error| tracing::warn!(%error, "changes of the origin cannot be watched"))
             .ok()?;
@@ -94,7 +98,7 @@ impl Watcher {
             dir: dir.canonicalize().unwrap_or_else(|_| dir.to_owned()),
             inotify: Arc::new(inotify),
             watches: Mutex::default(),
-            most: granted().clamp(1, MAX_WATCHES),
+            most,
             hub: Hub::default(),
             is_running: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
@@ -333,7 +337,7 @@ fn unescaped(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Whether this machine alone writes to the file system on which the handle lies.
+/// Whether this machine alone writes to the file system on which what `handle` refers to lies.
 pub(super) fn is_local(handle: impl AsFd) -> bool {
     let kind = rustix::fs::fstatfs(handle).map(|stat| stat.f_type as u32);
     kind.is_ok_and(|kind| LOCAL_FILE_SYSTEMS.contains(&kind))
@@ -349,6 +353,30 @@ fn granted() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::StreamExt;
+    use globalfs_proto::SiteName;
+
+    #[tokio::test]
+    async fn for_a_directory_too_many_another_is_given_up_and_that_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |text: &str| GlobalPath::new(text.as_bytes()).unwrap();
+        for name in ["a", "b", "c"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let tree = Tree::open(dir.path(), &SiteName::new("onprem").unwrap()).unwrap();
+        let watcher = Watcher::of_at_most(dir.path(), 3).unwrap();
+        let mut changes = watcher.hub().subscribe();
+        for name in ["/", "/a", "/b", "/a", "/c"] {
+            assert!(watcher.watch(&tree, &path(name)), "{name}");
+            assert!(watcher.len() <= 3);
+        }
+        let told = changes.next().await.unwrap();
+        let whole = ChangedDirectory { path: path("/b"), names: Vec::new() };
+        assert_eq!(told.directories, [whole], "the one that was told longest ago and is above no other");
+        std::fs::write(dir.path().join("b/unseen"), "").unwrap();
+        std::fs::write(dir.path().join("c/seen"), "").unwrap();
+        assert_eq!(changes.next().await.unwrap().directories[0].path, path("/c"));
+    }
 
     #[test]
     fn mounts_elsewhere_are_none_of_ours() {

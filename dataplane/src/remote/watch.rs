@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
-/// How long before its end an answer is replaced.
-const RENEW_BEFORE: Duration = Duration::from_secs(60);
+/// The last part of an answer's time, in which the next one takes over: a minute of ten.
+const RENEWED_IN: u32 = 10;
 
 /// Messages held for a reader that is slow; then the peer is slowed down, which knows how to shorten them.
 const MESSAGES_AHEAD: usize = 64;
@@ -25,8 +25,8 @@ const MESSAGES_AHEAD: usize = 64;
 /// What a peer is given to begin.
 const BEGIN_LIMIT: Duration = Duration::from_secs(30);
 
-const _: () = assert!(BEGIN_LIMIT.as_secs() < RENEW_BEFORE.as_secs());
-const _: () = assert!(RENEW_BEFORE.as_secs() * 2 < MAX_DEADLINE.as_secs());
+const _: () = assert!(BEGIN_LIMIT.as_secs() < MAX_DEADLINE.as_secs() / RENEWED_IN as u64);
+const _: () = assert!(RENEWED_IN > 2);
 
 /// Subscribes. Requests name the new subscription from now on, and no older one.
 pub(super) fn watch(remote: &Remote, heartbeat: Duration) -> ChangeStream {
@@ -55,7 +55,7 @@ async fn tell(remote: &Remote, number: u64, heartbeat: Duration, sender: &Sender
     let mut readers = JoinSet::new();
     let begin = async || begin(remote, number, heartbeat).await;
     readers.spawn(hand_on(remote.clone(), begin().await?, sender.clone()));
-    let mut renewal = interval(MAX_DEADLINE - RENEW_BEFORE);
+    let mut renewal = interval(remote.watch_time - remote.watch_time / RENEWED_IN);
     renewal.tick().await;
     loop {
         tokio::select! {
@@ -75,7 +75,7 @@ async fn tell(remote: &Remote, number: u64, heartbeat: Duration, sender: &Sender
 /// Returns when the peer has begun to tell.
 async fn begin(remote: &Remote, subscription: u64, heartbeat: Duration) -> FsResult<Answer> {
     let heartbeat_ms = u32::try_from(heartbeat.as_millis()).expect("a heartbeat is below its limit");
-    let asked = remote.ask(Request::Watch { subscription, heartbeat_ms }, Deadline::after(MAX_DEADLINE));
+    let asked = remote.ask(Request::Watch { subscription, heartbeat_ms }, Deadline::after(remote.watch_time));
     timeout(BEGIN_LIMIT, asked).await.unwrap_or(Err(FsError::Deadline))
 }
 

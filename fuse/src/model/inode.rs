@@ -125,6 +125,7 @@ impl InodeTable {
             atime_ns: 0,
             mtime_ns: 0,
             ctime_ns: 0,
+            no_xattrs: false,
         };
         let parent = NodeId::ROOT;
         let root = Node { attr, parent, name: Box::default(), lookups: 1, open_handles: 0, children: 0 };

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 fn attr(inode: u64, kind: FileKind, ctime_ns: i64) -> Attr {
     let file = FileId { origin: 7, inode };
     let (mode, nlink, uid, gid, rdev, size, blocks) = (0o644, 1, 0, 0, 0, 3, 8);
-    Attr { file, kind, mode, nlink, uid, gid, rdev, size, blocks, atime_ns: 0, mtime_ns: 0, ctime_ns }
+    let (atime_ns, mtime_ns, no_xattrs) = (0, 0, false);
+    Attr { file, kind, mode, nlink, uid, gid, rdev, size, blocks, atime_ns, mtime_ns, ctime_ns, no_xattrs }
 }
 
 fn file(inode: u64) -> Attr {

@@ -71,6 +71,7 @@ impl MemoryVolume {
             atime_ns: time,
             mtime_ns: time,
             ctime_ns: time,
+            no_xattrs: false,
         };
         tree.entries.insert(path.clone(), (attr, content));
         attr
@@ -165,9 +166,7 @@ impl Volume for MemoryVolume {
         self.lists.fetch_add(1, Ordering::Relaxed);
         let tree = self.tree.lock();
         let children = tree.entries.range(path.clone()..).filter(|(p, _)| p.parent().as_ref() == Some(path));
-        Ok(children
-            .map(|(p, (attr, _))| DirEntry { name: Bytes::copy_from_slice(p.name()), attr: *attr })
-            .collect())
+        Ok(children.map(|(p, (attr, _))| DirEntry::new(Bytes::copy_from_slice(p.name()), *attr)).collect())
     }
 
     async fn read_link(&self, path: &GlobalPath) -> FsResult<Bytes> {

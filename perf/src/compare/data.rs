@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +19,11 @@ const CHUNK_BYTES: u64 = 128 * 1024;
 pub(crate) const TREE_FOLDERS: usize = 40;
 const FILES_EACH: usize = 50;
 const MEAN_FILE_BYTES: usize = 8192;
+
+/// What a directory of which everything is looked at contains, and how many of it are links.
+pub(crate) const DIRECTORY_ENTRIES: usize = 500;
+const DIRECTORY_LINKS: usize = 20;
+const DIRECTORY_FILE_BYTES: usize = 64;
 
 /// Directories and files that stand beside what the phases read, as in a tree that is used.
 const OTHER_FOLDERS: usize = 20;
@@ -69,6 +74,20 @@ pub(crate) fn write_tree(root: &Path, seed: u64) -> Result<u64> {
         }
     }
     Ok(bytes)
+}
+
+/// Writes a directory of small files and a few links to them, and gives the sum of their sizes.
+pub(crate) fn write_directory(root: &Path, seed: u64) -> Result<u64> {
+    for number in 0..DIRECTORY_ENTRIES {
+        let file = root.join(format!("output-{number:03}.dat"));
+        if number < DIRECTORY_LINKS {
+            create_parent(&file)?;
+            symlink(format!("output-{:03}.dat", DIRECTORY_ENTRIES - 1 - number), file)?;
+        } else {
+            write_small(&file, seed + number as u64, DIRECTORY_FILE_BYTES)?;
+        }
+    }
+    Ok(((DIRECTORY_ENTRIES - DIRECTORY_LINKS) * DIRECTORY_FILE_BYTES) as u64)
 }
 
 /// The directory of that number in a tree.

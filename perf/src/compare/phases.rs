@@ -1,9 +1,9 @@
 //! How each phase is measured: the data that it needs at the origin, and what is done on a mount.
 
-use super::data::{self, TREE_FOLDERS, tree_folder};
+use super::data::{self, DIRECTORY_ENTRIES, TREE_FOLDERS, tree_folder};
 use super::model::{Content, Phase, Unit};
 use super::python;
-use super::reader::{read_all, read_at, read_large, read_small, walk, within};
+use super::reader::{look_closely, read_all, read_at, read_large, read_small, walk, within};
 use super::systems::{MOUNTS, System};
 use crate::wan::Wan;
 use anyhow::{Context, Result, ensure};
@@ -86,6 +86,7 @@ pub(crate) fn prepare(phase: Phase, origin: &Path, round: u64, scale: f64) -> Re
         Phase::Lone => lone_files(&at, seed)?,
         Phase::Further => further_files(&at, seed)?,
         Phase::Walk | Phase::Tree | Phase::EarlyTree => data::write_tree(&at, seed)?,
+        Phase::Details => data::write_directory(&at, seed)?,
         Phase::Import => data::write_package(&at, seed)?,
         Phase::Text => large(Content::Text, 256)?,
         Phase::Field => large(Content::Field, 256)?,
@@ -161,6 +162,7 @@ impl Prepared {
             Phase::Further => self.further(at, setting),
             Phase::Random => self.random(at, setting),
             Phase::Walk => self.walk(at, setting),
+            Phase::Details => self.details(at, setting),
             Phase::Tree => self.tree(at, setting),
             Phase::EarlyTree => self.early_tree(at, setting),
             Phase::EarlyFile => self.early_file(at, setting),
@@ -218,6 +220,12 @@ impl Prepared {
     fn walk(&self, at: PathBuf, setting: Setting<'_>) -> Result<Vec<f64>> {
         let (took, files) = timed(setting.limit, move |until| walk(&at, until))?;
         ensure!(files.len() == 2000, "{} files instead of 2,000", files.len());
+        Ok(vec![took.as_secs_f64()])
+    }
+
+    fn details(&self, at: PathBuf, setting: Setting<'_>) -> Result<Vec<f64>> {
+        let (took, entries) = timed(setting.limit, move |until| look_closely(&at, until))?;
+        ensure!(entries == DIRECTORY_ENTRIES, "{entries} entries instead of {DIRECTORY_ENTRIES}");
         Ok(vec![took.as_secs_f64()])
     }
 

@@ -102,6 +102,24 @@ pub(crate) fn walk(root: &Path, until: Until) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Looks at each entry of a directory as `ls -l` does, and gives their number: attributes, whether there is an access
+/// control list, and where links point.
+pub(crate) fn look_closely(folder: &Path, until: Until) -> Result<usize> {
+    let mut entries = 0;
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        until.check()?;
+        let path = entry?.path();
+        if fs::symlink_metadata(&path)?.is_symlink() {
+            fs::read_link(&path)?;
+        } else {
+            // That there is none is an error, and not every file system knows any.
+            let _ = rustix::fs::lgetxattr(&path, "system.posix_acl_access", &mut [0_u8; 1024]);
+        }
+        entries += 1;
+    }
+    Ok(entries)
+}
+
 /// Reads files one after another and gives the bytes read.
 pub(crate) fn read_all(files: &[PathBuf], until: Until) -> Result<u64> {
     files.iter().try_fold(0, |sum, path| {
@@ -122,6 +140,7 @@ mod tests {
         fs::write(deep.join("x"), [1; 5000]).unwrap();
         fs::write(dir.path().join("y"), [2; 10]).unwrap();
         let until = Until::after(Duration::from_secs(60));
+        assert_eq!(look_closely(dir.path(), until).unwrap(), 2);
         let files = walk(dir.path(), until).unwrap();
         assert_eq!(files.len(), 2);
         assert_eq!(read_all(&files, until).unwrap(), 5010);

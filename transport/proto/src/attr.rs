@@ -69,7 +69,7 @@ impl FileKind {
     }
 }
 
-/// The attributes of a file, as `stat(2)` tells them at its master.
+/// The attributes of a file, as `stat(2)` tells them at its master, and whether it has extended ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attr {
     /// Which file.
@@ -96,6 +96,9 @@ pub struct Attr {
     pub mtime_ns: i64,
     /// Last change of content or attributes, ns since 1970.
     pub ctime_ns: i64,
+    /// It has no extended attributes, access control lists among them. Where it has some, or its origin does not
+    /// tell, this is false.
+    pub no_xattrs: bool,
 }
 
 impl Attr {
@@ -112,6 +115,16 @@ pub struct DirEntry {
     pub name: Bytes,
     /// Its attributes.
     pub attr: Attr,
+    /// Where a symbolic link points, if that is told along: 1 to
+    /// [`MAX_LISTED_TARGET`](crate::limits::MAX_LISTED_TARGET) bytes.
+    pub target: Option<Box<[u8]>>,
+}
+
+impl DirEntry {
+    /// A name of which nothing is told but its attributes.
+    pub fn new(name: Bytes, attr: Attr) -> Self {
+        Self { name, attr, target: None }
+    }
 }
 
 /// Totals of the file system that holds an origin, as `statvfs(3)`.

@@ -106,10 +106,10 @@ impl Writer {
         self.u64(v.file.origin).u64(v.file.inode).u64(v.size).i64(v.mtime_ns).i64(v.ctime_ns)
     }
 
-    /// Attributes, 81 bytes.
+    /// Attributes, 82 bytes.
     pub fn attr(&mut self, a: &Attr) -> &mut Self {
         self.version(&a.version()).u8(a.kind as u8).u32(a.mode).u32(a.nlink).u32(a.uid).u32(a.gid);
-        self.u64(a.rdev).u64(a.blocks).i64(a.atime_ns)
+        self.u64(a.rdev).u64(a.blocks).i64(a.atime_ns).u8(u8::from(a.no_xattrs))
     }
 
     /// Totals of a file system.
@@ -211,7 +211,26 @@ impl Reader {
         let kind = FileKind::from_wire(kind).ok_or(DecodeError::Unknown("file kind", kind))?;
         let (mode, nlink, uid, gid) = (self.u32()?, self.u32()?, self.u32()?, self.u32()?);
         let (rdev, blocks, atime_ns) = (self.u64()?, self.u64()?, self.i64()?);
-        Ok(Attr { file, kind, mode, nlink, uid, gid, rdev, size, blocks, atime_ns, mtime_ns, ctime_ns })
+        let no_xattrs = match self.u8()? {
+            0 => false,
+            1 => true,
+            other => return Err(DecodeError::Unknown("attribute flags", other)),
+        };
+        Ok(Attr {
+            file,
+            kind,
+            mode,
+            nlink,
+            uid,
+            gid,
+            rdev,
+            size,
+            blocks,
+            atime_ns,
+            mtime_ns,
+            ctime_ns,
+            no_xattrs,
+        })
     }
 
     /// A name in a directory, checked.

@@ -60,6 +60,9 @@ pub const MAX_ENTRIES_BELOW: u32 = 16 * 1024;
 /// lookup in a directory with a million names costs one small answer.
 pub const MAX_ENTRIES_UNASKED: usize = 4096;
 
+/// Bytes of a link's target that is told in a listing; most are shorter, and longer ones are asked for.
+pub const MAX_LISTED_TARGET: usize = 255;
+
 /// Directories in one message of changes.
 pub const MAX_CHANGES: usize = 256;
 

@@ -5,14 +5,14 @@
 //!
 //! *Invariant:* decoding allocates no more than a small multiple of what it was given.
 
-use crate::attr::{Attr, DirEntry};
+use crate::attr::{Attr, DirEntry, FileKind};
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::limits::{MAX_CHANGES, MAX_LIST_PART, MAX_NAMES_PER_CHANGE};
+use crate::limits::{MAX_CHANGES, MAX_LIST_PART, MAX_LISTED_TARGET, MAX_NAMES_PER_CHANGE};
 use crate::path::GlobalPath;
 use bytes::Bytes;
 
 /// Bytes of encoded attributes.
-const ATTR_SIZE: usize = 81;
+const ATTR_SIZE: usize = 82;
 
 /// How the entries of a part travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,8 @@ impl Changes {
     }
 }
 
-/// The body of a part: the number of entries, their names, their attributes by the byte.
+/// The body of a part: the number of entries, their names, their attributes by the byte, and where each symbolic
+/// link among them points; no bytes where that is not told.
 pub fn encode_entries(entries: &[DirEntry]) -> Bytes {
     let mut w = Writer::new();
     w.u32(u32::try_from(entries.len()).expect("a part has few entries"));
@@ -88,6 +89,9 @@ pub fn encode_entries(entries: &[DirEntry]) -> Bytes {
         attrs.attr(&entry.attr);
     }
     w.raw(&transposed(&attrs.finish(), ATTR_SIZE));
+    for link in entries.iter().filter(|entry| entry.attr.kind == FileKind::Symlink) {
+        w.bytes(link.target.as_deref().unwrap_or_default());
+    }
     w.finish()
 }
 
@@ -101,10 +105,23 @@ pub fn decode_entries(body: Bytes) -> Result<Vec<DirEntry>, DecodeError> {
         return Err(DecodeError::OutOfRange("the number of entries"));
     }
     let names = (0..count).map(|_| r.name()).collect::<Result<Vec<_>, _>>()?;
-    let attrs = r.raw(count * ATTR_SIZE)?;
+    let mut attrs = Reader::new(transposed(&r.raw(count * ATTR_SIZE)?, count).into());
+    let decode_entry = |name| {
+        let attr = attrs.attr()?;
+        let target = if attr.kind == FileKind::Symlink { decode_target(&mut r)? } else { None };
+        Ok(DirEntry { name, attr, target })
+    };
+    let entries = names.into_iter().map(decode_entry).collect::<Result<_, DecodeError>>()?;
     r.finish()?;
-    let mut attrs = Reader::new(transposed(&attrs, count).into());
-    names.into_iter().map(|name| Ok(DirEntry { name, attr: attrs.attr()? })).collect()
+    Ok(entries)
+}
+
+fn decode_target(r: &mut Reader) -> Result<Option<Box<[u8]>>, DecodeError> {
+    let target = r.bytes()?;
+    if target.len() > MAX_LISTED_TARGET {
+        return Err(DecodeError::OutOfRange("the target of a link"));
+    }
+    Ok((!target.is_empty()).then(|| target[..].into()))
 }
 
 /// `table`, whose rows are `width` bytes long, column by column.
@@ -183,13 +200,14 @@ fn limited(count: u32, most: usize) -> Result<usize, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attr::{FileId, FileKind};
+    use crate::attr::FileId;
     use proptest::prelude::*;
 
+    /// Every second one is a link, every fourth one with a target.
     fn entry(name: Vec<u8>, n: u64) -> DirEntry {
         let attr = Attr {
             file: FileId { origin: n.rotate_left(7), inode: n },
-            kind: FileKind::Regular,
+            kind: if n.is_multiple_of(2) { FileKind::Symlink } else { FileKind::Regular },
             mode: 0o644,
             nlink: 1,
             uid: n as u32,
@@ -200,8 +218,11 @@ mod tests {
             atime_ns: 4,
             mtime_ns: -(n as i64 >> 1),
             ctime_ns: n as i64,
+            no_xattrs: n.is_multiple_of(3),
         };
-        DirEntry { name: name.into(), attr }
+        let length = n as usize % MAX_LISTED_TARGET + 1;
+        let target = n.is_multiple_of(4).then(|| vec![b't'; length].into());
+        DirEntry { name: name.into(), attr, target }
     }
 
     proptest! {
@@ -225,6 +246,9 @@ mod tests {
         assert!(decode_entries(body.slice(..body.len() - 1)).is_err());
         assert!(decode_entries([&body[..], b"x"].concat().into()).is_err());
         assert!(decode_entries(vec![0xff; 64].into()).is_err());
+        let mut target = entry(b"a".to_vec(), 4);
+        target.target = Some(vec![b't'; MAX_LISTED_TARGET + 1].into());
+        assert!(matches!(decode_entries(encode_entries(&[target])), Err(DecodeError::OutOfRange(_))));
         let mut slash = body.to_vec();
         slash[8] = b'/';
         assert!(matches!(decode_entries(slash.into()), Err(DecodeError::Path(_))));

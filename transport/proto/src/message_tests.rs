@@ -18,6 +18,7 @@ fn attr() -> Attr {
         atime_ns: 4,
         mtime_ns: 5,
         ctime_ns: -6,
+        no_xattrs: true,
     }
 }
 
@@ -72,9 +73,9 @@ fn responses_have_their_frozen_form() {
     };
     let attr_hex = "01000000000000000200000000000000030000000000000005000000000000\
                     00faffffffffffffff01a401000001000000e80300006400000000000000000\
-                    0000008000000000000000400000000000000";
+                    000000800000000000000040000000000000001";
     check(Response::Attr(attr()), &format!("01{attr_hex}"));
-    let body = encode_entries(&[DirEntry { name: Bytes::from_static(b"f\n"), attr: attr() }]);
+    let body = encode_entries(&[DirEntry::new(Bytes::from_static(b"f\n"), attr())]);
     assert_eq!(hex(&body), format!("0100000002000000660a{attr_hex}"), "of one entry the order stays");
     let part = DirectoryPart {
         path: path(),
@@ -86,8 +87,15 @@ fn responses_have_their_frozen_form() {
         length: body.len() as u32,
         body: body.clone(),
     };
-    let golden = format!("02040000002f612fff{attr_hex}05005b0000005b000000{}", hex(&body));
+    let golden = format!("02040000002f612fff{attr_hex}05005c0000005c000000{}", hex(&body));
     check(Response::Directory(part), &golden);
+    let link = Attr { kind: FileKind::Symlink, no_xattrs: false, ..attr() };
+    let link = DirEntry { target: Some(b"to"[..].into()), ..DirEntry::new(Bytes::from_static(b"l"), link) };
+    let untold = DirEntry { target: None, ..link.clone() };
+    let link_hex = format!("{}03{}00", &attr_hex[..80], &attr_hex[82..162]);
+    let golden = format!("01000000010000006c{link_hex}");
+    assert_eq!(hex(&encode_entries(&[link])), format!("{golden}02000000746f"));
+    assert_eq!(hex(&encode_entries(&[untold])), format!("{golden}00000000"));
     check(Response::Bytes(Bytes::from_static(b"xy")), "03020000007879");
     let hash = ChunkHash([0xab; 32]);
     let encodings = [

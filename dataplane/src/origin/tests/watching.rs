@@ -5,11 +5,13 @@ use crate::source::{ChangeStream, Directory, Source};
 use futures_util::StreamExt;
 use globalfs_proto::GlobalPath;
 use globalfs_proto::limits::MAX_ENTRIES_UNASKED;
+use rustix::fs::XattrFlags;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -75,10 +77,12 @@ async fn each_kind_of_change_of_a_name_is_told() {
     fs::write(watched.at("file"), "old").unwrap();
     fs::create_dir(watched.at("dir")).unwrap();
     watched.list("/").await;
-    let changes: [(&str, Change<'_>); 9] = [
+    let changes: [(&str, Change<'_>); 11] = [
         ("/file", &|at| fs::write(at, "new").unwrap()),
         ("/file", &|at| File::options().append(true).open(at).unwrap().write_all(b"x").unwrap()),
         ("/file", &|at| fs::set_permissions(at, fs::Permissions::from_mode(0o600)).unwrap()),
+        ("/file", &|at| rustix::fs::setxattr(at, "user.a", b"1", XattrFlags::empty()).unwrap()),
+        ("/file", &|at| rustix::fs::removexattr(at, "user.a").unwrap()),
         ("/file", &|at| File::options().write(true).open(at).unwrap().set_len(1).unwrap()),
         ("/file", &|at| fs::remove_file(at).unwrap()),
         ("/link", &|at| symlink("there", at).unwrap()),
@@ -180,4 +184,54 @@ async fn a_storm_of_changes_is_told_or_everything_is() {
     assert!(listing.watched, "and it goes on");
     fs::write(watched.at("again"), "x").unwrap();
     watched.expect(&["/again"]).await;
+}
+
+/// Says to the process of its own in which a test runs that it is that process.
+const INSIDE: &str = "GLOBALFS_TEST_FEW_WATCHES";
+
+/// In a user namespace of its own, whose limit alone is lowered.
+#[test]
+fn where_the_kernel_grants_no_more_watches_directories_are_told_as_not_watched() {
+    const NAME: &str = "origin::tests::watching::where_the_kernel_grants_no_more_watches_directories_are_told_as_not_watched";
+    if std::env::var_os(INSIDE).is_some() {
+        return with_three_watches();
+    }
+    let limit = "echo 3 > /proc/sys/user/max_inotify_watches";
+    let namespace = |command: &str| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "sh", "-c", command]).env(INSIDE, "1");
+        unshare.arg("sh").arg(std::env::current_exe().unwrap());
+        unshare.output()
+    };
+    if !namespace(limit).is_ok_and(|tried| tried.status.success()) {
+        return super::skip("user namespaces");
+    }
+    let run = namespace(&format!("{limit} && exec \"$1\" --exact {NAME} --nocapture")).unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn with_three_watches() {
+    let mut watched = Watched::new().await;
+    for name in ["a", "b", "c"] {
+        fs::create_dir(watched.at(name)).unwrap();
+        fs::write(watched.at(name).join("file"), "x").unwrap();
+    }
+    let is_watched = async |watched: &Watched, path: &str| {
+        let listing = watched.fixture.origin.list(&global(path), soon()).await.unwrap();
+        assert!(listing.complete && !listing.is_empty(), "{path} is told, however it is watched");
+        listing.watched
+    };
+    for (path, expected) in
+        [("/", true), ("/a", true), ("/b", true), ("/c", false), ("/c", false), ("/a", true)]
+    {
+        assert_eq!(is_watched(&watched, path).await, expected, "{path}");
+    }
+    fs::write(watched.at("a/file"), "y").unwrap();
+    fs::write(watched.at("c/file"), "y").unwrap();
+    watched.expect(&["/a/file"]).await;
+    fs::remove_dir_all(watched.at("b")).unwrap();
+    assert!(watched.told().await.contains("/b"));
+    assert!(is_watched(&watched, "/c").await, "there is room again");
 }

@@ -25,6 +25,8 @@ pub(crate) enum Phase {
     Random,
     /// Names and attributes of a tree.
     Walk,
+    /// What a long listing of one directory asks.
+    Details,
     /// A tree's files one after another.
     Tree,
     /// A large file that does not compress, from its beginning to its end.
@@ -100,11 +102,12 @@ pub(crate) struct Reference {
 
 impl Phase {
     /// Every phase, in the order in which they are run and shown.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Lone,
         Self::Further,
         Self::Random,
         Self::Walk,
+        Self::Details,
         Self::Tree,
         Self::Sequential,
         Self::SequentialLoss,
@@ -140,6 +143,7 @@ impl Phase {
             Self::Further => "further",
             Self::Random => "random",
             Self::Walk => "walk",
+            Self::Details => "details",
             Self::Tree => "tree",
             Self::Sequential => "sequential",
             Self::SequentialLoss => "sequential-loss",
@@ -171,6 +175,7 @@ impl Phase {
             Self::Further => "the same, further files under directories already seen",
             Self::Random => "random 4 KiB reads in a file of 512 MiB, mean of 64 with the open",
             Self::Walk => "walk + stat of 2,000 files in 40 directories",
+            Self::Details => "ls -l of 480 files and 20 links: attributes, one extended one, targets",
             Self::Tree => "reading that tree file by file, 16 MB of noise",
             Self::Sequential => "sequential, noise",
             Self::SequentialLoss => "sequential, noise, 0.1 % loss",
@@ -192,7 +197,7 @@ impl Phase {
     pub(crate) fn unit(self) -> Unit {
         match self {
             Self::Lone | Self::Further | Self::Random => Unit::RoundTrips,
-            Self::Walk | Self::Tree | Self::Import => Unit::Seconds,
+            Self::Walk | Self::Details | Self::Tree | Self::Import => Unit::Seconds,
             Self::Sequential | Self::SequentialLoss | Self::SequentialFar => Unit::MegabytesPerSecond,
             Self::Text | Self::Dedup | Self::Field => Unit::OfLink,
             Self::EarlyTree | Self::EarlyFile => Unit::OfRead,
@@ -223,7 +228,7 @@ impl Phase {
         let rtt_s = reference.rtt.as_secs_f64();
         let transfer_s = reference.read_bytes as f64 / reference.bytes_per_s + rtt_s;
         match self {
-            Self::Walk => rtt_s,
+            Self::Walk | Self::Details => rtt_s,
             Self::Tree => transfer_s,
             // What a processor needs for the same import is no smaller over a link.
             Self::Import => transfer_s.max(reference.local_s),
@@ -241,7 +246,7 @@ impl Phase {
             Self::Lone => 2.2,
             Self::Further => 1.1,
             Self::Random => 1.15,
-            Self::Walk => 0.25,
+            Self::Walk | Self::Details => 0.25,
             Self::Tree => 0.8,
             Self::Sequential => 112.0,
             Self::SequentialLoss => 100.0,
@@ -317,6 +322,7 @@ mod tests {
         };
         check(Phase::Lone, 1.0);
         check(Phase::Walk, 0.04);
+        check(Phase::Details, 0.04);
         check(Phase::Tree, 0.168);
         check(Phase::Sequential, 125.0);
         check(Phase::Text, 3.0);
