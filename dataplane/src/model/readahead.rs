@@ -55,16 +55,10 @@ const SLACK_BYTES: u64 = 1024 * 1024;
 /// Chunks of one request: several are under way at the same time.
 const REQUEST_CHUNKS: u64 = 16;
 
-/// A large first read of a large file is believed for this part of the file, where that is more than what it is for
-/// others, and for at most so many times that.
-const FIRST_PART: u64 = 128;
-const MAX_FIRST: u64 = 4;
-
 /// How much a reader may cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// What a large first read at the start of a file asks for ahead, and up to four times as much where that is less
-    /// than a 128th of the file; also the first window of any reader.
+    /// What a large first read at the start of a file asks for ahead; also the first window of any reader.
     pub first_bytes: u64,
     /// The largest window of one reader.
     pub reader_bytes: u64,
@@ -77,15 +71,6 @@ pub struct Read {
     pub range: ByteRange,
     /// Whether it has to wait for the upstream.
     pub stalled: bool,
-}
-
-impl Limits {
-    /// For a file of `size` bytes.
-    fn of(self, size: u64) -> Self {
-        let first_bytes =
-            (size / FIRST_PART).clamp(self.first_bytes, self.first_bytes.saturating_mul(MAX_FIRST));
-        Self { first_bytes, ..self }
-    }
 }
 
 /// All readers of a hop.
@@ -145,7 +130,7 @@ impl ReadAhead {
     /// What to fetch ahead, given `read`, in the order in which it will be wanted; at most `room` bytes. All of
     /// it lies within the file.
     pub fn read(&mut self, content: Version, read: Read, room: u64) -> Vec<ChunkSpan> {
-        let limits = self.limits.of(content.size);
+        let limits = self.limits;
         let known = self.contents.get_or_insert_mut(content, Content::default);
         let reader = known.reader_of(read.range, limits);
         let times = if known.pace.is_growing() { CEILING_OF_START } else { CEILING };

@@ -126,8 +126,8 @@ fn a_sequential_reader_uses_the_link_after_three_round_trips() {
 
 /// With the first round trip, in which nothing can come.
 #[test]
-fn the_whole_start_costs_less_than_three_round_trips() {
-    for (size, round_trip_ms, most) in [(64 * MIB, 40, 2.2), (512 * MIB, 40, 1.5), (512 * MIB, 150, 2.8)] {
+fn the_whole_start_costs_few_round_trips() {
+    for (size, round_trip_ms, most) in [(64 * MIB, 40, 2.3), (512 * MIB, 40, 2.3), (512 * MIB, 150, 3.7)] {
         let mut simulation = Simulation::new(size, round_trip_ms, 125_000_000);
         simulation.read_sequentially(MIB);
         let lost = simulation.now.as_secs_f64() - size as f64 / 125_000_000.0;
@@ -241,7 +241,7 @@ proptest! {
             let at = (first + n) * step;
             simulation.read(if backwards { size - at - step } else { at }, step);
         }
-        let believed = if first == 0 && !backwards && step >= CHUNK_SIZE { 4 * MIB } else { 0 };
+        let believed = if first == 0 && !backwards && step >= CHUNK_SIZE { MIB } else { 0 };
         let most = simulation.read + simulation.read.max(believed) + 3 * CHUNK_SIZE;
         prop_assert!(simulation.moved() <= most, "{} moved, {} read", simulation.moved(), simulation.read);
     }
