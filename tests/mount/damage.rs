@@ -12,6 +12,9 @@ use std::time::Duration;
 const CHUNK: u64 = 128 * 1024;
 const CHUNKS: u64 = 30;
 
+/// More than a mount holds in memory.
+const OTHER_BYTES: u64 = 200 * CHUNK;
+
 /// A kind of damage: what it does to a data file and its sidecar, and how many of its chunks it spoils.
 type Damage = (&'static str, fn(&File, &File), u64);
 
@@ -40,18 +43,19 @@ fn content() -> Vec<u8> {
     noise(5, (CHUNKS * CHUNK) as usize - 1000)
 }
 
-/// The one data file in a cache and its sidecar.
+/// The data file in a cache that is none of the others', and its sidecar.
 fn cache_files(dir: &Path) -> (File, File) {
     let fans = fs::read_dir(dir.join("files")).unwrap().map(|fan| fan.unwrap().path());
     let files: Vec<PathBuf> =
         fans.flat_map(|fan| fs::read_dir(fan).unwrap().map(|f| f.unwrap().path())).collect();
-    let open = |kind: &str| {
-        let of_kind: Vec<_> =
-            files.iter().filter(|path| path.extension().is_some_and(|e| e == kind)).collect();
-        assert_eq!(of_kind.len(), 1, "{files:?}");
-        OpenOptions::new().read(true).write(true).open(of_kind[0]).unwrap()
+    let is_ours = |path: &&PathBuf| {
+        let is_data = path.extension().is_some_and(|kind| kind == "data");
+        is_data && path.metadata().unwrap().len() != OTHER_BYTES
     };
-    (open("data"), open("side"))
+    let ours: Vec<_> = files.iter().filter(is_ours).collect();
+    assert_eq!(ours.len(), 1, "{files:?}");
+    let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path).unwrap();
+    (open(ours[0]), open(&ours[0].with_extension("side")))
 }
 
 /// Reads past the kernel's page cache of the mount.
@@ -78,7 +82,20 @@ fn wait_until_stored(test: &TestCluster, daemon: &str) {
 }
 
 fn start(test: &str) -> Option<TestCluster> {
-    can_mount(test).then(|| long_memory().start(|origin| fs::write(origin.join("file"), content()).unwrap()))
+    let fill = |origin: &Path| {
+        fs::write(origin.join("file"), content()).unwrap();
+        for number in 0..DAMAGES.len() {
+            File::create(origin.join(format!("other-{number}"))).unwrap().set_len(OTHER_BYTES).unwrap();
+        }
+    };
+    can_mount(test).then(|| long_memory().start(fill))
+}
+
+/// A mount holds what it fetched ahead in memory for a while: as much again drives it out.
+fn drive_out_of_memory(mount: &Path) -> impl FnMut() {
+    let mount = mount.to_owned();
+    let mut others = (0..).map(move |number| mount.join(format!("other-{number}")));
+    move || drop(fs::read(others.next().unwrap()).unwrap())
 }
 
 /// Damages the cache of `daemon` while it runs; `read` must bring right bytes and mend it.
@@ -86,10 +103,12 @@ fn check_running(
     test: &mut TestCluster,
     daemon: &str,
     dir: &Path,
+    mut drive_out: impl FnMut(),
     mut read: impl FnMut(&mut TestCluster) -> Vec<u8>,
 ) {
     assert!(read(test) == content());
     for (name, damage, spoiled) in DAMAGES {
+        drive_out();
         wait_until_stored(test, daemon);
         let before = counts(test, daemon);
         let (data, side) = cache_files(dir);
@@ -131,7 +150,7 @@ fn check_restarts(
 fn damage_in_a_sites_cache_is_mended_while_it_runs() {
     let Some(mut test) = start("damage_in_a_sites_cache_is_mended_while_it_runs") else { return };
     let dir = test.cluster.site_cache_dir("cloud");
-    check_running(&mut test, "cloud", &dir, read_as_new_node());
+    check_running(&mut test, "cloud", &dir, || {}, read_as_new_node());
 }
 
 #[test]
@@ -162,10 +181,16 @@ fn read_as_new_node() -> impl FnMut(&mut TestCluster) -> Vec<u8> {
 #[test]
 fn damage_in_a_nodes_cache_is_mended_while_it_runs() {
     let Some(mut test) = start("damage_in_a_nodes_cache_is_mended_while_it_runs") else { return };
+    let early = test.mount("early", "cloud");
+    let mut read_other = drive_out_of_memory(&early);
+    DAMAGES.iter().for_each(|_| read_other());
+    assert!(read_anew(&early) == content());
+    wait_until_stored(&test, "cloud");
+    let before = counts(&test, "cloud");
     let mount = test.mount("node", "cloud");
     let dir = test.cluster.dir().join("node/cache");
-    check_running(&mut test, "node", &dir, |_| read_anew(&mount));
-    assert_eq!(counts(&test, "cloud"), (0, CHUNKS), "the site had it all");
+    check_running(&mut test, "node", &dir, drive_out_of_memory(&mount), |_| read_anew(&mount));
+    assert_eq!(counts(&test, "cloud"), before, "the site had it all");
 }
 
 #[test]
