@@ -6,9 +6,8 @@
 //! `find` would, inside what the reader has already shown to cross.
 //!
 //! *Invariant:* of each walk, the bytes that were fetched ahead and not asked for are never more than those that
-//! were read, or a chunk, which is what the smallest read of a large file moves: so who stops early has moved at
-//! most twice what it read, or a chunk more. Each read gives new credit at once, so that with every round trip twice
-//! as much is under way.
+//! were read: so who stops early has moved at most twice what it read. Each read gives new credit at once, so that
+//! with every round trip twice as much is under way.
 
 use super::walk_order::{DirectoryOrder, fork};
 use globalfs_proto::limits::{CHUNK_SIZE, MAX_FILES_PER_REQUEST, MAX_PACKED_FILE};
@@ -37,9 +36,6 @@ const NEAR: usize = 4;
 /// New credit is used when it is this part of what is under way, so that requests are few.
 const BATCH_PART: u64 = 8;
 const MAX_BATCH_BYTES: u64 = 256 * 1024;
-
-/// What a walk may cause before it has read as much.
-const FIRST_CREDIT: u64 = CHUNK_SIZE;
 
 /// Tells the listing of a directory, if it is known already.
 pub type Known<'a> = &'a dyn Fn(&GlobalPath) -> Option<Arc<[DirEntry]>>;
@@ -144,7 +140,7 @@ impl Walks {
         let first = walk.note(&directory, path.name(), read, known);
         let limit = room.min(self.walk_bytes.saturating_sub(walk.ahead_bytes));
         let asked = if first && walk.is_under_way(&directory) { walk.plan(limit, known) } else { Vec::new() };
-        assert!(walk.ahead_bytes <= walk.credit(), "never more ahead than was read, or a chunk");
+        assert!(walk.ahead_bytes <= walk.read_bytes, "never more ahead than was read");
         if walk.directories.len() <= MAX_DIRECTORIES {
             self.walks.push(walk);
         }
@@ -231,13 +227,8 @@ impl Walk {
         self.steady || self.directories.get(directory).is_some_and(|d| d.read > 1 || d.cursor > 0)
     }
 
-    /// The bytes that may be ahead.
-    fn credit(&self) -> u64 {
-        self.read_bytes.max(FIRST_CREDIT)
-    }
-
     fn plan(&mut self, limit: u64, known: Known<'_>) -> Vec<Ahead> {
-        let mut credit = (self.credit() - self.ahead_bytes).min(limit);
+        let mut credit = (self.read_bytes - self.ahead_bytes).min(limit);
         if self.exhausted || credit < (self.ahead_bytes / BATCH_PART).min(MAX_BATCH_BYTES) {
             return Vec::new();
         }

@@ -106,14 +106,13 @@ fn walk(tree: &Tree, files: &[(GlobalPath, u64)]) -> Outcome {
             outcome.moved_bytes += bytes;
             coming.insert(wanted.path);
         }
-        let most = outcome.read_bytes.max(CHUNK_SIZE);
-        assert!(unread.values().sum::<u64>() <= most, "more ahead than was read");
+        assert!(unread.values().sum::<u64>() <= outcome.read_bytes, "more ahead than was read");
         if !here.contains(file) {
             outcome.round_trips += 1;
             here.extend(coming.drain());
         }
     }
-    assert!(outcome.moved_bytes <= outcome.read_bytes + outcome.read_bytes.max(CHUNK_SIZE));
+    assert!(outcome.moved_bytes <= 2 * outcome.read_bytes);
     outcome
 }
 
@@ -121,7 +120,7 @@ fn walk(tree: &Tree, files: &[(GlobalPath, u64)]) -> Outcome {
 fn a_walk_in_the_order_of_the_listing_doubles_each_round_trip() {
     let tree = Tree::new(1, 40, 50, 16 * 1024);
     let outcome = walk(&tree, &tree.files);
-    assert!(outcome.round_trips <= 11, "{} round trips", outcome.round_trips);
+    assert!(outcome.round_trips <= 18, "{} round trips", outcome.round_trips);
     assert_eq!(outcome.moved_bytes, outcome.read_bytes);
     assert!(outcome.ahead > 1980);
 }
