@@ -76,10 +76,18 @@ impl Adapter {
         Self { shared, lifetimes, runtime }
     }
 
-    /// Does here and now what waits for nothing, so that no other thread has to wake up; the rest becomes a
-    /// task. Their number is that of the callers who wait in the kernel, and of its background requests; a limit
-    /// here would make one request wait for others' deadlines. Memory is the volume's to bound.
+    /// Runs `work` as a task. Their number is that of the callers who wait in the kernel, and of its background
+    /// requests; a limit here would make one request wait for others' deadlines. Memory is the volume's to bound.
     fn spawn<F>(&self, work: impl FnOnce(Arc<Shared>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.runtime.spawn(work(self.shared.clone()));
+    }
+
+    /// Does `work`, of which little is to be computed, here and now if it waits for nothing, so that no other thread
+    /// has to wake up; else it becomes a task.
+    fn answer<F>(&self, work: impl FnOnce(Arc<Shared>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -116,7 +124,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (lifetimes, name) = (self.lifetimes, name.to_owned());
-        self.spawn(|shared| async move {
+        self.answer(|shared| async move {
             match shared.operations.look_up(NodeId(parent.0), name.as_bytes()).await {
                 Ok(node) => {
                     let attr = file_attr(&node);
@@ -137,7 +145,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let lifetime = self.lifetimes.attr;
-        self.spawn(|shared| async move {
+        self.answer(|shared| async move {
             match shared.operations.get_attr(NodeId(node.0)).await {
                 Ok(attr) => reply.attr(&lifetime, &file_attr(&Node { id: NodeId(node.0), attr })),
                 Err(error) => reply.error(shared.fail("getattr", node.0, &error)),
@@ -146,7 +154,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _: &Request, node: INodeNo, reply: ReplyData) {
-        self.spawn(|shared| async move {
+        self.answer(|shared| async move {
             match shared.operations.read_link(NodeId(node.0)).await {
                 Ok(target) => reply.data(&target),
                 Err(error) => reply.error(shared.fail("readlink", node.0, &error)),
@@ -159,7 +167,7 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EROFS);
         }
         let tid = request.pid();
-        self.spawn(|shared| async move {
+        self.answer(|shared| async move {
             match shared.operations.open(NodeId(node.0)).await {
                 Ok(handle) => {
                     // A handle that is gone already is the volume's affair no more.
@@ -183,12 +191,14 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.spawn(|shared| async move {
+        let work = |shared: Arc<Shared>| async move {
             match shared.operations.read(handle.0, offset, length).await {
                 Ok(pieces) => reply_pieces(reply, &pieces),
                 Err(error) => reply.error(shared.fail("read", node.0, &error)),
             }
-        });
+        };
+        // Whole chunks are hashed, which is for all cores to do.
+        if self.shared.operations.is_small(handle.0) { self.answer(work) } else { self.spawn(work) }
     }
 
     fn release(
@@ -219,7 +229,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.spawn(|shared| async move {
+        self.answer(|shared| async move {
             let take = |line: Line<'_>| {
                 let Line { node, offset_after, name } = line;
                 let kind = file_type(node.attr.kind);
@@ -241,7 +251,7 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let lifetime = self.lifetimes.entry.min(self.lifetimes.attr);
-        self.spawn(|shared| async move {
+        self.answer(|shared| async move {
             let take = |line: Line<'_>| {
                 let (attr, name) = (file_attr(&line.node), OsStr::from_bytes(line.name));
                 filled(reply.add(attr.ino, line.offset_after, name, &lifetime, &attr, GENERATION))
@@ -258,7 +268,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _: &Request, node: INodeNo, reply: ReplyStatfs) {
-        self.spawn(|shared| async move {
+        self.answer(|shared| async move {
             match shared.operations.fs_stat(NodeId(node.0)).await {
                 Ok(s) => {
                     let block_size = u32::try_from(s.block_size).unwrap_or(u32::MAX);
@@ -282,7 +292,7 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = name.to_owned();
-        self.spawn(|shared| async move {
+        self.answer(|shared| async move {
             match shared.operations.get_xattr(NodeId(node.0), name.as_bytes()).await {
                 Ok(value) => reply_xattr(reply, &value, size),
                 Err(error) => reply.error(shared.fail("getxattr", node.0, &error)),
@@ -291,7 +301,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, _: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        self.spawn(|shared| async move {
+        self.answer(|shared| async move {
             match shared.operations.list_xattr(NodeId(node.0)).await {
                 Ok(names) => reply_xattr(reply, &names, size),
                 Err(error) => reply.error(shared.fail("listxattr", node.0, &error)),

@@ -12,6 +12,9 @@ use globalfs_proto::{Attr, ByteRange, DirEntry, FileKind, FsError, FsResult, FsS
 use parking_lot::Mutex;
 use std::sync::Arc;
 
+/// Bytes of a file whose reads are not worth another thread: some 10 us of hashing and copying.
+const SMALL_FILE: u64 = 32 * 1024;
+
 /// A file as the kernel is told of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Node {
@@ -120,6 +123,11 @@ impl<V: Volume + ?Sized> Operations<V> {
         let OpenFile { node, version } = self.handles.lock().file(handle)?;
         self.volume.opened(handle, tid, &self.path(node)?, version.size).await;
         Ok(())
+    }
+
+    /// Whether the file behind `handle` is so small that to read it is quickly done, once it is here.
+    pub fn is_small(&self, handle: u64) -> bool {
+        self.handles.lock().file(handle).is_ok_and(|file| file.version.size <= SMALL_FILE)
     }
 
     /// Up to `length` bytes at `offset` of the version that `handle` pins; fewer only at the end.
