@@ -71,6 +71,8 @@ async fn a_flipped_byte_costs_one_file() {
     assert_eq!((left.len(), cache.counters().chunks_damaged), (9, 1));
     let lost = files.iter().find(|file| !left.contains(&file.file.inode)).unwrap();
     assert!(!cache.is_whole(lost));
+    // Of two bundles that have a file the start believes the one that was used last, by the file system's clock.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     assert!(cache.put(lost, &chunk(lost, 0)).await);
     drop(cache);
     assert_eq!(held(&open(dir.path(), 64 * MIB), &files).await.len(), 10, "kept anew, also after a restart");
