@@ -23,9 +23,10 @@ use globalfs_proto::limits::MAX_NAME;
 use std::ffi::OsStr;
 use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 use tokio::runtime::Handle;
 use tracing::debug;
@@ -93,8 +94,9 @@ impl Adapter {
     {
         let _context = self.runtime.enter();
         let mut work = Box::pin(work(self.shared.clone()));
-        // The task polls again, and so leaves a waker of its own.
-        if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+        // The task polls again, and so leaves a waker of its own. As in a task, a panic costs this request alone.
+        let poll = || work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if let Ok(Poll::Pending) = catch_unwind(AssertUnwindSafe(poll)) {
             self.runtime.spawn(work);
         }
     }

@@ -12,7 +12,7 @@ use globalfs_proto::{Attr, ByteRange, DirEntry, FileKind, FsError, FsResult, FsS
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Bytes of a file whose reads are not worth another thread: some 10 us of hashing and copying.
+/// Bytes of a file whose reads are not worth another thread: a quarter of a chunk to hash and copy.
 const SMALL_FILE: u64 = 32 * 1024;
 
 /// A file as the kernel is told of it.

@@ -394,3 +394,16 @@ fn errors_end_and_the_mount_carries_on() {
     check(FsError::Os(38), 95);
     check(FsError::Os(4000), 5);
 }
+
+#[test]
+fn a_bug_costs_one_request() {
+    if !inside("a_bug_costs_one_request") {
+        return;
+    }
+    let mounted = Mounted::new("attr_timeout=0,entry_timeout=0");
+    mounted.volume.file("/f", "content");
+    mounted.volume.break_down(true);
+    assert_eq!(errno(fs::read(mounted.at("f"))), 5);
+    mounted.volume.break_down(false);
+    assert_eq!(fs::read(mounted.at("f")).unwrap(), b"content");
+}

@@ -99,8 +99,8 @@ pub(super) fn whereabouts_of_bundled(bundled: &Bundled) -> Whereabouts {
 }
 
 impl Cache {
-    /// The hashes of consecutive chunks from `first` on, at most `count`, so far as the cache has the chunks
-    /// without a gap. They come from a sidecar or a bundle's table, unverified: a damaged one names no chunk that exists.
+    /// The hashes of consecutive chunks from `first` on, at most `count`, so far as the cache has the chunks without a
+    /// gap. They come from a sidecar or a bundle's table, unverified: a damaged one names no chunk that exists.
     pub(crate) async fn stored_hashes(&self, version: &Version, first: u64, count: usize) -> Vec<ChunkHash> {
         if is_small(version) {
             let held = self.0.find_small(key_of(version)).filter(|_| first == 0 && count > 0);

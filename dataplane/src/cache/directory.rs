@@ -130,9 +130,10 @@ impl Directory {
         remove_file(&data)
     }
 
-    /// Opens a bundle unseen: each of its files is verified when it is read.
+    /// Opens a bundle unseen: each of its files is verified when it is read. Also for writing: a bundle that was
+    /// damaged is made again under the same name, perhaps through the file that is open.
     pub(super) fn open_bundle(&self, key: FileKey) -> io::Result<File> {
-        File::open(self.path(key, "bundle"))
+        OpenOptions::new().read(true).write(true).open(self.path(key, "bundle"))
     }
 
     /// Makes an empty bundle.

@@ -48,8 +48,8 @@
 //! Small files that were kept just now are held in memory as well (see `recent`).
 //!
 //! *Invariants:* no bytes leave that did not match their hash when they were read from the disk or, just before,
-//! arrived; the files never take more space than the quota (directories, and what the file system adds to unusually fragmented files, are not
-//! counted: some 200 bytes a file); a segment in use is never evicted; open files are bounded.
+//! arrived; the files never take more space than the quota (directories, and what the file system adds to unusually
+//! fragmented files, are not counted: some 200 bytes a file); a segment in use is never evicted; open files are bounded.
 
 mod bundle;
 mod copy;

@@ -1,5 +1,5 @@
-//! What is left of an earlier run: reads every sidecar and every table of a bundle, removes what is damaged or incomplete, and rebuilds
-//! the ledger in the order of last use.
+//! What is left of an earlier run: reads every sidecar and every table of a bundle, removes what is damaged or
+//! incomplete, and rebuilds the ledger in the order of last use.
 
 use super::bundle::{self, MAX_TABLE, Table, is_small};
 use super::directory::{self, Directory, Pair};
@@ -35,7 +35,7 @@ struct Found {
 
 enum Kept {
     Pair(Pages),
-    Bundle(Table),
+    Bundle { table: Table, written_at_ns: i128 },
 }
 
 /// A file with the masks of its segments.
@@ -65,16 +65,27 @@ pub(super) fn recover(
     for Found { what, .. } in &found {
         match what {
             Kept::Pair(file) => enter(file, ledger),
-            Kept::Bundle(table) => enter_bundle(table, ledger, bundles),
+            Kept::Bundle { table, .. } => {
+                ledger.restore(&place_of(table.key, 0, table.length), small::data_cost(table.length));
+            }
         }
     }
+    enter_bundles(&found, bundles);
     tracing::info!(files = found.len(), used_bytes = ledger.used(), "the cache is recovered");
     Ok(())
 }
 
-fn enter_bundle(table: &Table, ledger: &mut Ledger, bundles: &mut Bundles) {
-    ledger.restore(&place_of(table.key, 0, table.length), small::data_cost(table.length));
-    bundles.enter(table.key, &table.files);
+/// In the order in which they were written: a file that was found damaged lies in a later one again.
+fn enter_bundles(found: &[Found], bundles: &mut Bundles) {
+    let mut tables: Vec<_> = found
+        .iter()
+        .filter_map(|found| match &found.what {
+            Kept::Bundle { table, written_at_ns } => Some((written_at_ns, table)),
+            Kept::Pair(_) => None,
+        })
+        .collect();
+    tables.sort_by_key(|(written_at_ns, _)| **written_at_ns);
+    tables.iter().for_each(|(_, table)| bundles.enter(table.key, &table.files));
 }
 
 fn enter(file: &Pages, ledger: &mut Ledger) {
@@ -192,13 +203,17 @@ fn examine_bundle(
     for bundled in &table.files {
         index.put(&bundled.hash, copy::whereabouts_of_bundled(bundled));
     }
-    Ok(Some(Found { used_at_ns: used_at_ns(&meta), what: Kept::Bundle(table) }))
+    let what = Kept::Bundle { table, written_at_ns: written_at_ns(&meta) };
+    Ok(Some(Found { used_at_ns: used_at_ns(&meta), what }))
+}
+
+fn written_at_ns(meta: &Metadata) -> i128 {
+    i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec())
 }
 
 fn used_at_ns(meta: &Metadata) -> i128 {
     let atime = i128::from(meta.atime()) * 1_000_000_000 + i128::from(meta.atime_nsec());
-    let mtime = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
-    atime.max(mtime)
+    atime.max(written_at_ns(meta))
 }
 
 /// Reads the pages that exist; one without a valid bit gives its space back.

@@ -48,6 +48,16 @@ impl Waiting {
         !std::mem::replace(&mut queue.is_served, true)
     }
 
+    /// The writer has died: those who wait hear of it, and the next one starts another.
+    fn abandon(&self) {
+        let files = {
+            let mut queue = self.0.lock();
+            queue.is_served = false;
+            std::mem::take(&mut queue.files)
+        };
+        drop(files);
+    }
+
     /// The files of the next bundle; when there are none, the writer ends.
     fn next(&self, max_bytes: u64) -> Vec<Waiter> {
         let mut queue = self.0.lock();
@@ -64,6 +74,33 @@ impl Waiting {
     }
 }
 
+/// A writer at work.
+struct Writing(Arc<Shared>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.waiting.abandon();
+        }
+    }
+}
+
+impl Writing {
+    /// Lets go of the cache before the last ones hear of their files, so that they may close it.
+    async fn run(self) {
+        let mut files = self.0.next_files().await;
+        loop {
+            let outcome = self.0.write_bundle(&files).await.map_err(Arc::new);
+            let next = self.0.next_files().await;
+            if next.is_empty() {
+                drop(self);
+                return tell(files, &outcome);
+            }
+            tell(std::mem::replace(&mut files, next), &outcome);
+        }
+    }
+}
+
 impl Shared {
     /// Keeps all of a small file.
     pub(super) async fn store_small(
@@ -73,24 +110,10 @@ impl Shared {
     ) -> Result<(), Arc<NotKept>> {
         let (kept, told) = oneshot::channel();
         if self.waiting.push(Waiter { version: *version, chunk: chunk.clone(), kept }) {
-            tokio::spawn(self.clone().write_bundles());
+            tokio::spawn(Writing(self.clone()).run());
         }
-        let stopping = |_| Err(Arc::new(NotKept::Disk(io::Error::other("the runtime is stopping"))));
-        told.await.unwrap_or_else(stopping)
-    }
-
-    /// Lets go of the cache before the last ones hear of their files, so that they may close it.
-    async fn write_bundles(self: Arc<Self>) {
-        let mut files = self.next_files().await;
-        loop {
-            let outcome = self.write_bundle(&files).await.map_err(Arc::new);
-            let next = self.next_files().await;
-            if next.is_empty() {
-                drop(self);
-                return tell(files, &outcome);
-            }
-            tell(std::mem::replace(&mut files, next), &outcome);
-        }
+        let ended = |_| Err(Arc::new(NotKept::Disk(io::Error::other("the task that writes has ended"))));
+        told.await.unwrap_or_else(ended)
     }
 
     async fn next_files(&self) -> Vec<Waiter> {

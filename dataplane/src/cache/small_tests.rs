@@ -3,10 +3,13 @@
 use super::fixture::*;
 use super::*;
 use crate::disk::{Faults, FaultyDisk};
+use async_trait::async_trait;
 use std::collections::HashSet;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, FileTimes, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 use tempfile::tempdir;
 
 fn small(count: u64, size: u64) -> Vec<Version> {
@@ -71,11 +74,67 @@ async fn a_flipped_byte_costs_one_file() {
     assert_eq!((left.len(), cache.counters().chunks_damaged), (9, 1));
     let lost = files.iter().find(|file| !left.contains(&file.file.inode)).unwrap();
     assert!(!cache.is_whole(lost));
-    // Of two bundles that have a file the start believes the one that was used last, by the file system's clock.
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     assert!(cache.put(lost, &chunk(lost, 0)).await);
     drop(cache);
+    // Written first and used last: the start believes what was written last.
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    let soon = SystemTime::now() + Duration::from_secs(60);
+    bundle.set_times(FileTimes::new().set_modified(long_ago).set_accessed(soon)).unwrap();
     assert_eq!(held(&open(dir.path(), 64 * MIB), &files).await.len(), 10, "kept anew, also after a restart");
+}
+
+/// It gets the same name again, while the file is open.
+#[tokio::test]
+async fn a_lone_file_found_damaged_is_kept_again() {
+    let (dir, file) = (tempdir().unwrap(), version(1, 3_000));
+    drop(filled(dir.path(), &[file]).await);
+    let path = of_kind(dir.path(), "bundle").remove(0);
+    OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"!!", 2_000).unwrap();
+    let cache = open(dir.path(), 64 * MIB);
+    assert_eq!(cache.get(&file, ChunkIndex(0)).await, None);
+    let used = cache.counters().used_bytes;
+    assert!(cache.put(&file, &chunk(&file, 0)).await);
+    assert_eq!(of_kind(dir.path(), "bundle"), [path]);
+    assert_eq!(cache.counters().used_bytes, used);
+    drop(cache);
+    assert_present(&open(dir.path(), 64 * MIB), &file, 0).await;
+}
+
+/// A disk whose first write is a bug.
+struct Broken(Arc<dyn Disk>, AtomicBool);
+
+#[async_trait]
+impl Disk for Broken {
+    async fn read_at(&self, file: &Arc<File>, offset: u64, length: usize) -> io::Result<Bytes> {
+        self.0.read_at(file, offset, length).await
+    }
+
+    async fn write_at(&self, file: &Arc<File>, offset: u64, data: Bytes) -> io::Result<()> {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(self.1.swap(true, Ordering::Relaxed), "the first write");
+        self.0.write_at(file, offset, data).await
+    }
+
+    async fn sync(&self, file: &Arc<File>) -> io::Result<()> {
+        self.0.sync(file).await
+    }
+
+    fn name(&self) -> &'static str {
+        "broken"
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_writer_that_dies_hears_of_it() {
+    let (dir, files) = (tempdir().unwrap(), small(50, 3_000));
+    let options = Options { dir: dir.path().to_owned(), quota_bytes: 64 * MIB };
+    let cache = Cache::open(options, Arc::new(Broken(posix(), AtomicBool::new(false)))).unwrap();
+    let first = cache.clone();
+    let dies = tokio::spawn(async move { first.put(&version(99, 10), &chunk(&version(99, 10), 0)).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(put_together(&cache, &files).await.iter().all(|kept| !*kept), "they waited for it");
+    assert!(!dies.await.unwrap());
+    assert!(put_together(&cache, &files).await.iter().all(|kept| *kept), "there is another one");
 }
 
 #[tokio::test]

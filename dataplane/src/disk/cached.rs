@@ -1,12 +1,12 @@
 //! Reads that only the page cache answers: they never wait for a device, so an async thread may make them.
 
+use super::fill;
 use bytes::Bytes;
-use globalfs_transport::Buffer;
 use rustix::io::{Errno, IoSliceMut, ReadWriteFlags, preadv2};
 use std::fs::File;
 use std::io;
 
-/// The longest read that is made on the thread that asks, in bytes: 20 us of copying.
+/// The longest read that is made on the thread that asks, in bytes: two chunks are copied.
 const MAX_LENGTH: usize = 256 * 1024;
 
 /// What came of it.
@@ -25,42 +25,17 @@ pub(super) fn read_cached(file: &File, offset: u64, length: usize) -> io::Result
     if length > MAX_LENGTH {
         return Ok(Cached::NotAll);
     }
-    match Buffer::of(length) {
-        Some(mut buffer) => {
-            let filled = fill(file, offset, buffer.room());
-            outcome(filled, |filled| buffer.freeze().slice(..filled))
-        }
-        None => {
-            let mut bytes = vec![0; length];
-            let filled = fill(file, offset, &mut bytes);
-            outcome(filled, |filled| {
-                bytes.truncate(filled);
-                bytes.into()
-            })
-        }
+    let read = |room: &mut [u8], at| {
+        preadv2(file, &mut [IoSliceMut::new(room)], offset + at, ReadWriteFlags::NOWAIT)
+    };
+    match fill(length, read) {
+        Ok(bytes) => Ok(Cached::Whole(bytes)),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::AGAIN) => Ok(Cached::NotAll),
+            Some(Errno::OPNOTSUPP) => Ok(Cached::Untold),
+            _ => Err(error),
+        },
     }
-}
-
-fn outcome(filled: Result<usize, Errno>, bytes: impl FnOnce(usize) -> Bytes) -> io::Result<Cached> {
-    match filled {
-        Ok(filled) => Ok(Cached::Whole(bytes(filled))),
-        Err(Errno::AGAIN | Errno::INTR) => Ok(Cached::NotAll),
-        Err(Errno::OPNOTSUPP) => Ok(Cached::Untold),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Bytes that were read; as many as there is room for, or the file has ended.
-fn fill(file: &File, offset: u64, room: &mut [u8]) -> Result<usize, Errno> {
-    let mut filled = 0;
-    while filled < room.len() {
-        let rest = &mut [IoSliceMut::new(&mut room[filled..])];
-        match preadv2(file, rest, offset + filled as u64, ReadWriteFlags::NOWAIT)? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]

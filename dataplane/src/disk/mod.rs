@@ -16,6 +16,8 @@ pub use uring::UringDisk;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use globalfs_transport::Buffer;
+use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -90,6 +92,33 @@ fn remedy(error: &io::Error) -> &'static str {
         OutOfMemory => "Raise the limit of locked memory (ulimit -l, or LimitMEMLOCK= of the service)",
         _ => "Choose the posix disk to do without it",
     }
+}
+
+/// `length` bytes by as many calls of `read` as it takes, or fewer where the file ends. `read` is given the room that is
+/// left and how many bytes are there already.
+fn fill(length: usize, mut read: impl FnMut(&mut [u8], u64) -> Result<usize, Errno>) -> io::Result<Bytes> {
+    let mut all = |room: &mut [u8]| {
+        let mut filled = 0;
+        while filled < room.len() {
+            match read(&mut room[filled..], filled as u64) {
+                Ok(0) => break,
+                Ok(more) => filled += more,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    };
+    if let Some(mut buffer) = Buffer::of(length) {
+        let filled = all(buffer.room())?;
+        return Ok(buffer.freeze().slice(..filled));
+    }
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    bytes.resize(length, 0);
+    let filled = all(&mut bytes)?;
+    bytes.truncate(filled);
+    Ok(bytes.into())
 }
 
 /// Refuses what no file can hold. To io_uring an offset of all ones would mean "the current position".

@@ -3,11 +3,9 @@
 //! *Invariant:* at most [`MAX_CALLS`] calls run or wait for a thread; a call whose future was dropped keeps
 //! its place until it ends.
 
-use crate::disk::{Disk, check_range};
+use crate::disk::{Disk, check_range, fill};
 use async_trait::async_trait;
 use bytes::Bytes;
-use globalfs_transport::Buffer;
-use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -65,28 +63,5 @@ impl Disk for PosixDisk {
 }
 
 fn read(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
-    if let Some(mut buffer) = Buffer::of(length) {
-        let filled = fill(file, offset, buffer.room())?;
-        return Ok(buffer.freeze().slice(..filled));
-    }
-    let mut buffer = Vec::new();
-    buffer.try_reserve_exact(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    buffer.resize(length, 0);
-    let filled = fill(file, offset, &mut buffer)?;
-    buffer.truncate(filled);
-    Ok(buffer.into())
-}
-
-/// Bytes that were read; as many as there is room for, or the file has ended.
-fn fill(file: &File, offset: u64, room: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < room.len() {
-        match rustix::io::pread(file, &mut room[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(filled)
+    fill(length, |room, at| rustix::io::pread(file, room, offset + at))
 }

@@ -1,8 +1,8 @@
 //! Names and attributes in front of an upstream: answers are repeated while they count, questions under way
 //! are joined, and one question brings what is likely to be asked next.
 //!
-//! *Invariants:* who asks after a change was heard joins no question that the change may have overtaken; what counts is decided by [`Names`] alone, under one lock with the questions under way; no lock
-//! is held while the upstream works.
+//! *Invariants:* who asks after a change was heard joins no question that the change may have overtaken; what counts
+//! is decided by [`Names`] alone, under one lock with the questions under way; no lock is held while the upstream works.
 
 use super::Options;
 use super::question::{About, Question};

@@ -1,7 +1,7 @@
 //! Chunks that were fetched before anybody asked, and have reached the cache since: a reader who comes soon takes
 //! them from memory, where otherwise two reads of the disk and a hash would bring back what was just here.
 //!
-//! *Invariant:* at most [`MAX_CHUNKS`] chunks are held, and all of them are in the cache.
+//! *Invariant:* at most [`MAX_CHUNKS`] chunks are held, and the cache had each of them when it came.
 
 use super::flight::Claim;
 use parking_lot::Mutex;

@@ -39,6 +39,8 @@ struct Tree {
     clock: i64,
     /// When set, every call fails with it.
     failure: Option<FsError>,
+    /// When set, every call panics.
+    is_broken: bool,
     /// When set, reads return this many bytes too few.
     cut_short: usize,
 }
@@ -139,12 +141,17 @@ impl MemoryVolume {
         self.tree.lock().failure = error;
     }
 
+    pub(crate) fn break_down(&self, broken: bool) {
+        self.tree.lock().is_broken = broken;
+    }
+
     pub(crate) fn cut_short(&self, bytes: usize) {
         self.tree.lock().cut_short = bytes;
     }
 
     fn entry(&self, path: &GlobalPath) -> FsResult<(Attr, Bytes)> {
         let tree = self.tree.lock();
+        assert!(!tree.is_broken, "a test breaks the volume");
         tree.failure.clone().map_or(Ok(()), Err)?;
         tree.entries.get(path).cloned().ok_or(FsError::NOT_FOUND)
     }
