@@ -1,12 +1,14 @@
 //! A node's tree as the `Volume` that the kernel adapter serves.
 
+use crate::node::Node;
 use crate::trace::Watch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use globalfs_dataplane::fetch::Cached;
+use globalfs_dataplane::origin::DirectOrigin;
 use globalfs_dataplane::{Deadline, Source};
-use globalfs_fuse::Volume;
+use globalfs_fuse::{Volume, WholeFile};
 use globalfs_proto::{Attr, ByteRange, Changes, DirEntry, FsResult, FsStat, GlobalPath, Version, limits};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,15 +23,17 @@ const CHANGES_AHEAD: usize = 64;
 /// The node's cache in front of its site's daemon, with one deadline for every kernel request.
 pub struct NodeVolume {
     cached: Cached,
+    direct: Option<DirectOrigin>,
     deadline: Duration,
     reads: Semaphore,
     watch: Arc<Watch>,
 }
 
 impl NodeVolume {
-    /// Shows what `cached` has; each request is given `deadline`; `watch` hears of opens and reads.
-    pub fn new(cached: Cached, deadline: Duration, watch: Arc<Watch>) -> Self {
-        Self { cached, deadline, reads: Semaphore::new(MAX_READS), watch }
+    /// Shows what `node` has; each request is given `deadline`; `watch` hears of opens and reads.
+    pub fn new(node: &Node, deadline: Duration, watch: Arc<Watch>) -> Self {
+        let (cached, direct) = (node.cached.clone(), node.direct.clone());
+        Self { cached, direct, deadline, reads: Semaphore::new(MAX_READS), watch }
     }
 
     fn deadline(&self) -> Deadline {
@@ -97,6 +101,19 @@ impl Volume for NodeVolume {
         };
         let deadline = self.deadline();
         deadline.bound(self.read_range(path, version, range, deadline)).await
+    }
+
+    async fn whole_file(&self, path: &GlobalPath, version: Version) -> Option<WholeFile> {
+        if version.size == 0 {
+            return None;
+        }
+        if let Some(direct) = &self.direct
+            && let Ok(file) = direct.open_file(path, version, self.deadline()).await
+        {
+            return Some(WholeFile { file, keep: Box::new(()) });
+        }
+        let whole = self.cached.cache().whole_file(&version).await?;
+        Some(WholeFile { file: whole.file().clone(), keep: Box::new(whole) })
     }
 
     fn changes(&self) -> Option<mpsc::Receiver<Arc<Changes>>> {

@@ -8,6 +8,7 @@ use globalfs_controlplane::files::CertFiles;
 use globalfs_dataplane::cache::{self, Cache, CacheError};
 use globalfs_dataplane::disk::Preference;
 use globalfs_dataplane::fetch::{self, AheadOptions, Cached, NameCounters};
+use globalfs_dataplane::origin::DirectOrigin;
 use globalfs_dataplane::remote::Remote;
 use globalfs_dataplane::{Source, disk};
 use globalfs_proto::PeerIdentity;
@@ -106,6 +107,8 @@ fn remember(note: &Path, address: &str) {
 pub struct Node {
     /// The cache in front of the daemon.
     pub cached: Cached,
+    /// The site's origin, where the node sees it itself.
+    pub direct: Option<DirectOrigin>,
     /// The daemon.
     pub link: Link,
 }
@@ -113,6 +116,8 @@ pub struct Node {
 impl Node {
     /// Opens the cache and prepares the connection.
     pub async fn open(config: &MountConfig) -> Result<Self> {
+        let direct = config.direct.as_ref().map(|dir| DirectOrigin::open(dir, &config.site)).transpose();
+        let direct = direct.context("`direct` in the configuration")?;
         let link = Link::open(config).await?;
         link.remote.peer().keep_connected();
         let cache = open_cache(&config.cache.dir, config.cache.size.0, config.disk).await?;
@@ -122,7 +127,7 @@ impl Node {
             ..fetch::Options::default()
         };
         let cached = Cached::new(link.remote() as Arc<dyn Source>, cache, options);
-        Ok(Self { cached, link })
+        Ok(Self { cached, direct, link })
     }
 
     /// What a node's metrics page shows.

@@ -7,9 +7,10 @@
 
 use crate::errno::{ErrorLog, errno};
 use crate::kernel_attr::{NO_FILE, file_attr, file_type};
-use crate::model::NodeId;
+use crate::model::{Mode, NodeId};
 use crate::operations::{Filled, Line, Node, Operations};
 use crate::options::Options;
+use crate::passthrough::Passthrough;
 use crate::volume::Volume;
 use bytes::Bytes;
 use fuser::{
@@ -38,6 +39,10 @@ const MAX_BACKGROUND_REQUESTS: u16 = 128;
 /// From this many on the kernel begins no new read-ahead.
 const CONGESTION_THRESHOLD: u16 = 96;
 
+/// Files that are passed through lie on a file system of its own. One more, and nobody could lay an overlayfs over the
+/// mount, as container engines do.
+const STACK_DEPTH: u32 = 1;
+
 /// Node numbers are never given to another file while the kernel may remember them.
 const GENERATION: Generation = Generation(0);
 
@@ -54,10 +59,12 @@ pub(crate) struct Adapter {
     shared: Arc<Shared>,
     lifetimes: Lifetimes,
     runtime: Handle,
+    passes_through: bool,
 }
 
 struct Shared {
     operations: Arc<Operations<dyn Volume>>,
+    passthrough: Passthrough,
     errors: ErrorLog,
 }
 
@@ -69,12 +76,26 @@ impl Shared {
     }
 }
 
+impl Shared {
+    async fn opened(&self, node: NodeId, handle: u64, reply: ReplyOpen) {
+        let whole = self.operations.whole_file(handle);
+        match self.passthrough.open(node, whole, |file| reply.open_backing(file)).await {
+            // Keeping the page cache is safe: a node has one version.
+            Mode::Cached => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+            Mode::Passed(backing) => {
+                self.operations.passed_through(handle);
+                reply.opened_passthrough(FileHandle(handle), FopenFlags::empty(), &backing.id);
+            }
+        }
+    }
+}
+
 impl Adapter {
     pub(crate) fn new(operations: Arc<Operations<dyn Volume>>, options: &Options, runtime: Handle) -> Self {
         let lifetimes =
             Lifetimes { attr: options.attr_ttl, entry: options.entry_ttl, negative: options.negative_ttl };
-        let shared = Arc::new(Shared { operations, errors: ErrorLog::default() });
-        Self { shared, lifetimes, runtime }
+        let shared = Shared { operations, passthrough: Passthrough::default(), errors: ErrorLog::default() };
+        Self { shared: Arc::new(shared), lifetimes, runtime, passes_through: options.passthrough }
     }
 
     /// Runs `work` as a task. Their number is that of the callers who wait in the kernel, and of its background
@@ -117,6 +138,12 @@ impl Filesystem for Adapter {
             if config.add_capabilities(flag).is_err() {
                 debug!(?flag, "the kernel lacks a capability");
             }
+        }
+        if self.passes_through
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(STACK_DEPTH).is_ok()
+        {
+            self.shared.passthrough.permit();
         }
         let refused = |_| std::io::Error::from(std::io::ErrorKind::Unsupported);
         config.set_max_background(MAX_BACKGROUND_REQUESTS).map_err(refused)?;
@@ -174,8 +201,7 @@ impl Filesystem for Adapter {
                 Ok(handle) => {
                     // A handle that is gone already is the volume's affair no more.
                     let _ = shared.operations.tell_opener(handle, tid).await;
-                    // Keeping the page cache is safe: a node has one version.
-                    reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE);
+                    shared.opened(NodeId(node.0), handle, reply).await;
                 }
                 Err(error) => reply.error(shared.fail("open", node.0, &error)),
             }
@@ -206,13 +232,14 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
+        self.shared.passthrough.close(NodeId(node.0));
         self.release_handle(handle, reply);
     }
 

@@ -14,6 +14,7 @@ mod model;
 mod mount_point;
 pub mod operations;
 mod options;
+mod passthrough;
 mod session;
 pub mod volume;
 
@@ -22,4 +23,4 @@ pub use mount_point::{Detach, our_mounts, unmount};
 pub use operations::Operations;
 pub use options::{OptionError, Options};
 pub use session::{MountError, Session, mount, prepare};
-pub use volume::Volume;
+pub use volume::{Volume, WholeFile};

@@ -6,7 +6,7 @@
 use crate::model::{
     DirPosition, Handle, HandleTable, InodeTable, NodeId, OpenFile, Place, dir_position, offset_after,
 };
-use crate::volume::Volume;
+use crate::volume::{Volume, WholeFile};
 use bytes::Bytes;
 use globalfs_proto::{Attr, ByteRange, DirEntry, FileKind, FsError, FsResult, FsStat, GlobalPath, PathError};
 use parking_lot::Mutex;
@@ -14,6 +14,9 @@ use std::sync::Arc;
 
 /// Bytes of a file whose reads are not worth another thread: a quarter of a chunk to hash and copy.
 const SMALL_FILE: u64 = 32 * 1024;
+
+/// The longest read that a volume is told of, in bytes.
+const LONGEST_READ: u32 = 1 << 31;
 
 /// A file as the kernel is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -123,6 +126,23 @@ impl<V: Volume + ?Sized> Operations<V> {
         let OpenFile { node, version } = self.handles.lock().file(handle)?;
         self.volume.opened(handle, tid, &self.path(node)?, version.size).await;
         Ok(())
+    }
+
+    /// A local file with all that `handle` may read.
+    pub async fn whole_file(&self, handle: u64) -> Option<WholeFile> {
+        let OpenFile { node, version } = self.handles.lock().file(handle).ok()?;
+        self.volume.whole_file(&self.path(node).ok()?, version).await
+    }
+
+    /// The kernel reads the file behind `handle` by itself from now on, and nobody sees what of it: all, for all we know.
+    pub fn passed_through(&self, handle: u64) {
+        let Ok(OpenFile { version, .. }) = self.handles.lock().file(handle) else { return };
+        let mut offset = 0;
+        while offset < version.size {
+            let length = (version.size - offset).min(LONGEST_READ.into());
+            self.volume.reading(handle, offset, length as u32);
+            offset += length;
+        }
     }
 
     /// Whether the file behind `handle` is so small that to read it is quickly done, once it is here.

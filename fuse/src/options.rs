@@ -25,6 +25,8 @@ pub struct Options {
     pub set_id: bool,
     /// Programs may be executed.
     pub execute: bool,
+    /// Whole local files are handed to the kernel where it takes them.
+    pub passthrough: bool,
     /// Access times are updated. Access times come from the origin, so this shows in `mount` alone.
     pub access_times: bool,
 }
@@ -42,6 +44,7 @@ impl Default for Options {
             devices: false,
             set_id: false,
             execute: true,
+            passthrough: true,
             access_times: true,
         }
     }
@@ -120,7 +123,8 @@ const ACCEPTED: &[&str] = &[
 const FLAGS: &[&str] =
     &["allow_other", "ro", "rw", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime"];
 
-const VALUES: &[&str] = &["fsname", "attr_timeout", "entry_timeout", "negative_timeout", "threads"];
+const VALUES: &[&str] =
+    &["fsname", "attr_timeout", "entry_timeout", "negative_timeout", "passthrough", "threads"];
 
 impl Options {
     /// Applies `words`, as they stand behind `-o`: names and `name=value`, separated by commas; later
@@ -163,6 +167,7 @@ impl Options {
             "attr_timeout" => self.attr_ttl = seconds(name, value)?,
             "entry_timeout" => self.entry_ttl = seconds(name, value)?,
             "negative_timeout" => self.negative_ttl = seconds(name, value)?,
+            "passthrough" => self.passthrough = automatic(name, value)?,
             "threads" => self.threads = threads(value)?,
             _ if is_noise(name) => {}
             _ if FLAGS.contains(&name) || ACCEPTED.contains(&name) => {
@@ -184,6 +189,15 @@ fn seconds(name: &str, value: &str) -> Result<Duration, OptionError> {
     number
         .filter(|t| *t <= MAX_TTL)
         .ok_or_else(|| value_error(name, value, "seconds from 0 to 86400, such as 1 or 0.5"))
+}
+
+/// Whether something is used where it can be.
+fn automatic(name: &str, value: &str) -> Result<bool, OptionError> {
+    match value {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(value_error(name, value, "'auto' or 'off'")),
+    }
 }
 
 fn threads(value: &str) -> Result<usize, OptionError> {
@@ -230,6 +244,8 @@ mod tests {
             (o.set_id, o.devices, o.execute, o.access_times) = (true, true, false, false);
         });
         check("suid,nosuid", |_| {});
+        check("passthrough=off", |o| o.passthrough = false);
+        check("passthrough=off,passthrough=auto", |_| {});
         check("fsname=onprem,threads=4", |o| (o.source, o.threads) = ("onprem".into(), 4));
         check("attr_timeout=0.5,entry_timeout=2,negative_timeout=3", |o| {
             o.attr_ttl = Duration::from_millis(500);
@@ -261,6 +277,7 @@ mod tests {
         check("ro=1", "mount option 'ro' takes no value");
         check("threads=0", "mount option 'threads' expects a number from 1 to 16, not '0'");
         check("threads", "mount option 'threads' expects a value behind '=', not ''");
+        check("passthrough=on", "mount option 'passthrough' expects 'auto' or 'off', not 'on'");
         check("fsname=", "mount option 'fsname' expects a name, not ''");
         for bad in ["-1", "x", "nan", "1e9", ""] {
             assert!(Options::default().apply(&format!("attr_timeout={bad}")).is_err(), "{bad}");

@@ -3,8 +3,18 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::{Attr, Changes, DirEntry, FsResult, FsStat, GlobalPath, Version};
+use std::any::Any;
+use std::fs::File;
 use std::sync::Arc;
 use tokio::sync::mpsc;
+
+/// A file on a local file system with all bytes of one content, for the kernel to read by itself.
+pub struct WholeFile {
+    /// The bytes, at their own offsets.
+    pub file: Arc<File>,
+    /// Dropped when the kernel reads it no longer.
+    pub keep: Box<dyn Any + Send + Sync>,
+}
 
 /// A read-only tree of files. Every method ends before the volume's own deadline, in data or an error.
 #[async_trait]
@@ -44,6 +54,11 @@ pub trait Volume: Send + Sync + 'static {
         offset: u64,
         length: u32,
     ) -> FsResult<Vec<Bytes>>;
+
+    /// A local file with all of content `version`; `None` when there is none. It must not be slow: an open waits for it.
+    async fn whole_file(&self, _path: &GlobalPath, _version: Version) -> Option<WholeFile> {
+        None
+    }
 
     /// What becomes out of date from now on, so that the kernel forgets it; `None` when nobody tells. The volume
     /// already answers anew when it tells of a change.

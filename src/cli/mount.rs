@@ -155,7 +155,7 @@ async fn serve(
     };
     let source = Arc::new(node.cached.clone());
     let watch = Watch::new(config.traces, source, node.link.remote(), config.deadline);
-    let volume = Arc::new(NodeVolume::new(node.cached.clone(), config.deadline, watch.clone()));
+    let volume = Arc::new(NodeVolume::new(&node, config.deadline, watch.clone()));
     let runtime = tokio::runtime::Handle::current();
     let session =
         tokio::task::spawn_blocking(move || globalfs_fuse::mount(volume, &mountpoint, &options, runtime))

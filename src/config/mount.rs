@@ -23,6 +23,7 @@ pub(super) const KEYS: &[&str] = &[
     "daemon",
     "state_dir",
     "cache",
+    "direct",
     "disk",
     "metrics",
     "attribute_ttl",
@@ -45,6 +46,8 @@ pub struct MountConfig {
     pub state_dir: PathBuf,
     /// The node's cache.
     pub cache: CacheConfig,
+    /// Where the node sees the site's origin itself, if it does.
+    pub direct: Option<PathBuf>,
     /// Which disk engine is used.
     pub disk: Preference,
     /// Where it serves `/metrics`, if at all.
@@ -82,6 +85,7 @@ impl MountConfig {
         let daemon = fields.optional("daemon");
         let state_dir = fields.path("state_dir").unwrap_or_else(|| "/var/lib/globalfs/node".into());
         let cache = read_cache(&fields, &state_dir, Some(DEFAULT_CACHE_SIZE), problems);
+        let direct = fields.path("direct");
         let disk = fields.optional("disk").unwrap_or(Preference::Auto);
         let metrics = fields.optional("metrics");
         let attribute_ttl = fields.optional("attribute_ttl").map_or(Duration::from_secs(1), |Ttl(ttl)| ttl);
@@ -95,6 +99,7 @@ impl MountConfig {
             daemon,
             state_dir,
             cache: cache?,
+            direct,
             disk,
             metrics,
             attribute_ttl,

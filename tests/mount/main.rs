@@ -15,6 +15,7 @@ mod policy;
 mod pushed;
 mod ranges;
 mod tree;
+mod whole;
 
 use common::{Setup, TestCluster};
 use std::path::PathBuf;

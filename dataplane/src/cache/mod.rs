@@ -47,8 +47,8 @@
 //!
 //! Small files that were kept just now are held in memory as well (see `recent`).
 //!
-//! *Invariants:* no bytes leave that did not match their hash when they were read from the disk or, just before,
-//! arrived; the files never take more space than the quota (directories, and what the file system adds to unusually
+//! *Invariants:* no bytes leave that did not match their hash since the cache was opened: when they arrived or were
+//! read, each time for other hops and once for readers here (see `whole`); the files never take more space than the quota (directories, and what the file system adds to unusually
 //! fragmented files, are not counted: some 200 bytes a file); a segment in use is never evicted; open files are bounded.
 
 mod bundle;
@@ -62,8 +62,10 @@ mod recovery;
 mod sidecar;
 mod small;
 pub(crate) mod throttle;
+mod whole;
 
 pub use counters::CacheCounters;
+pub use whole::WholeFile;
 
 use crate::disk::Disk;
 use crate::model::bundles::Bundles;
@@ -85,6 +87,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use throttle::Throttle;
 use tokio::sync::Semaphore;
+use whole::Verifying;
 
 /// The smallest quota: room for a few chunks, so that what is in use never fills it alone.
 pub const MIN_QUOTA_BYTES: u64 = 4 * 1024 * 1024;
@@ -150,6 +153,7 @@ struct Shared {
     bundle_files: OpenFiles<File>,
     waiting: Waiting,
     recent: Recent,
+    verifying: Verifying,
     /// Held by the one task that evicts.
     gate: tokio::sync::Mutex<()>,
     in_flight: Arc<Semaphore>,
@@ -203,6 +207,7 @@ impl Cache {
             bundle_files: OpenFiles::new(),
             waiting: Waiting::default(),
             recent: Recent::new(),
+            verifying: Verifying::default(),
             gate: tokio::sync::Mutex::new(()),
             in_flight: Arc::new(Semaphore::new(MAX_BYTES_IN_FLIGHT)),
             counts: Counts::default(),
@@ -249,6 +254,7 @@ impl Cache {
         let _pin = self.0.pin(&place)?;
         match self.0.read(version, &place).await {
             Ok((hash, data)) if blake3::hash(&data).as_bytes() == &hash.0 => {
+                self.0.ledger.lock().set_verified(&place);
                 Some(Chunk { index, hash, data })
             }
             Ok(_) => self.0.drop_damaged(version, &place, "its bytes do not have their hash").await,
@@ -409,3 +415,5 @@ pub(crate) mod fixture;
 mod small_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod whole_tests;

@@ -192,8 +192,7 @@ impl Cached {
         // What is asked for goes before what may be.
         let (slots, waits) = reading.plan_whole();
         self.0.observe(path, version, range, waits);
-        let chunks = deadline.bound(reading.take_whole(slots)).await?;
-        Ok(chunks.iter().map(|chunk| part_of(chunk, range)).collect())
+        deadline.bound(reading.take_range(slots, range)).await
     }
 
     /// The cache before the upstream.
@@ -412,13 +411,6 @@ fn check_chunk(version: &Version, index: ChunkIndex, chunk: &Chunk) -> FsResult<
         return Ok(());
     }
     Err(FsError::Protocol("a chunk that was not asked for".to_owned()))
-}
-
-/// The part of `range` that lies in `chunk`.
-fn part_of(chunk: &Chunk, range: ByteRange) -> Bytes {
-    let begin = chunk.index.0 * CHUNK_SIZE;
-    let within = |at: u64| at.saturating_sub(begin).min(chunk.data.len() as u64) as usize;
-    chunk.data.slice(within(range.start())..within(range.end()))
 }
 
 fn ended_early() -> FsError {

@@ -6,10 +6,12 @@
 use super::flight::{Claim, Progress, Slot, outcome};
 use super::{Hop, check_chunk, ended_early};
 use crate::source::{Chunk, Deadline};
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use globalfs_proto::limits::{CHUNK_SIZE, MAX_CHUNKS_PER_READ};
-use globalfs_proto::{ChunkIndex, ChunkSpan, FsError, FsResult, GlobalPath, Version};
+use globalfs_proto::{ByteRange, ChunkIndex, ChunkSpan, FsError, FsResult, GlobalPath, Version};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::mpsc;
@@ -87,10 +89,26 @@ impl Reading {
         (plan.slots.into(), waits)
     }
 
-    /// The chunks of such a plan, in order.
-    pub(super) async fn take_whole(&self, slots: Vec<(ChunkIndex, Slot)>) -> FsResult<Vec<Chunk>> {
-        let resolve = |(index, slot)| self.resolve(index, slot);
+    /// The bytes `range` of such a plan, in pieces.
+    pub(super) async fn take_range(
+        &self,
+        slots: Vec<(ChunkIndex, Slot)>,
+        range: ByteRange,
+    ) -> FsResult<Vec<Bytes>> {
+        let resolve = |(index, slot)| self.resolve_part(index, slot, within(index, range));
         stream::iter(slots).map(resolve).buffered(READS_AHEAD).try_collect().await
+    }
+
+    async fn resolve_part(&self, index: ChunkIndex, slot: Slot, part: Range<u64>) -> FsResult<Bytes> {
+        let mut slot = slot;
+        if matches!(slot, Slot::Cached) {
+            if let Some(bytes) = self.hop.cache.get_part(&self.version, index, part.clone()).await {
+                return Ok(bytes);
+            }
+            slot = self.plan_again(index);
+        }
+        let chunk = self.resolve(index, slot).await?;
+        Ok(chunk.data.slice(part.start as usize..part.end as usize))
     }
 
     pub(super) async fn resolve(&self, index: ChunkIndex, slot: Slot) -> FsResult<Chunk> {
@@ -156,6 +174,13 @@ impl Reading {
             tokio::spawn(hop.fetch(path, self.version, run, self.deadline, None));
         }
     }
+}
+
+/// Where the bytes of `range` lie that are in a chunk, counted from the chunk's beginning.
+fn within(index: ChunkIndex, range: ByteRange) -> Range<u64> {
+    let begin = index.0 * CHUNK_SIZE;
+    let place = |at: u64| at.saturating_sub(begin).min(CHUNK_SIZE);
+    place(range.start())..place(range.end())
 }
 
 impl Plan<'_> {

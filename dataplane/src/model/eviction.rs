@@ -4,9 +4,9 @@
 //! Space is counted in blocks of the file system, sidecars included, and is taken before a byte is written.
 //! A file is kept and dropped by segments of 64 chunks, least recently used first.
 //!
-//! *Invariants:* `used` never passes the quota while reservations are granted; a pinned segment is never a
-//! victim; space of a victim stays counted until its removal is reported; a file that is losing a segment
-//! takes no new chunk before that.
+//! *Invariants:* `used` never passes the quota while reservations are granted; a pinned segment, or one of a pinned
+//! file, is never a victim; space of a victim stays counted until its removal is reported; a file that is losing a
+//! segment takes no new chunk before that; a chunk is verified only while it is present.
 
 use globalfs_proto::ChunkIndex;
 use globalfs_proto::chunk::chunk_count;
@@ -95,13 +95,17 @@ pub struct Victim {
 struct FileEntry {
     chunks: u32,
     present: u32,
+    /// Of those present: chunks whose bytes had their hash when they were stored or read in this run.
+    verified: u32,
     resident: u32,
     leaving: u32,
+    pins: u32,
 }
 
 #[derive(Debug, Default)]
 struct Segment {
     present: u64,
+    verified: u64,
     charged: u64,
     bytes: u32,
     pins: u32,
@@ -158,6 +162,32 @@ impl Ledger {
         self.files.get(&file).is_some_and(|f| f.leaving == 0 && f.present == f.chunks)
     }
 
+    /// Whether the chunk can be read, and its bytes had their hash since the cache was opened.
+    pub fn is_verified(&self, place: &Place) -> bool {
+        let segment = self.segments.peek(&place.segment);
+        segment.is_some_and(|s| !s.leaving && s.verified & place.bit != 0)
+    }
+
+    /// Keeps all of a file from eviction, if every chunk of it is present and verified.
+    pub fn pin_file(&mut self, file: FileKey) -> bool {
+        let entry = self.files.get_mut(&file);
+        let Some(entry) = entry.filter(|f| f.leaving == 0 && f.verified == f.chunks) else { return false };
+        entry.pins += 1;
+        true
+    }
+
+    /// Ends one `pin_file`. All of the file becomes the most recent: nobody saw what was read of it.
+    pub fn unpin_file(&mut self, file: FileKey) {
+        let entry = self.files.get_mut(&file).expect("a pinned file stays in the ledger");
+        entry.pins = entry.pins.checked_sub(1).expect("each pin ends once");
+        if entry.pins == 0 {
+            let count = entry.chunks.div_ceil(SEGMENT_CHUNKS);
+            for number in 0..count {
+                self.segments.promote(&SegmentKey { file, number });
+            }
+        }
+    }
+
     /// Pins the chunk's segment and makes it the most recent, if the chunk is present.
     pub fn pin(&mut self, place: &Place) -> bool {
         if !self.contains(place) {
@@ -212,6 +242,7 @@ impl Ledger {
         file.resident -= 1;
         file.leaving -= 1;
         file.present -= segment.present.count_ones();
+        file.verified -= segment.verified.count_ones();
         if file.resident == 0 {
             self.files.remove(&key.file);
             self.used -= FILE_COST;
@@ -226,8 +257,22 @@ impl Ledger {
         self.files.get_mut(&key.file).expect("a segment has a file").leaving -= 1;
     }
 
-    /// The chunk's data and hash are in place: it can be read. Gives the segment's mask.
+    /// The chunk's data and hash are in place, and were verified just now: it can be read. Gives the segment's mask.
     pub fn set_present(&mut self, place: &Place) -> u64 {
+        let present = self.enter(place);
+        self.set_verified(place);
+        present
+    }
+
+    /// The chunk's bytes had their hash just now. Nothing, when it is no longer present.
+    pub fn set_verified(&mut self, place: &Place) {
+        let segment = self.segments.peek_mut(&place.segment).filter(|s| s.present & place.bit != 0);
+        let Some(segment) = segment.filter(|s| s.verified & place.bit == 0) else { return };
+        segment.verified |= place.bit;
+        self.files.get_mut(&place.segment.file).expect("a segment has a file").verified += 1;
+    }
+
+    fn enter(&mut self, place: &Place) -> u64 {
         let segment = self.segments.peek_mut(&place.segment).expect("a reserved segment is pinned");
         let new = segment.present & place.bit == 0;
         segment.present |= place.bit;
@@ -240,15 +285,19 @@ impl Ledger {
     /// Gives the segment's mask, or `None` when somebody else was first.
     pub fn clear_present(&mut self, place: &Place) -> Option<u64> {
         let segment = self.segments.peek_mut(&place.segment).filter(|s| s.present & place.bit != 0)?;
+        let was_verified = segment.verified & place.bit != 0;
         segment.present &= !place.bit;
-        self.files.get_mut(&place.segment.file).expect("a segment has a file").present -= 1;
+        segment.verified &= !place.bit;
+        let file = self.files.get_mut(&place.segment.file).expect("a segment has a file");
+        file.present -= 1;
+        file.verified -= u32::from(was_verified);
         Some(segment.present)
     }
 
-    /// Enters a chunk found by recovery; may pass the quota until `overflow` is carried out.
+    /// Enters a chunk found by recovery, unverified; may pass the quota until `overflow` is carried out.
     pub fn restore(&mut self, place: &Place, data_bytes: u64) {
         self.charge(place, data_bytes);
-        self.set_present(place);
+        self.enter(place);
     }
 
     fn cost(&self, place: &Place, data_bytes: u64) -> u64 {
@@ -302,6 +351,9 @@ impl Ledger {
     /// What goes together with `key`: itself, or its whole file; empty when a part of it may not go.
     fn group(&self, key: SegmentKey, target: Option<SegmentKey>) -> Vec<SegmentKey> {
         let group = if self.whole_files { self.segments_of(key.file) } else { vec![key] };
+        if self.files[&key.file].pins > 0 {
+            return Vec::new();
+        }
         let free = |k: &SegmentKey| self.segments.peek(k).is_some_and(|s| s.pins == 0 && !s.leaving);
         let wanted = |k: &SegmentKey| match target {
             Some(t) => *k == t || self.whole_files && k.file == t.file,

@@ -187,6 +187,49 @@ fn a_file_is_whole_when_its_last_chunk_comes_and_not_when_one_fails() {
 }
 
 #[test]
+fn a_file_is_pinned_when_every_chunk_of_it_was_verified() {
+    let (file, mut ledger) = (FileKey([1; 16]), Ledger::new(64 * CHUNK_SIZE, false));
+    (0..4).for_each(|chunk| ledger.restore(&place(1, chunk), CHUNK_SIZE));
+    assert!(ledger.is_whole(file) && !ledger.is_verified(&place(1, 0)), "found at the start");
+    for chunk in 0..4 {
+        assert!(!ledger.pin_file(file));
+        ledger.set_verified(&place(1, chunk));
+        ledger.set_verified(&place(1, chunk));
+    }
+    assert!(ledger.is_verified(&place(1, 0)) && ledger.pin_file(file));
+    ledger.unpin_file(file);
+    ledger.clear_present(&place(1, 2));
+    ledger.set_verified(&place(1, 2));
+    assert!(!ledger.pin_file(file), "what is absent is not verified");
+    put(&mut ledger, &place(1, 2));
+    assert!(ledger.pin_file(file), "what is stored was verified");
+    assert!(!ledger.pin_file(FileKey([9; 16])));
+}
+
+#[test]
+fn a_pinned_file_stays_and_is_the_most_recent_when_it_is_let_go() {
+    for whole_files in [false, true] {
+        let mut ledger = Ledger::new(12 * CHUNK_SIZE, whole_files);
+        (0..4).for_each(|chunk| put(&mut ledger, &place(1, chunk)));
+        let pinned = FileKey([1; 16]);
+        assert!(ledger.pin_file(pinned) && ledger.pin_file(pinned));
+        (0..4).for_each(|chunk| put(&mut ledger, &place(4, chunk)));
+        let new = Place::new(FileKey([9; 16]), 8 * CHUNK_SIZE, ChunkIndex(0)).unwrap();
+        let victims = ledger.make_room(&new, 5 * CHUNK_SIZE).unwrap();
+        assert!(victims.iter().all(|victim| victim.segment.file != pinned), "{victims:?}");
+        victims.iter().for_each(|victim| ledger.retained(victim.segment));
+        assert_eq!(ledger.make_room(&new, 9 * CHUNK_SIZE), None, "it would have to go");
+        ledger.unpin_file(pinned);
+        assert_eq!(ledger.make_room(&new, 9 * CHUNK_SIZE), None, "another reader has it");
+        ledger.unpin_file(pinned);
+        let victims = ledger.make_room(&new, 5 * CHUNK_SIZE).unwrap();
+        assert!(victims.iter().all(|victim| victim.segment.file != pinned), "it was used just now");
+        victims.iter().for_each(|victim| ledger.retained(victim.segment));
+        assert!(ledger.make_room(&new, 9 * CHUNK_SIZE).is_some());
+    }
+}
+
+#[test]
 fn a_file_that_loses_a_segment_takes_no_chunk_until_it_is_gone() {
     let mut ledger = Ledger::new(2 * CHUNK_SIZE + 8 * BLOCK, false);
     put(&mut ledger, &place(2, 0));

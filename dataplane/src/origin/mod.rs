@@ -5,6 +5,7 @@
 //! [`MAX_CALLS`] threads are in the file system at a time, so storage that hangs cannot take them all.
 
 mod details;
+mod direct;
 mod files;
 mod hashes;
 mod list;
@@ -15,6 +16,8 @@ mod watch;
 
 #[cfg(test)]
 mod tests;
+
+pub use direct::DirectOrigin;
 
 use crate::changes::with_heartbeat;
 use crate::disk::Disk;

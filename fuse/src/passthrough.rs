@@ -1,0 +1,95 @@
+//! Whole local files are passed through: the kernel reads and maps them by itself, at the speed of the file system that
+//! holds them, and asks nothing between open and close.
+//!
+//! Where that is not to be had (an old kernel, a mount that is not root's, files on a stacked file system) everything
+//! is read through us, without an error. A file that becomes whole while it is open is passed through when it is
+//! opened again after its last close.
+//!
+//! *Invariant:* a local file is kept until the kernel has closed it.
+
+use crate::model::{Mode, Modes, NodeId};
+use crate::volume::WholeFile;
+use fuser::BackingId;
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use std::any::Any;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use tracing::{debug, info};
+
+/// A local file that the kernel reads.
+pub(crate) struct Backing {
+    /// Given back before the file is let go.
+    pub(crate) id: BackingId,
+    _keep: Box<dyn Any + Send + Sync>,
+}
+
+/// What is open, and how the kernel reads it.
+#[derive(Default)]
+pub(crate) struct Passthrough {
+    modes: Mutex<Modes<Backing>>,
+    permitted: AtomicBool,
+}
+
+impl Passthrough {
+    /// The kernel offers it, and nobody has said no.
+    pub(crate) fn permit(&self) {
+        self.permitted.store(true, Relaxed);
+    }
+
+    /// `node` is opened once more: how the kernel is to read it. `find` looks for its local file, `register` tells the
+    /// kernel of it.
+    pub(crate) async fn open(
+        &self,
+        node: NodeId,
+        find: impl Future<Output = Option<WholeFile>>,
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
+    ) -> Mode<Backing> {
+        if let Some(mode) = self.modes.lock().join(node) {
+            return mode;
+        }
+        let whole = if self.permitted.load(Relaxed) { find.await } else { None };
+        let wanted = whole.and_then(|whole| self.register(whole, register)).unwrap_or(Mode::Cached);
+        let mode = self.modes.lock().open(node, wanted.clone());
+        // What another open made needless is given back here, outside the lock.
+        drop(wanted);
+        mode
+    }
+
+    /// The kernel has closed `node` once.
+    pub(crate) fn close(&self, node: NodeId) {
+        let last = self.modes.lock().close(node);
+        drop(last);
+    }
+
+    fn register(
+        &self,
+        whole: WholeFile,
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
+    ) -> Option<Mode<Backing>> {
+        match register(&whole.file) {
+            Ok(id) => Some(Mode::Passed(Backing { id, _keep: whole.keep }.into())),
+            Err(error) => {
+                self.refused(&error);
+                None
+            }
+        }
+    }
+
+    /// What will not change is not tried again.
+    fn refused(&self, error: &io::Error) {
+        let reason = match Errno::from_io_error(error) {
+            Some(Errno::PERM) => "only root may",
+            Some(Errno::LOOP) => "the cache lies on a stacked file system, such as overlayfs",
+            Some(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL) => {
+                "the kernel or the cache's file system cannot"
+            }
+            _ => return debug!(%error, "a file is not passed through to the kernel"),
+        };
+        if self.permitted.swap(false, Relaxed) {
+            info!(%error, reason, "cached files are not passed through to the kernel");
+        }
+    }
+}
