@@ -5,17 +5,20 @@ use crate::trace::Watch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use globalfs_dataplane::fetch::Cached;
+use globalfs_dataplane::fetch::{self, Cached};
 use globalfs_dataplane::origin::DirectOrigin;
 use globalfs_dataplane::{Deadline, Source};
-use globalfs_fuse::{Volume, WholeFile};
-use globalfs_proto::{Attr, ByteRange, Changes, DirEntry, FsResult, FsStat, GlobalPath, Version, limits};
+use globalfs_fuse::{Edition, Lasting, Names, Volume, WholeFile};
+use globalfs_proto::{Attr, ByteRange, Changes, FsResult, FsStat, GlobalPath, Version, limits};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 
 /// Reads that hold data at a time, each a megabyte at most; further ones wait, within their deadlines.
 const MAX_READS: usize = 256;
+
+/// Times that a directory is listed again to have its names and what they are known by together.
+const LISTINGS: usize = 2;
 
 /// Messages of changes that wait for the kernel.
 const CHANGES_AHEAD: usize = 64;
@@ -40,6 +43,11 @@ impl NodeVolume {
         Deadline::after(self.deadline)
     }
 
+    fn edition(&self, path: &GlobalPath) -> Option<Edition> {
+        let fetch::Edition { number, lasting } = self.cached.edition(path)?;
+        Some(Edition { number, lasting })
+    }
+
     async fn read_range(
         &self,
         path: &GlobalPath,
@@ -50,6 +58,10 @@ impl NodeVolume {
         let _turn = self.reads.acquire().await.expect("the semaphore is never closed");
         self.cached.read_range(path, version, range, deadline).await
     }
+}
+
+fn is_same(one: Option<Edition>, other: Option<Edition>) -> bool {
+    one.map(|edition| edition.number) == other.map(|edition| edition.number)
 }
 
 #[async_trait]
@@ -64,9 +76,31 @@ impl Volume for NodeVolume {
         deadline.bound(self.cached.stat_fresh(path, deadline)).await
     }
 
-    async fn list(&self, path: &GlobalPath) -> FsResult<Arc<[DirEntry]>> {
+    fn lasting(&self, path: &GlobalPath, attr: &Attr) -> Lasting {
+        let fetch::Lasting { name, attr } = self.cached.lasting(path, attr);
+        Lasting { name, attr }
+    }
+
+    async fn list(&self, path: &GlobalPath) -> FsResult<Names> {
         let deadline = self.deadline();
-        Ok(deadline.bound(self.cached.list(path, deadline)).await?.entries)
+        let mut before = self.edition(path);
+        let mut entries = deadline.bound(self.cached.list(path, deadline)).await?.entries;
+        for _ in 0..LISTINGS {
+            let edition = self.edition(path);
+            // One that stands before and after is that of the listing; one that is new may be of a later listing.
+            if edition.is_none() || is_same(before, edition) {
+                return Ok(Names { entries, edition });
+            }
+            before = edition;
+            entries = deadline.bound(self.cached.list(path, deadline)).await?.entries;
+        }
+        Ok(Names { entries, edition: None })
+    }
+
+    fn known_names(&self, path: &GlobalPath) -> Option<Names> {
+        let before = self.edition(path)?;
+        let entries = self.cached.known_listing(path)?.entries;
+        is_same(self.edition(path), Some(before)).then_some(Names { entries, edition: Some(before) })
     }
 
     async fn read_link(&self, path: &GlobalPath) -> FsResult<Bytes> {

@@ -7,7 +7,7 @@
 
 use crate::errno::{ErrorLog, errno};
 use crate::kernel_attr::{NO_FILE, file_attr, file_type};
-use crate::model::{Mode, NodeId};
+use crate::model::{Keeping, Mode, NodeId};
 use crate::operations::{Filled, Line, Node, Operations};
 use crate::options::Options;
 use crate::passthrough::Passthrough;
@@ -52,6 +52,13 @@ struct Lifetimes {
     attr: Duration,
     entry: Duration,
     negative: Duration,
+}
+
+impl Lifetimes {
+    /// Of the node's name and of its attributes.
+    fn of(&self, node: &Node) -> (Duration, Duration) {
+        (self.entry.max(node.lasting.name), self.attr.max(node.lasting.attr))
+    }
 }
 
 /// A mounted volume as `fuser` calls it.
@@ -156,8 +163,8 @@ impl Filesystem for Adapter {
         self.answer(|shared| async move {
             match shared.operations.look_up(NodeId(parent.0), name.as_bytes()).await {
                 Ok(node) => {
-                    let attr = file_attr(&node);
-                    reply.entry_with_ttls(&lifetimes.attr, &lifetimes.entry, &attr, GENERATION);
+                    let (entry, attr) = lifetimes.of(&node);
+                    reply.entry_with_ttls(&attr, &entry, &file_attr(&node), GENERATION);
                 }
                 Err(FsError::NOT_FOUND) if !lifetimes.negative.is_zero() => {
                     reply.entry(&lifetimes.negative, &NO_FILE, GENERATION);
@@ -173,10 +180,10 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let lifetime = self.lifetimes.attr;
+        let lifetimes = self.lifetimes;
         self.answer(|shared| async move {
             match shared.operations.get_attr(NodeId(node.0)).await {
-                Ok(attr) => reply.attr(&lifetime, &file_attr(&Node { id: NodeId(node.0), attr })),
+                Ok(node) => reply.attr(&lifetimes.of(&node).1, &file_attr(&node)),
                 Err(error) => reply.error(shared.fail("getattr", node.0, &error)),
             }
         });
@@ -245,7 +252,7 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, _: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         match self.shared.operations.open_dir(NodeId(node.0)) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Ok((handle, keeping)) => reply.opened(FileHandle(handle), keeping_flags(keeping)),
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -279,10 +286,12 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let lifetime = self.lifetimes.entry.min(self.lifetimes.attr);
+        let lifetimes = self.lifetimes;
         self.answer(|shared| async move {
             let take = |line: Line<'_>| {
                 let (attr, name) = (file_attr(&line.node), OsStr::from_bytes(line.name));
+                let (for_entry, for_attr) = lifetimes.of(&line.node);
+                let lifetime = for_entry.min(for_attr);
                 filled(reply.add(attr.ino, line.offset_after, name, &lifetime, &attr, GENERATION))
             };
             match shared.operations.read_dir_plus(handle.0, offset, take).await {
@@ -500,6 +509,14 @@ fn reply_xattr(reply: ReplyXattr, value: &[u8], size: u32) {
         Ok(length) if size == 0 => reply.size(length),
         Ok(length) if length <= size => reply.data(value),
         _ => reply.error(Errno::ERANGE),
+    }
+}
+
+fn keeping_flags(keeping: Keeping) -> FopenFlags {
+    match keeping {
+        Keeping::Nothing => FopenFlags::empty(),
+        Keeping::Anew => FopenFlags::FOPEN_CACHE_DIR,
+        Keeping::On => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
     }
 }
 

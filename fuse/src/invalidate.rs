@@ -2,17 +2,18 @@
 //!
 //! A node stands for one version, so the page cache needs nothing: a changed file is another node, and a name
 //! that is forgotten is looked up again. A name is forgotten twice, since an answer that was on its way to the
-//! kernel at the first time may tell of what was before. When changes were lost the kernel's own times to live
-//! are all that is left, as without changes.
+//! kernel at the first time may tell of what was before. When changes were lost, all names are forgotten: the kernel
+//! was told to keep them for as long as it hears of their changes.
 //!
 //! *Invariant:* the calls are made by one thread that holds no lock and serves no request: the kernel may make
 //! them wait for a directory's lock, whose holder waits for an answer of ours.
 
+use crate::model::NodeId;
 use crate::operations::Operations;
 use crate::volume::Volume;
 use fuser::{INodeNo, Notifier};
 use globalfs_proto::{ChangedDirectory, Changes};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -97,16 +98,36 @@ impl Invalidator {
     }
 
     fn forget_all(&self, changes: &Changes) {
+        if changes.everything {
+            return self.forget_names(None);
+        }
         changes.directories.iter().for_each(|changed| self.forget(changed));
     }
 
     /// The kernel refuses what it does not know, which is as well.
     fn forget(&self, changed: &ChangedDirectory) {
         let Some(directory) = self.operations.directory_at(&changed.path) else { return };
+        if changed.names.is_empty() {
+            self.forget_names(Some(directory));
+        }
         for name in &changed.names {
             let _ = self.notifier.inval_entry(INodeNo(directory.0), OsStr::from_bytes(name));
         }
-        // An offset below zero leaves the content alone: its own times and link count are what changed.
-        let _ = self.notifier.inval_inode(INodeNo(directory.0), -1, 0);
+        self.forget_listing(directory);
+    }
+
+    /// All names in `directory`, or anywhere.
+    fn forget_names(&self, directory: Option<NodeId>) {
+        let mut parents = HashSet::new();
+        self.operations.each_place(directory, |parent, name| {
+            let _ = self.notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name));
+            parents.insert(parent);
+        });
+        parents.into_iter().for_each(|parent| self.forget_listing(parent));
+    }
+
+    /// The directory's own times and link count, and the names that the kernel keeps of it.
+    fn forget_listing(&self, directory: NodeId) {
+        let _ = self.notifier.inval_inode(INodeNo(directory.0), 0, 0);
     }
 }

@@ -30,7 +30,7 @@ pub(crate) const NO_FILE: FileAttr = FileAttr {
 
 /// The attributes of `node`.
 pub(crate) fn file_attr(node: &Node) -> FileAttr {
-    let Node { id, attr } = node;
+    let Node { id, attr, .. } = node;
     let Attr { kind, nlink, uid, gid, size, blocks, .. } = *attr;
     FileAttr {
         ino: INodeNo(id.0),

@@ -18,9 +18,9 @@ mod passthrough;
 mod session;
 pub mod volume;
 
-pub use model::{Identity, NodeId};
+pub use model::{Identity, Keeping, NodeId};
 pub use mount_point::{Detach, our_mounts, unmount};
 pub use operations::Operations;
 pub use options::{OptionError, Options};
 pub use session::{MountError, Session, mount, prepare};
-pub use volume::{Volume, WholeFile};
+pub use volume::{Edition, Lasting, Names, Volume, WholeFile};

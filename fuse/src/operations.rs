@@ -4,13 +4,15 @@
 //! for up to the end of the file, or an error; no lock is held while the volume works.
 
 use crate::model::{
-    DirPosition, Handle, HandleTable, InodeTable, NodeId, OpenFile, Place, dir_position, offset_after,
+    DirPosition, Handle, HandleTable, InodeTable, Keeping, Listing, NodeId, OpenFile, Place, dir_position,
+    offset_after,
 };
-use crate::volume::{Volume, WholeFile};
+use crate::volume::{Lasting, Volume, WholeFile};
 use bytes::Bytes;
-use globalfs_proto::{Attr, ByteRange, DirEntry, FileKind, FsError, FsResult, FsStat, GlobalPath, PathError};
+use globalfs_proto::{Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, PathError};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes of a file whose reads are not worth another thread: a quarter of a chunk to hash and copy.
 const SMALL_FILE: u64 = 32 * 1024;
@@ -25,6 +27,8 @@ pub struct Node {
     pub id: NodeId,
     /// Its attributes.
     pub attr: Attr,
+    /// For how long its name and they count, so long as no change is told.
+    pub lasting: Lasting,
 }
 
 /// One line of a listing as the kernel is told of it.
@@ -65,7 +69,7 @@ impl<V: Volume + ?Sized> Operations<V> {
         let path = self.path(parent)?.join(name).map_err(name_error)?;
         let attr = self.volume.stat(&path).await?;
         let id = self.inodes.lock().look_up(Place { parent, name }, &attr)?;
-        Ok(Node { id, attr })
+        Ok(Node { id, attr, lasting: self.volume.lasting(&path, &attr) })
     }
 
     /// The kernel drops `count` lookups of `id`.
@@ -76,12 +80,14 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// Attributes of `id`: of an open regular file those of its version, else the present ones.
     ///
     /// `Stale` when its place now holds something else or nothing: the kernel then looks the path up again.
-    pub async fn get_attr(&self, id: NodeId) -> FsResult<Attr> {
+    pub async fn get_attr(&self, id: NodeId) -> FsResult<Node> {
         if let Some(attr) = self.pinned_attr(id)? {
-            return Ok(attr);
+            return Ok(Node { id, attr, lasting: Lasting::default() });
         }
-        let attr = self.volume.stat(&self.path(id)?).await.map_err(gone_is_stale)?;
-        self.inodes.lock().refresh(id, &attr).map(|()| attr)
+        let path = self.path(id)?;
+        let attr = self.volume.stat(&path).await.map_err(gone_is_stale)?;
+        self.inodes.lock().refresh(id, &attr)?;
+        Ok(Node { id, attr, lasting: self.volume.lasting(&path, &attr) })
     }
 
     fn pinned_attr(&self, id: NodeId) -> FsResult<Option<Attr>> {
@@ -167,16 +173,27 @@ impl<V: Volume + ?Sized> Operations<V> {
         Ok(pieces)
     }
 
-    /// Opens the directory `id`; its listing is taken at the first read.
-    pub fn open_dir(&self, id: NodeId) -> FsResult<u64> {
-        self.inodes.lock().pin(id)?;
-        Ok(self.handles.lock().open(Handle::Directory { node: id, listing: None }))
+    /// Opens the directory `id`; its listing is taken at the first read. Tells besides what the kernel may do with
+    /// what it keeps of the directory's names.
+    pub fn open_dir(&self, id: NodeId) -> FsResult<(u64, Keeping)> {
+        // A reader who is shown what was kept may go on from there with a question: by the same names.
+        let listing = self.volume.known_names(&self.path(id)?).map(Listing::of);
+        let mut inodes = self.inodes.lock();
+        inodes.pin(id)?;
+        let keeping = inodes.open_names(id, listing.as_ref().map(|listing| listing.edition));
+        let is_kept = keeping != Keeping::Nothing;
+        Ok((self.handles.lock().open(Handle::Directory { node: id, listing, is_kept }), keeping))
     }
 
     /// Closes a handle of either kind.
     pub fn release(&self, handle: u64) -> FsResult<()> {
         let closed = self.handles.lock().close(handle)?;
-        self.inodes.lock().unpin(closed.node());
+        let mut inodes = self.inodes.lock();
+        if let Handle::Directory { node, is_kept: true, .. } = &closed {
+            inodes.close_names(*node);
+        }
+        inodes.unpin(closed.node());
+        drop(inodes);
         self.volume.closed(handle);
         Ok(())
     }
@@ -231,12 +248,12 @@ impl<V: Volume + ?Sized> Operations<V> {
     }
 
     /// The listing that the reader of `handle` goes through: a fresh one when it starts or rewinds.
-    async fn listing(&self, handle: u64, offset: u64) -> FsResult<(NodeId, Arc<[DirEntry]>)> {
+    async fn listing(&self, handle: u64, offset: u64) -> FsResult<(NodeId, Listing)> {
         let (id, begun) = self.handles.lock().directory(handle)?;
         if let Some(listing) = begun.filter(|_| offset > 0) {
             return Ok((id, listing));
         }
-        let fresh = self.volume.list(&self.path(id)?).await.map_err(gone_is_stale)?;
+        let fresh = Listing::of(self.volume.list(&self.path(id)?).await.map_err(gone_is_stale)?);
         self.handles.lock().set_listing(handle, fresh.clone());
         Ok((id, fresh))
     }
@@ -244,6 +261,16 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// The directory that the kernel knows at `path`.
     pub fn directory_at(&self, path: &GlobalPath) -> Option<NodeId> {
         self.inodes.lock().directory_at(path)
+    }
+
+    /// Calls `forget` with every place where a node was last seen that lies in `directory`, or anywhere. No lock is held
+    /// meanwhile.
+    pub fn each_place(&self, directory: Option<NodeId>, mut forget: impl FnMut(NodeId, &[u8])) {
+        let nodes = self.inodes.lock().nodes_in(directory);
+        for id in nodes {
+            let place = self.inodes.lock().place(id);
+            place.iter().for_each(|(parent, name)| forget(*parent, name));
+        }
     }
 
     /// Nodes that the kernel holds, the root included, and open handles.
@@ -259,7 +286,7 @@ impl<V: Volume + ?Sized> Operations<V> {
 fn line_at<'a>(
     inodes: &InodeTable,
     directory: NodeId,
-    listing: &'a [DirEntry],
+    listing: &'a Listing,
     position: DirPosition,
 ) -> Option<Line<'a>> {
     let (id, attr, name): (_, _, &[u8]) = match position {
@@ -269,11 +296,18 @@ fn line_at<'a>(
             (parent, inodes.attr(parent).ok()?, b"..")
         }
         DirPosition::Entry(index) => {
-            let entry = listing.get(index)?;
+            let entry = listing.entries.get(index)?;
             (inodes.id_of(&entry.attr), entry.attr, &entry.name)
         }
     };
-    Some(Line { node: Node { id, attr }, offset_after: offset_after(position), name })
+    let name_lasts = listing.lasting;
+    let lasting =
+        Lasting { name: name_lasts, attr: if attr.has_one_name() { name_lasts } else { Duration::ZERO } };
+    Some(Line {
+        node: Node { id, attr, lasting },
+        offset_after: offset_after(position, listing.edition),
+        name,
+    })
 }
 
 /// A place that holds nothing any more: the kernel is to look the path up again, which gives the

@@ -6,6 +6,7 @@ use globalfs_proto::{Attr, Changes, DirEntry, FsResult, FsStat, GlobalPath, Vers
 use std::any::Any;
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// A file on a local file system with all bytes of one content, for the kernel to read by itself.
@@ -14,6 +15,34 @@ pub struct WholeFile {
     pub file: Arc<File>,
     /// Dropped when the kernel reads it no longer.
     pub keep: Box<dyn Any + Send + Sync>,
+}
+
+/// For how long an answer counts, so long as [`Volume::changes`] tells nothing of it; zero: the mount's own times to live
+/// decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lasting {
+    /// That the name means this file.
+    pub name: Duration,
+    /// The file's attributes.
+    pub attr: Duration,
+}
+
+/// What the names in a directory are known by while [`Volume::changes`] tells of their changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Edition {
+    /// Another number, other names, perhaps. Grows with time.
+    pub number: u64,
+    /// For how long they count, so long as no change is told.
+    pub lasting: Duration,
+}
+
+/// The whole of a directory, without `.` and `..`.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// In no particular order.
+    pub entries: Arc<[DirEntry]>,
+    /// `None`: nobody would tell of their changes.
+    pub edition: Option<Edition>,
 }
 
 /// A read-only tree of files. Every method ends before the volume's own deadline, in data or an error.
@@ -28,8 +57,19 @@ pub trait Volume: Send + Sync + 'static {
     /// has to find the version that it was refused for.
     async fn stat_for_open(&self, path: &GlobalPath) -> FsResult<Attr>;
 
-    /// The whole directory `path`, without `.` and `..`.
-    async fn list(&self, path: &GlobalPath) -> FsResult<Arc<[DirEntry]>>;
+    /// For how long it counts that `path` has the attributes `attr`, which were just told. Must not wait.
+    fn lasting(&self, _path: &GlobalPath, _attr: &Attr) -> Lasting {
+        Lasting::default()
+    }
+
+    /// The whole directory `path`.
+    async fn list(&self, path: &GlobalPath) -> FsResult<Names>;
+
+    /// The same, if [`Volume::list`] would tell it without asking anybody and its changes are told. Its attributes may
+    /// be out of date. Must not wait.
+    fn known_names(&self, _path: &GlobalPath) -> Option<Names> {
+        None
+    }
 
     /// The target of the symbolic link `path`.
     async fn read_link(&self, path: &GlobalPath) -> FsResult<Bytes>;

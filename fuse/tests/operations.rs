@@ -84,7 +84,7 @@ async fn an_open_file_keeps_its_version_or_fails() {
         let node = operations.look_up(ROOT, b"f").await.unwrap();
         let handle = operations.open(node.id).await.unwrap();
         volume.change("/f", "newer", keep);
-        assert_eq!(operations.get_attr(node.id).await.unwrap(), node.attr, "pinned");
+        assert_eq!(operations.get_attr(node.id).await.unwrap().attr, node.attr, "pinned");
         match read_all(&operations, handle).await {
             Ok(content) => assert!(keep && content == b"old"),
             Err(error) => assert!(!keep && matches!(error, FsError::Stale(_))),
@@ -120,7 +120,7 @@ async fn what_is_gone_is_looked_up_again() {
     assert!(is_stale(operations.read_link(link.id).await));
     assert!(is_stale(operations.get_attr(link.id).await));
     assert!(is_stale(operations.read(handle, 0, 1).await));
-    assert_eq!(operations.get_attr(file.id).await.unwrap().size, 1, "fstat goes on");
+    assert_eq!(operations.get_attr(file.id).await.unwrap().attr.size, 1, "fstat goes on");
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn a_listing_stays_what_it_was_until_rewound() {
     for n in 0..5 {
         volume.file(&format!("/{n}"), "");
     }
-    let handle = operations.open_dir(ROOT).unwrap();
+    let handle = operations.open_dir(ROOT).unwrap().0;
     let first = list(&operations, handle, 0, 4).await;
     let names: Vec<_> = first.iter().map(|(name, ..)| &name[..]).collect();
     assert_eq!(names, [&b"."[..], b"..", b"0", b"1"]);
@@ -179,7 +179,7 @@ async fn listings_count_lookups_of_what_was_taken_alone() {
     for n in 0..10 {
         volume.file(&format!("/{n}"), "");
     }
-    let handle = operations.open_dir(ROOT).unwrap();
+    let handle = operations.open_dir(ROOT).unwrap().0;
     let seen = list(&operations, handle, 0, 5).await;
     assert_eq!(operations.counts(), (1 + 3, 1), "the root and three files");
     let mut plain = 0;
@@ -200,7 +200,7 @@ async fn both_kinds_of_listing_and_a_lookup_agree_on_numbers() {
     volume.file("/f", "x");
     volume.hard_link("/f", "/g");
     volume.put(&path("/p"), FileKind::Fifo, 0o600, "".into());
-    let handle = operations.open_dir(ROOT).unwrap();
+    let handle = operations.open_dir(ROOT).unwrap().0;
     for (name, id, _) in list(&operations, handle, 2, 10).await {
         assert_eq!(operations.look_up(ROOT, &name).await.unwrap().id, id);
     }
@@ -214,7 +214,7 @@ async fn errors_of_the_volume_pass_through() {
     volume.file("/f", "x");
     let node = operations.look_up(ROOT, b"f").await.unwrap();
     volume.fail(Some(FsError::Deadline));
-    assert_eq!(operations.get_attr(ROOT).await, Err(FsError::Deadline));
+    assert_eq!(operations.get_attr(ROOT).await.unwrap_err(), FsError::Deadline);
     assert_eq!(operations.open(node.id).await, Err(FsError::Deadline));
     assert_eq!(operations.fs_stat(ROOT).await, Err(FsError::Deadline));
     assert_eq!(operations.list_xattr(node.id).await, Err(FsError::Deadline));

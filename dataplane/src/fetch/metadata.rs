@@ -9,7 +9,7 @@ use super::question::{About, Question};
 use super::small::Small;
 use crate::changes::Hub;
 use crate::model::freshness::Ticket;
-use crate::model::names::{Answer, Ask, Names};
+use crate::model::names::{Answer, Ask, Edition, Lasting, Names};
 use crate::source::{ChangeStream, Deadline, Listing, Source};
 use bytes::Bytes;
 use globalfs_proto::limits::{DEFAULT_DEADLINE, MAX_ENTRIES_BELOW};
@@ -278,6 +278,14 @@ impl Metadata {
     /// The listing of `directory` if it is known, without asking anybody.
     pub(super) fn known_listing(&self, directory: &GlobalPath) -> Option<Listing> {
         self.0.state.lock().names.known_listing(directory, self.now())
+    }
+
+    pub(super) fn edition(&self, directory: &GlobalPath) -> Option<Edition> {
+        self.0.state.lock().names.edition(directory, self.now())
+    }
+
+    pub(super) fn lasting(&self, path: &GlobalPath, attr: &Attr) -> Lasting {
+        self.0.state.lock().names.lasting(path, attr, self.now())
     }
 
     /// All that is told on from here.

@@ -26,6 +26,7 @@ pub use metadata::NameCounters;
 
 use crate::cache::Cache;
 use crate::changes::Hub;
+pub use crate::model::names::{Edition, Lasting};
 use crate::source::{
     ChangeStream, Chunk, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source,
     WarmStream,
@@ -151,6 +152,16 @@ impl Cached {
     /// The listing of `directory` if it is known here. Asks nobody; names may have changed meanwhile.
     pub fn known_listing(&self, directory: &GlobalPath) -> Option<Listing> {
         self.0.metadata.known_listing(directory)
+    }
+
+    /// What the names in `directory` are known by here, if all of them are and their changes are heard.
+    pub fn edition(&self, directory: &GlobalPath) -> Option<Edition> {
+        self.0.metadata.edition(directory)
+    }
+
+    /// How long it counts that `path` has the attributes `attr`, so long as [`Source::watch`] tells no change.
+    pub fn lasting(&self, path: &GlobalPath, attr: &Attr) -> Lasting {
+        self.0.metadata.lasting(path, attr)
     }
 
     /// What it learned of names.

@@ -2,7 +2,7 @@
 
 use crate::source::Listing;
 use bytes::Bytes;
-use globalfs_proto::{Attr, DirEntry, FileKind};
+use globalfs_proto::{Attr, DirEntry};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -66,5 +66,5 @@ impl Directory {
 
 /// Whether the watch of its directory sees each change of what has these attributes, or of an absent name.
 pub(super) fn is_seen(attr: Option<&Attr>) -> bool {
-    attr.is_none_or(|attr| attr.kind != FileKind::Directory && attr.nlink <= 1)
+    attr.is_none_or(Attr::has_one_name)
 }

@@ -114,6 +114,64 @@ fn what_a_watch_does_not_see_grows_old() {
     assert_eq!(known(&mut names, "/d/dir", at(100)), Some(Some(33)), "by its own listing");
 }
 
+#[test]
+fn what_is_told_lasts_as_long_as_its_watch_sees_it() {
+    let mut names = watching();
+    let two = Attr { nlink: 2, ..some_attr(2) };
+    let entries = [("one", some_attr(1)), ("two", two), ("dir", directory_attr(3))];
+    learn(&mut names, "/d", listing(&entries, true), at(0));
+    learn(&mut names, "/u", listing(&entries, false), at(0));
+    names.heard(&Changes::default(), at(10));
+    let (left, none) = (MAX_WATCHED_AGE - at(10), Duration::ZERO);
+    let lasting = |names: &Names, text: &str, attr: &Attr, ms: u64| {
+        let Lasting { name, attr } = names.lasting(&path(text), attr, at(ms));
+        (name, attr)
+    };
+    assert_eq!(lasting(&names, "/d/one", &some_attr(1), 10), (left, left));
+    assert_eq!(lasting(&names, "/d/one", &some_attr(9), 10), (none, none), "another file");
+    let resized = Attr { size: 77, ..some_attr(1) };
+    assert_eq!(lasting(&names, "/d/one", &resized, 10), (left, none), "other attributes");
+    assert_eq!(lasting(&names, "/d/two", &two, 10), (left, none), "it may change by its other name");
+    assert_eq!(
+        lasting(&names, "/d/dir", &directory_attr(3), 10),
+        (left, none),
+        "what happens in it is not told"
+    );
+    assert_eq!(lasting(&names, "/u/one", &some_attr(1), 10), (none, none));
+    learn(&mut names, "/d/dir", Listing { attr: directory_attr(3), ..listing(&[], true) }, at(10));
+    assert_eq!(
+        lasting(&names, "/d/dir", &directory_attr(3), 10),
+        (left, MAX_WATCHED_AGE),
+        "but by its own watch"
+    );
+    names.heard(&changed("/d", &["one"]), at(20));
+    assert_eq!(lasting(&names, "/d/one", &some_attr(1), 20), (none, none));
+    assert_eq!(lasting(&names, "/d/two", &two, 20), (MAX_WATCHED_AGE - at(20), none));
+    assert_eq!(lasting(&names, "/d/two", &two, 120), (none, none), "silence");
+    names.lost();
+    assert_eq!(lasting(&names, "/d/two", &two, 20), (none, none));
+}
+
+#[test]
+fn other_names_are_another_edition() {
+    let mut names = watching();
+    let number = |names: &Names, text: &str| names.edition(&path(text), at(10)).map(|edition| edition.number);
+    assert_eq!(number(&names, "/d"), None);
+    learn(&mut names, "/d", listing(&[("f", some_attr(1))], true), at(0));
+    learn(&mut names, "/u", listing(&[("f", some_attr(1))], false), at(0));
+    learn(&mut names, "/part", Listing { complete: false, ..listing(&[], true) }, at(0));
+    let first = number(&names, "/d").unwrap();
+    assert_eq!((number(&names, "/u"), number(&names, "/part")), (None, None));
+    names.heard(&changed("/e", &["f"]), at(5));
+    assert_eq!(number(&names, "/d"), Some(first), "it was another directory");
+    names.heard(&changed("/d", &["new"]), at(5));
+    assert_eq!(number(&names, "/d"), None);
+    learn(&mut names, "/d", listing(&[("f", some_attr(1)), ("new", some_attr(2))], true), at(6));
+    assert!(number(&names, "/d").is_some_and(|second| second > first));
+    names.heard(&changed("/d", &[]), at(7));
+    assert_eq!(number(&names, "/d"), None);
+}
+
 fn link(name: &str, n: u64, target: &str) -> DirEntry {
     let attr = Attr { kind: FileKind::Symlink, nlink: 2, ..some_attr(n) };
     let target = Some(target.as_bytes().into());

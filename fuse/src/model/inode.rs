@@ -4,6 +4,7 @@
 //! living node lies in it. While it lives, its number stands for nothing else. Walking up from any node
 //! ends at the root.
 
+use crate::model::kept_names::{Keeping, KeptNames};
 use globalfs_proto::limits::MAX_PATH;
 use globalfs_proto::{Attr, FileId, FileKind, FsError, FsResult, GlobalPath};
 use std::collections::HashMap;
@@ -100,6 +101,8 @@ pub(crate) struct InodeTable {
     nodes: HashMap<NodeId, Box<Node>, BuildHasherDefault<PassThrough>>,
     /// Directories by where they were last seen.
     directories: HashMap<(NodeId, Box<[u8]>), NodeId>,
+    /// Of directories that live.
+    kept_names: KeptNames,
 }
 
 impl Default for InodeTable {
@@ -129,7 +132,8 @@ impl InodeTable {
         };
         let parent = NodeId::ROOT;
         let root = Node { attr, parent, name: Box::default(), lookups: 1, open_handles: 0, children: 0 };
-        Self { nodes: HashMap::from_iter([(NodeId::ROOT, Box::new(root))]), directories: HashMap::new() }
+        let nodes = HashMap::from_iter([(NodeId::ROOT, Box::new(root))]);
+        Self { nodes, directories: HashMap::new(), kept_names: KeptNames::default() }
     }
 
     /// Number of living nodes, the root included.
@@ -221,6 +225,27 @@ impl InodeTable {
         self.drop_unheld(id);
     }
 
+    /// A reader of the directory `id` is opened while `edition` of its names counts.
+    pub(crate) fn open_names(&mut self, id: NodeId, edition: Option<u64>) -> Keeping {
+        self.kept_names.open(id, edition)
+    }
+
+    /// A reader that the kernel keeps names of is closed.
+    pub(crate) fn close_names(&mut self, id: NodeId) {
+        self.kept_names.close(id);
+    }
+
+    /// Nodes last seen in `directory`, or anywhere.
+    pub(crate) fn nodes_in(&self, directory: Option<NodeId>) -> Vec<NodeId> {
+        let is_in = |node: &Node| directory.is_none_or(|directory| node.parent == directory);
+        self.nodes.iter().filter(|(_, node)| is_in(node)).map(|(id, _)| *id).collect()
+    }
+
+    /// Where `id` was last seen.
+    pub(crate) fn place(&self, id: NodeId) -> Option<(NodeId, Box<[u8]>)> {
+        self.nodes.get(&id).map(|node| (node.parent, node.name.clone()))
+    }
+
     /// Whether handles are open on `id`.
     pub(crate) fn is_open(&self, id: NodeId) -> bool {
         self.nodes.get(&id).is_some_and(|n| n.open_handles > 0)
@@ -306,6 +331,7 @@ impl InodeTable {
         while id != NodeId::ROOT && self.nodes.get(&id).is_some_and(|n| !n.is_held()) {
             let gone = self.nodes.remove(&id).expect("it was found above");
             if gone.attr.kind == FileKind::Directory {
+                self.kept_names.forget(id);
                 self.leave_place(id, gone.parent, gone.name);
             }
             id = gone.parent;

@@ -2,9 +2,12 @@
 
 mod handle;
 mod inode;
+mod kept_names;
 mod mode;
 
-pub(crate) use handle::{DirPosition, Handle, HandleTable, OpenFile, dir_position, offset_after};
+pub(crate) use handle::{DirPosition, Handle, HandleTable, Listing, OpenFile, dir_position, offset_after};
 pub use inode::{Identity, NodeId};
 pub(crate) use inode::{InodeTable, Place};
+pub use kept_names::Keeping;
+
 pub(crate) use mode::{Mode, Modes};

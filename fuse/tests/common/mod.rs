@@ -5,9 +5,10 @@ pub(crate) mod mounted;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use globalfs_fuse::{Volume, WholeFile};
+use futures_util::FutureExt;
+use globalfs_fuse::{Edition, Lasting, Names, Volume, WholeFile};
 use globalfs_proto::{
-    Attr, ByteRange, DirEntry, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, Version,
+    Attr, ByteRange, Changes, DirEntry, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, Version,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -15,8 +16,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
 
 pub(crate) const ENODATA: i32 = 61;
+
+/// How long what is watched counts.
+const LASTING: Duration = Duration::from_secs(3600);
 
 /// Where a read is cut in two, so that joining is tested.
 const CUT: usize = 70_001;
@@ -30,6 +36,8 @@ pub(crate) struct MemoryVolume {
     pub(crate) stats: AtomicU64,
     /// Calls of `list`.
     pub(crate) lists: AtomicU64,
+    /// Where the mount hears of changes.
+    pub(crate) changes: Mutex<Option<mpsc::Sender<Arc<Changes>>>>,
     /// Where contents lie in local files, if they do.
     pub(crate) local: Mutex<Option<PathBuf>>,
     /// Counts, beside itself, the local files that the kernel has.
@@ -45,6 +53,8 @@ struct Tree {
     clock: i64,
     /// When set, every call fails with it.
     failure: Option<FsError>,
+    /// When set, it is the edition of every directory's names, of whose changes the test tells.
+    edition: Option<u64>,
     /// When set, every call panics.
     is_broken: bool,
     /// When set, reads return this many bytes too few.
@@ -156,6 +166,15 @@ impl MemoryVolume {
         *self.local.lock() = Some(Path::new(env!("CARGO_MANIFEST_DIR")).to_owned());
     }
 
+    /// From now on names are of `edition`, and count for long.
+    pub(crate) fn set_edition(&self, edition: u64) {
+        self.tree.lock().edition = Some(edition);
+    }
+
+    pub(crate) fn tell(&self, changes: Changes) {
+        self.changes.lock().as_ref().unwrap().blocking_send(Arc::new(changes)).unwrap();
+    }
+
     pub(crate) fn cut_short(&self, bytes: usize) {
         self.tree.lock().cut_short = bytes;
     }
@@ -179,12 +198,34 @@ impl Volume for MemoryVolume {
         self.stat(path).await
     }
 
-    async fn list(&self, path: &GlobalPath) -> FsResult<Arc<[DirEntry]>> {
+    async fn list(&self, path: &GlobalPath) -> FsResult<Names> {
         self.entry(path)?;
         self.lists.fetch_add(1, Ordering::Relaxed);
         let tree = self.tree.lock();
         let children = tree.entries.range(path.clone()..).filter(|(p, _)| p.parent().as_ref() == Some(path));
-        Ok(children.map(|(p, (attr, _))| DirEntry::new(Bytes::copy_from_slice(p.name()), *attr)).collect())
+        let entry = |p: &GlobalPath, attr| DirEntry::new(Bytes::copy_from_slice(p.name()), attr);
+        let entries = children.map(|(p, (attr, _))| entry(p, *attr)).collect();
+        let edition = tree.edition.map(|number| Edition { number, lasting: LASTING });
+        Ok(Names { entries, edition })
+    }
+
+    fn known_names(&self, path: &GlobalPath) -> Option<Names> {
+        let edition = self.tree.lock().edition?;
+        let mut names = self.list(path).now_or_never()?.ok()?;
+        self.lists.fetch_sub(1, Ordering::Relaxed);
+        names.edition = Some(Edition { number: edition, lasting: LASTING });
+        Some(names)
+    }
+
+    fn lasting(&self, _path: &GlobalPath, _attr: &Attr) -> Lasting {
+        let lasting = if self.tree.lock().edition.is_some() { LASTING } else { Duration::ZERO };
+        Lasting { name: lasting, attr: lasting }
+    }
+
+    fn changes(&self) -> Option<mpsc::Receiver<Arc<Changes>>> {
+        let (sender, receiver) = mpsc::channel(8);
+        *self.changes.lock() = Some(sender);
+        Some(receiver)
     }
 
     async fn read_link(&self, path: &GlobalPath) -> FsResult<Bytes> {

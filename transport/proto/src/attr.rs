@@ -102,6 +102,12 @@ pub struct Attr {
 }
 
 impl Attr {
+    /// Whether each change of the file is a change of one name in one directory: it has no other name, and holds no
+    /// names itself.
+    pub fn has_one_name(&self) -> bool {
+        self.kind != FileKind::Directory && self.nlink <= 1
+    }
+
     /// The version of the content that these attributes describe.
     pub fn version(&self) -> Version {
         Version { file: self.file, size: self.size, mtime_ns: self.mtime_ns, ctime_ns: self.ctime_ns }
