@@ -1,8 +1,8 @@
 //! From errors of the volume to the numbers that the kernel takes, and their lines in the log.
 
-use fuser::Errno;
 use globalfs_proto::FsError;
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use std::time::{Duration, Instant};
 use tracing::warn;
 
@@ -17,10 +17,10 @@ const LOG_WINDOW: Duration = Duration::from_secs(10);
 ///
 /// `ENOSYS` becomes `EOPNOTSUPP`: the kernel would not ask again on the whole mount, for any file.
 pub(crate) fn errno(error: &FsError) -> Errno {
-    match Errno::from_i32(error.errno()) {
-        Errno::ENOSYS => Errno::EOPNOTSUPP,
-        number if number.code() < ERRNO_LIMIT => number,
-        _ => Errno::EIO,
+    match error.errno() {
+        number if number == Errno::NOSYS.raw_os_error() => Errno::OPNOTSUPP,
+        number if (1..ERRNO_LIMIT).contains(&number) => Errno::from_raw_os_error(number),
+        _ => Errno::IO,
     }
 }
 
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn every_number_is_one_that_the_kernel_takes() {
-        let check = |error: FsError, want| assert_eq!(errno(&error).code(), want);
+        let check = |error: FsError, want| assert_eq!(errno(&error).raw_os_error(), want);
         check(FsError::NOT_FOUND, 2);
         check(FsError::Stale(None), 116);
         check(FsError::Deadline, 110);

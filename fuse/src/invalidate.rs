@@ -10,13 +10,11 @@
 
 use crate::model::NodeId;
 use crate::operations::Operations;
+use crate::transport::Notifier;
 use crate::volume::Volume;
-use fuser::{INodeNo, Notifier};
 use globalfs_proto::{ChangedDirectory, Changes};
 use std::collections::{HashSet, VecDeque};
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -111,16 +109,20 @@ impl Invalidator {
             self.forget_names(Some(directory));
         }
         for name in &changed.names {
-            let _ = self.notifier.inval_entry(INodeNo(directory.0), OsStr::from_bytes(name));
+            let _ = self.notifier.inval_entry(directory, name);
         }
         self.forget_listing(directory);
     }
 
     /// All names in `directory`, or anywhere.
     fn forget_names(&self, directory: Option<NodeId>) {
+        // At once, by kernels that can (Linux 6.17): then what is left is their listings.
+        let at_once = directory.is_none() && self.notifier.inc_epoch().is_ok();
         let mut parents = HashSet::new();
         self.operations.each_place(directory, |parent, name| {
-            let _ = self.notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name));
+            if !at_once {
+                let _ = self.notifier.inval_entry(parent, name);
+            }
             parents.insert(parent);
         });
         parents.into_iter().for_each(|parent| self.forget_listing(parent));
@@ -128,6 +130,6 @@ impl Invalidator {
 
     /// The directory's own times and link count, and the names that the kernel keeps of it.
     fn forget_listing(&self, directory: NodeId) {
-        let _ = self.notifier.inval_inode(INodeNo(directory.0), 0, 0);
+        let _ = self.notifier.inval_inode(directory, 0, 0);
     }
 }

@@ -17,7 +17,9 @@ pub struct Options {
     pub entry_ttl: Duration,
     /// How long the kernel may take a name to be missing.
     pub negative_ttl: Duration,
-    /// Threads that read requests. One has the shortest delay; more help when many small ones meet.
+    /// Whether the kernel's requests come over io_uring.
+    pub io_uring: IoUring,
+    /// Threads that read requests from `/dev/fuse`. One has the shortest delay; more help when many small ones meet.
     pub threads: usize,
     /// Device files work.
     pub devices: bool,
@@ -31,6 +33,19 @@ pub struct Options {
     pub access_times: bool,
 }
 
+/// Whether the kernel's requests come over io_uring instead of by `/dev/fuse`. Where the kernel does not offer it
+/// they come by `/dev/fuse` in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoUring {
+    /// As is best, by measurement.
+    #[default]
+    Auto,
+    /// Where the kernel offers it.
+    On,
+    /// Never.
+    Off,
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -40,6 +55,7 @@ impl Default for Options {
             attr_ttl: Duration::from_secs(1),
             entry_ttl: Duration::from_secs(1),
             negative_ttl: Duration::ZERO,
+            io_uring: IoUring::Auto,
             threads: 1,
             devices: false,
             set_id: false,
@@ -53,7 +69,7 @@ impl Default for Options {
 /// The mount's type is `fuse.globalfs`: how our mounts are known among others.
 pub(crate) const SUBTYPE: &str = "globalfs";
 
-/// Each thread has a request buffer of 16 MiB.
+/// More do not help: they meet at the kernel's lock.
 const MAX_THREADS: usize = 16;
 
 /// The longest time that the kernel may be told to remember something.
@@ -124,7 +140,7 @@ const FLAGS: &[&str] =
     &["allow_other", "ro", "rw", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime"];
 
 const VALUES: &[&str] =
-    &["fsname", "attr_timeout", "entry_timeout", "negative_timeout", "passthrough", "threads"];
+    &["fsname", "attr_timeout", "entry_timeout", "negative_timeout", "io_uring", "passthrough", "threads"];
 
 impl Options {
     /// Applies `words`, as they stand behind `-o`: names and `name=value`, separated by commas; later
@@ -168,6 +184,7 @@ impl Options {
             "entry_timeout" => self.entry_ttl = seconds(name, value)?,
             "negative_timeout" => self.negative_ttl = seconds(name, value)?,
             "passthrough" => self.passthrough = automatic(name, value)?,
+            "io_uring" => self.io_uring = io_uring(value)?,
             "threads" => self.threads = threads(value)?,
             _ if is_noise(name) => {}
             _ if FLAGS.contains(&name) || ACCEPTED.contains(&name) => {
@@ -197,6 +214,15 @@ fn automatic(name: &str, value: &str) -> Result<bool, OptionError> {
         "auto" => Ok(true),
         "off" => Ok(false),
         _ => Err(value_error(name, value, "'auto' or 'off'")),
+    }
+}
+
+fn io_uring(value: &str) -> Result<IoUring, OptionError> {
+    match value {
+        "auto" => Ok(IoUring::Auto),
+        "on" => Ok(IoUring::On),
+        "off" => Ok(IoUring::Off),
+        _ => Err(value_error("io_uring", value, "'auto', 'on' or 'off'")),
     }
 }
 
@@ -247,6 +273,9 @@ mod tests {
         check("passthrough=off", |o| o.passthrough = false);
         check("passthrough=off,passthrough=auto", |_| {});
         check("fsname=onprem,threads=4", |o| (o.source, o.threads) = ("onprem".into(), 4));
+        check("io_uring=on", |o| o.io_uring = IoUring::On);
+        check("io_uring=on,io_uring=off", |o| o.io_uring = IoUring::Off);
+        check("io_uring=off,io_uring=auto", |_| {});
         check("attr_timeout=0.5,entry_timeout=2,negative_timeout=3", |o| {
             o.attr_ttl = Duration::from_millis(500);
             o.entry_ttl = Duration::from_secs(2);
@@ -276,6 +305,8 @@ mod tests {
         check("zzz", "unknown mount option 'zzz'");
         check("ro=1", "mount option 'ro' takes no value");
         check("threads=0", "mount option 'threads' expects a number from 1 to 16, not '0'");
+        check("io_uring=yes", "mount option 'io_uring' expects 'auto', 'on' or 'off', not 'yes'");
+        check("io_uring", "mount option 'io_uring' expects a value behind '=', not ''");
         check("threads", "mount option 'threads' expects a value behind '=', not ''");
         check("passthrough=on", "mount option 'passthrough' expects 'auto' or 'off', not 'on'");
         check("fsname=", "mount option 'fsname' expects a name, not ''");

@@ -8,15 +8,15 @@
 //! *Invariant:* a local file is kept until the kernel has closed it.
 
 use crate::model::{Mode, Modes, NodeId};
+use crate::transport::{BackingId, Device};
 use crate::volume::WholeFile;
-use fuser::BackingId;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::any::Any;
-use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock, Weak};
 use tracing::{debug, info};
 
 /// A local file that the kernel reads.
@@ -31,27 +31,28 @@ pub(crate) struct Backing {
 pub(crate) struct Passthrough {
     modes: Mutex<Modes<Backing>>,
     permitted: AtomicBool,
+    /// Of the mount, which must not live on for our sake.
+    device: OnceLock<Weak<Device>>,
 }
 
 impl Passthrough {
-    /// The kernel offers it, and nobody has said no.
-    pub(crate) fn permit(&self) {
-        self.permitted.store(true, Relaxed);
+    /// The kernel behind `device` offers it, and nobody has said no.
+    pub(crate) fn permit(&self, device: &Arc<Device>) {
+        let is_first = self.device.set(Arc::downgrade(device)).is_ok();
+        self.permitted.store(is_first, Relaxed);
     }
 
-    /// `node` is opened once more: how the kernel is to read it. `find` looks for its local file, `register` tells the
-    /// kernel of it.
+    /// `node` is opened once more: how the kernel is to read it. `find` looks for its local file.
     pub(crate) async fn open(
         &self,
         node: NodeId,
         find: impl Future<Output = Option<WholeFile>>,
-        register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Mode<Backing> {
         if let Some(mode) = self.modes.lock().join(node) {
             return mode;
         }
         let whole = if self.permitted.load(Relaxed) { find.await } else { None };
-        let wanted = whole.and_then(|whole| self.register(whole, register)).unwrap_or(Mode::Cached);
+        let wanted = whole.and_then(|whole| self.register(whole)).unwrap_or(Mode::Cached);
         let mode = self.modes.lock().open(node, wanted.clone());
         // What another open made needless is given back here, outside the lock.
         drop(wanted);
@@ -64,12 +65,9 @@ impl Passthrough {
         drop(last);
     }
 
-    fn register(
-        &self,
-        whole: WholeFile,
-        register: impl FnOnce(&File) -> io::Result<BackingId>,
-    ) -> Option<Mode<Backing>> {
-        match register(&whole.file) {
+    fn register(&self, whole: WholeFile) -> Option<Mode<Backing>> {
+        let device = self.device.get()?.upgrade()?;
+        match BackingId::open(&device, &whole.file) {
             Ok(id) => Some(Mode::Passed(Backing { id, _keep: whole.keep }.into())),
             Err(error) => {
                 self.refused(&error);

@@ -1,33 +1,25 @@
 //! Mounting a volume, and the life of the mount until somebody unmounts it.
 //!
-//! Root mounts by itself, other users through `fusermount3`. A mount point left behind by a killed
-//! program is detached first if it was ours.
+//! A mount point left behind by a killed program is detached first if it was ours.
 
-use crate::adapter::Adapter;
+use crate::connect::{Connection, connect};
 use crate::invalidate;
 use crate::mount_point::{self, Detach, Found, unmount};
 use crate::operations::Operations;
-use crate::options::{Options, SUBTYPE};
+use crate::options::Options;
+use crate::serve::Server;
+use crate::transport::{Device, Notifier, RunningRings};
 use crate::volume::Volume;
-use fuser::{Config, MountOption, SessionACL};
-use rustix::io::Errno;
-use rustix::mount::MountFlags;
-use std::ffi::CString;
-use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 /// How far the kernel reads ahead: requests then have the megabyte that is their limit, not 128 KiB.
 const READ_AHEAD_KIB: u32 = 1024;
-
-const DEVICE: &str = "/dev/fuse";
 
 /// Why a volume could not be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -70,12 +62,19 @@ pub enum MountError {
     },
 }
 
+impl MountError {
+    pub(crate) fn refused(path: &Path, error: &dyn std::error::Error) -> Self {
+        Self::Refused { path: path.to_owned(), reason: error.to_string() }
+    }
+}
+
 /// A mounted volume. Dropping it takes the mount out of the tree.
 pub struct Session {
     mountpoint: PathBuf,
     device: Option<String>,
     ended: watch::Receiver<bool>,
     operations: Arc<Operations<dyn Volume>>,
+    notifier: Notifier,
 }
 
 /// Mounts `volume` on the directory `mountpoint`. Requests are worked on by `runtime`, which must have
@@ -94,25 +93,30 @@ pub fn mount(
         volume.changes()
     };
     let operations = Arc::new(Operations::new(volume));
-    let adapter = Adapter::new(operations.clone(), options, runtime.clone());
-    let session = connect(adapter, &mountpoint, options)?;
+    let server = Arc::new(Server::new(operations.clone(), options, runtime.clone()));
+    let connection = connect(&mountpoint, options)?;
+    if connection.agreement.passthrough {
+        server.permit_passthrough(&connection.device);
+    }
+    let notifier = Notifier::new(connection.device.clone(), connection.agreement.minor);
     let device = mount_point::device(&mountpoint);
     let (sender, ended) = watch::channel(false);
-    let running = Session { mountpoint, device, ended, operations };
+    let running = Session { mountpoint, device, ended, operations, notifier };
+    let refused = |error| MountError::refused(&running.mountpoint, &error);
     running.raise_read_ahead();
     if let Some(changes) = changes {
         let (operations, ended) = (running.operations.clone(), running.ended.clone());
-        let started = invalidate::start(changes, session.notifier(), operations, ended, runtime);
-        started.map_err(|e| refused(&running.mountpoint, &e))?;
+        let started = invalidate::start(changes, running.notifier.clone(), operations, ended, runtime);
+        started.map_err(refused)?;
     }
-    let name = "globalfs-mount".to_owned();
+    let threads = options.threads;
     let serve = move || {
-        if let Err(error) = session.run() {
+        if let Err(error) = serve(connection, &server, threads) {
             warn!(%error, "the connection to the kernel broke");
         }
         sender.send_replace(true);
     };
-    thread::Builder::new().name(name).spawn(serve).map_err(|e| refused(&running.mountpoint, &e))?;
+    thread::Builder::new().name("globalfs-mount".to_owned()).spawn(serve).map_err(refused)?;
     info!(mountpoint = %running.mountpoint.display(), "mounted");
     Ok(running)
 }
@@ -126,6 +130,11 @@ impl Session {
     /// How many nodes the kernel holds, the root included, and how many handles are open.
     pub fn counts(&self) -> (usize, usize) {
         self.operations.counts()
+    }
+
+    /// By which the kernel is told what has changed.
+    pub fn notifier(&self) -> &Notifier {
+        &self.notifier
     }
 
     /// Takes the mount away. With files open, [`Detach::WhenUnused`] fails with `EBUSY` and may be tried
@@ -164,6 +173,30 @@ impl Drop for Session {
     }
 }
 
+/// Serves requests until the mount has ended and so have all threads that served them.
+fn serve(connection: Connection, server: &Arc<Server>, threads: usize) -> io::Result<()> {
+    let Connection { device, rings, .. } = connection;
+    let rings = rings.map(|rings| rings.begin(server));
+    let more = (1..threads).map(|n| start_reader(n, &device, server)).collect::<io::Result<Vec<_>>>();
+    let mut outcome = device.serve(server);
+    rings.into_iter().for_each(RunningRings::close);
+    for thread in more? {
+        let bug = || io::Error::other("a thread of the mount had a bug");
+        outcome = outcome.and(thread.join().unwrap_or_else(|_| Err(bug())));
+    }
+    outcome
+}
+
+fn start_reader(
+    number: usize,
+    device: &Device,
+    server: &Arc<Server>,
+) -> io::Result<JoinHandle<io::Result<()>>> {
+    let (device, server) = (Arc::new(device.another()?), server.clone());
+    let name = format!("globalfs-mount-{number}");
+    thread::Builder::new().name(name).spawn(move || device.serve(&server))
+}
+
 /// Makes sure that `mountpoint` is a directory that is free to be mounted on, and resolves it. [`mount`] does
 /// so by itself; programs call it first of all to tell early what is wrong.
 pub fn prepare(mountpoint: &Path) -> Result<PathBuf, MountError> {
@@ -179,105 +212,4 @@ pub fn prepare(mountpoint: &Path) -> Result<PathBuf, MountError> {
             prepare(&path)
         }
     }
-}
-
-fn connect(
-    adapter: Adapter,
-    mountpoint: &Path,
-    options: &Options,
-) -> Result<fuser::Session<Adapter>, MountError> {
-    let device = open_device().map_err(device_error)?;
-    match mount_as_root(&device, mountpoint, options) {
-        Ok(()) => {}
-        Err(Errno::PERM) => return mount_as_user(adapter, mountpoint, options),
-        Err(Errno::NODEV) => return Err(MountError::NoFuse(Errno::NODEV.into())),
-        Err(other) => return Err(refused(mountpoint, &other)),
-    }
-    fuser::Session::from_fd(adapter, device.into(), access(options), config(options)).map_err(|error| {
-        if let Err(error) = unmount(mountpoint, Detach::Now) {
-            warn!(%error, "could not take back a mount that failed");
-        }
-        refused(mountpoint, &error)
-    })
-}
-
-fn open_device() -> io::Result<File> {
-    let device = File::options().read(true).write(true).open(DEVICE)?;
-    // Some containers put an empty file in its place, of which mount(2) would only say `EINVAL`.
-    let is_device = device.metadata()?.file_type().is_char_device();
-    is_device.then_some(device).ok_or_else(|| io::Error::other("it is no device"))
-}
-
-/// `fuser` would mount as plain `fuse`, by which nobody could tell our mounts from others.
-fn mount_as_root(device: &File, mountpoint: &Path, options: &Options) -> rustix::io::Result<()> {
-    let data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={},default_permissions{}",
-        device.as_raw_fd(),
-        rustix::process::getuid().as_raw(),
-        rustix::process::getgid().as_raw(),
-        if options.allow_other { ",allow_other" } else { "" },
-    );
-    let data = CString::new(data).map_err(|_| Errno::INVAL)?;
-    let kind = format!("fuse.{SUBTYPE}");
-    rustix::mount::mount(options.source.as_str(), mountpoint, kind, mount_flags(options), data.as_c_str())
-}
-
-fn mount_flags(options: &Options) -> MountFlags {
-    let flags = [
-        (options.read_only, MountFlags::RDONLY),
-        (!options.devices, MountFlags::NODEV),
-        (!options.set_id, MountFlags::NOSUID),
-        (!options.execute, MountFlags::NOEXEC),
-        (!options.access_times, MountFlags::NOATIME),
-    ];
-    flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).collect()
-}
-
-fn mount_as_user(
-    adapter: Adapter,
-    mountpoint: &Path,
-    options: &Options,
-) -> Result<fuser::Session<Adapter>, MountError> {
-    let flags = [
-        (options.read_only, MountOption::RO),
-        (options.devices, MountOption::Dev),
-        (options.set_id, MountOption::Suid),
-        (!options.execute, MountOption::NoExec),
-        (!options.access_times, MountOption::NoAtime),
-    ];
-    let mut config = config(options);
-    config.mount_options = vec![
-        MountOption::DefaultPermissions,
-        MountOption::FSName(options.source.clone()),
-        MountOption::Subtype(SUBTYPE.to_owned()),
-    ];
-    config.mount_options.extend(flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag));
-    config.acl = access(options);
-    fuser::Session::new(adapter, mountpoint, &config).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => MountError::NotPermitted("there is no fusermount3".to_owned()),
-        _ if error.to_string().contains("user_allow_other") => MountError::AllowOther,
-        _ => MountError::NotPermitted(error.to_string().trim().to_owned()),
-    })
-}
-
-fn config(options: &Options) -> Config {
-    let mut config = Config::default();
-    config.n_threads = Some(options.threads);
-    config.clone_fd = options.threads > 1;
-    config
-}
-
-fn access(options: &Options) -> SessionACL {
-    if options.allow_other { SessionACL::All } else { SessionACL::Owner }
-}
-
-fn device_error(error: io::Error) -> MountError {
-    match error.kind() {
-        ErrorKind::PermissionDenied => MountError::NotPermitted(format!("{DEVICE}: {error}")),
-        _ => MountError::NoFuse(io::Error::new(error.kind(), format!("{DEVICE}: {error}"))),
-    }
-}
-
-fn refused(path: &Path, error: &dyn std::error::Error) -> MountError {
-    MountError::Refused { path: path.to_owned(), reason: error.to_string() }
 }

@@ -1,0 +1,291 @@
+//! What the kernel's requests mean in terms of [`Operations`], and how their answers come about.
+//!
+//! Each is answered at once with what is known, or becomes a task, so that a thread which takes requests waits for
+//! none of them.
+//!
+//! *Invariant:* whatever would change the volume answers `EROFS`, however it is mounted.
+
+use crate::errno::{ErrorLog, errno};
+use crate::kernel::abi::{self, open_flag};
+use crate::kernel::reply::{self, Lifetimes, Listing};
+use crate::kernel::request::{self, Operation, Request};
+use crate::model::{Mode, NodeId};
+use crate::operations::{Line, Node, Operations};
+use crate::options::Options;
+use crate::passthrough::Passthrough;
+use crate::transport::{Device, Reply};
+use crate::volume::Volume;
+use globalfs_proto::FsError;
+use rustix::io::Errno;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use tokio::runtime::Handle;
+use tracing::debug;
+
+/// `O_ACCMODE` of open(2), of which `O_RDONLY` is 0.
+const ACCESS_MODE: u32 = 0o3;
+
+/// Bytes of a read that a ring's thread works on by itself: it serves one CPU, so others are not kept waiting.
+const SHORT_READ: u32 = 32 * 1024;
+
+/// Whether more requests are to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// They are.
+    Continue,
+    /// The kernel has said good-bye.
+    End,
+}
+
+/// A mounted volume as the kernel sees it.
+pub(crate) struct Server {
+    shared: Arc<Shared>,
+    lifetimes: Lifetimes,
+    runtime: Handle,
+}
+
+struct Shared {
+    operations: Arc<Operations<dyn Volume>>,
+    passthrough: Passthrough,
+    errors: ErrorLog,
+}
+
+impl Shared {
+    /// Notes `error` and answers with it.
+    fn fail(&self, operation: &'static str, node: NodeId, error: &FsError, reply: Reply) {
+        self.errors.record(operation, node.0, error);
+        reply.error(errno(error));
+    }
+
+    async fn opened(&self, node: NodeId, handle: u64, reply: Reply) {
+        let whole = self.operations.whole_file(handle);
+        let answer = match self.passthrough.open(node, whole).await {
+            // Keeping the page cache is safe: a node has one version.
+            Mode::Cached => abi::OpenOut { handle, flags: open_flag::KEEP_CACHE, backing_id: 0 },
+            Mode::Passed(backing) => {
+                self.operations.passed_through(handle);
+                abi::OpenOut { handle, flags: open_flag::PASSTHROUGH, backing_id: backing.id.number() }
+            }
+        };
+        reply.structure(&answer);
+    }
+
+    fn release(&self, handle: u64, reply: Reply) {
+        match self.operations.release(handle) {
+            Ok(()) => reply.done(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+}
+
+impl Server {
+    pub(crate) fn new(operations: Arc<Operations<dyn Volume>>, options: &Options, runtime: Handle) -> Self {
+        let lifetimes =
+            Lifetimes { attr: options.attr_ttl, entry: options.entry_ttl, negative: options.negative_ttl };
+        let shared = Shared { operations, passthrough: Passthrough::default(), errors: ErrorLog::default() };
+        Self { shared: Arc::new(shared), lifetimes, runtime }
+    }
+
+    /// The kernel behind `device` may read local files by itself.
+    pub(crate) fn permit_passthrough(&self, device: &Arc<Device>) {
+        self.shared.passthrough.permit(device);
+    }
+
+    /// Sees to it that `request` is answered by `reply`.
+    pub(crate) fn handle(&self, request: &Request<'_>, reply: Reply) -> Then {
+        let (node, tid) = (request.node, request.tid);
+        match request.operation {
+            Operation::LookUp { name } => self.look_up(node, name, reply),
+            Operation::Forget { lookups } => {
+                self.shared.operations.forget(node, lookups);
+                reply.not_needed();
+            }
+            Operation::BatchForget { nodes } => {
+                let forgotten = request::forgotten(nodes);
+                forgotten.for_each(|(node, lookups)| self.shared.operations.forget(node, lookups));
+                reply.not_needed();
+            }
+            Operation::GetAttr => self.get_attr(node, reply),
+            Operation::ReadLink => self.read_link(node, reply),
+            Operation::Open { flags } => self.open(node, flags, tid, reply),
+            Operation::Read { handle, offset, length } => self.read(node, handle, offset, length, reply),
+            Operation::Release { handle } => {
+                self.shared.passthrough.close(node);
+                self.shared.release(handle, reply);
+            }
+            Operation::ReleaseDir { handle } => self.shared.release(handle, reply),
+            Operation::OpenDir => match self.shared.operations.open_dir(node) {
+                Ok(handle) => reply.structure(&abi::OpenOut { handle, flags: 0, backing_id: 0 }),
+                Err(error) => reply.error(errno(&error)),
+            },
+            Operation::ReadDir { handle, offset, size } => self.read_dir(node, handle, offset, size, reply),
+            Operation::ReadDirPlus { handle, offset, size } => {
+                self.read_dir_plus(node, handle, offset, size, reply);
+            }
+            Operation::StatFs => self.fs_stat(node, reply),
+            Operation::GetXattr { name, size } => self.get_xattr(node, name, size, reply),
+            Operation::ListXattr { size } => self.list_xattr(node, size, reply),
+            Operation::Ioctl => reply.error(Errno::NOTTY),
+            Operation::Change => reply.error(Errno::ROFS),
+            Operation::NotifyReply => reply.not_needed(),
+            Operation::Destroy => {
+                reply.done();
+                return Then::End;
+            }
+            // What the kernel does better alone: flushes, locks, seeks, interrupts. `ENOSYS` tells it so once, and it
+            // does not ask again.
+            Operation::Other { opcode } => {
+                debug!(opcode, "left to the kernel");
+                reply.error(Errno::NOSYS);
+            }
+        }
+        Then::Continue
+    }
+
+    /// Runs `work` as a task. Their number is that of the callers who wait in the kernel, and of its background
+    /// requests; a limit here would make one request wait for others' deadlines. Memory is the volume's to bound.
+    fn spawn<F>(&self, work: impl FnOnce(Arc<Shared>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.runtime.spawn(work(self.shared.clone()));
+    }
+
+    /// Does `work`, of which little is to be computed, here and now if it waits for nothing, so that no other thread
+    /// has to wake up; else it becomes a task.
+    fn answer<F>(&self, work: impl FnOnce(Arc<Shared>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let _context = self.runtime.enter();
+        let mut work = Box::pin(work(self.shared.clone()));
+        // The task polls again, and so leaves a waker of its own. As in a task, a panic costs this request alone.
+        let poll = || work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        if let Ok(Poll::Pending) = catch_unwind(AssertUnwindSafe(poll)) {
+            self.runtime.spawn(work);
+        }
+    }
+
+    fn look_up(&self, parent: NodeId, name: &[u8], reply: Reply) {
+        let (lifetimes, name) = (self.lifetimes, name.to_vec());
+        self.answer(|shared| async move {
+            match shared.operations.look_up(parent, &name).await {
+                Ok(node) => reply.structure(&reply::entry(&node, &lifetimes)),
+                Err(FsError::NOT_FOUND) if !lifetimes.negative.is_zero() => {
+                    reply.structure(&reply::no_entry(lifetimes.negative));
+                }
+                Err(error) => shared.fail("lookup", parent, &error, reply),
+            }
+        });
+    }
+
+    fn get_attr(&self, id: NodeId, reply: Reply) {
+        let lifetime = self.lifetimes.attr;
+        self.answer(|shared| async move {
+            match shared.operations.get_attr(id).await {
+                Ok(attr) => reply.structure(&reply::attributes(&Node { id, attr }, lifetime)),
+                Err(error) => shared.fail("getattr", id, &error, reply),
+            }
+        });
+    }
+
+    fn read_link(&self, node: NodeId, reply: Reply) {
+        self.answer(|shared| async move {
+            match shared.operations.read_link(node).await {
+                Ok(target) => reply.bytes(&target),
+                Err(error) => shared.fail("readlink", node, &error, reply),
+            }
+        });
+    }
+
+    fn open(&self, node: NodeId, flags: u32, tid: u32, reply: Reply) {
+        if flags & ACCESS_MODE != 0 {
+            return reply.error(Errno::ROFS);
+        }
+        self.answer(|shared| async move {
+            match shared.operations.open(node).await {
+                Ok(handle) => {
+                    // A handle that is gone already is the volume's affair no more.
+                    let _ = shared.operations.tell_opener(handle, tid).await;
+                    shared.opened(node, handle, reply).await;
+                }
+                Err(error) => shared.fail("open", node, &error, reply),
+            }
+        });
+    }
+
+    fn read(&self, node: NodeId, handle: u64, offset: u64, length: u32, reply: Reply) {
+        // Whole chunks are hashed, which is for all cores to do.
+        let here = self.shared.operations.is_small(handle) || (reply.is_by_ring() && length <= SHORT_READ);
+        let work = |shared: Arc<Shared>| async move {
+            match shared.operations.read(handle, offset, length).await {
+                Ok(pieces) => reply.pieces(&pieces),
+                Err(error) => shared.fail("read", node, &error, reply),
+            }
+        };
+        if here { self.answer(work) } else { self.spawn(work) }
+    }
+
+    fn read_dir(&self, node: NodeId, handle: u64, offset: u64, size: u32, reply: Reply) {
+        self.answer(|shared| async move {
+            let mut listing = Listing::new(size);
+            let take = |line: Line<'_>| listing.take(&line);
+            match shared.operations.read_dir(handle, offset, take).await {
+                Ok(()) => reply.bytes(listing.bytes()),
+                Err(error) => shared.fail("readdir", node, &error, reply),
+            }
+        });
+    }
+
+    fn read_dir_plus(&self, node: NodeId, handle: u64, offset: u64, size: u32, reply: Reply) {
+        let lifetime = self.lifetimes.entry.min(self.lifetimes.attr);
+        let lifetimes = Lifetimes { attr: lifetime, entry: lifetime, ..self.lifetimes };
+        self.answer(|shared| async move {
+            let mut listing = Listing::new(size);
+            let take = |line: Line<'_>| listing.take_plus(&line, &lifetimes);
+            match shared.operations.read_dir_plus(handle, offset, take).await {
+                Ok(()) => reply.bytes(listing.bytes()),
+                Err(error) => shared.fail("readdirplus", node, &error, reply),
+            }
+        });
+    }
+
+    fn fs_stat(&self, node: NodeId, reply: Reply) {
+        self.answer(|shared| async move {
+            match shared.operations.fs_stat(node).await {
+                Ok(stat) => reply.structure(&reply::totals(&stat)),
+                Err(error) => shared.fail("statfs", node, &error, reply),
+            }
+        });
+    }
+
+    fn get_xattr(&self, node: NodeId, name: &[u8], size: u32, reply: Reply) {
+        let name = name.to_vec();
+        self.answer(|shared| async move {
+            match shared.operations.get_xattr(node, &name).await {
+                Ok(value) => answer_xattr(reply, &value, size),
+                Err(error) => shared.fail("getxattr", node, &error, reply),
+            }
+        });
+    }
+
+    fn list_xattr(&self, node: NodeId, size: u32, reply: Reply) {
+        self.answer(|shared| async move {
+            match shared.operations.list_xattr(node).await {
+                Ok(names) => answer_xattr(reply, &names, size),
+                Err(error) => shared.fail("listxattr", node, &error, reply),
+            }
+        });
+    }
+}
+
+/// `size` is the caller's buffer; 0 asks how large it has to be.
+fn answer_xattr(reply: Reply, value: &[u8], size: u32) {
+    match u32::try_from(value.len()) {
+        Ok(length) if size == 0 => reply.structure(&abi::GetxattrOut { size: length, padding: 0 }),
+        Ok(length) if length <= size => reply.bytes(value),
+        _ => reply.error(Errno::RANGE),
+    }
+}

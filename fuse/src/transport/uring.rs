@@ -1,0 +1,344 @@
+//! FUSE over io_uring: a ring for each CPU brings its requests and takes their answers in one call.
+//!
+//! The kernel sends what callers on a CPU ask for to the queue of that CPU, whose thread is bound there and works on
+//! it. An answer that is made elsewhere is written into the slot there, and the thread is woken to hand it over.
+//! Forgets and interrupts keep coming by the device.
+//!
+//! *Invariants:* once the kernel was told of rings, every queue registers or the kernel hears of a failure, for it
+//! holds all requests back until then; when the mount ends, the threads end.
+
+use super::system::{Completion, Entry, Ring};
+use super::{Device, Reply};
+use crate::kernel::abi::{InHeader, OutHeader, RingEntry};
+use crate::kernel::init::MAX_PAYLOAD;
+use crate::kernel::request::{self, Body};
+use crate::serve::Server;
+use parking_lot::Mutex;
+use rustix::event::EventfdFlags;
+use rustix::io::Errno;
+use rustix::thread::CpuSet;
+use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Once};
+use std::thread::{self, JoinHandle};
+use tracing::{debug, info, warn};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Requests that one CPU may have here at a time; more wait in the kernel.
+const MAX_DEPTH: usize = 32;
+
+/// Slots of all CPUs together. Each takes up to [`MAX_PAYLOAD`] and a page, as far as it was ever filled, and the
+/// kernel prefers those that it used last: what is used at a time is what is paid for.
+const MAX_SLOTS: usize = 1024;
+
+/// What is looked at of a request behind its structure: a name. Only a change has more.
+const MAX_DATA: usize = 4096;
+
+/// Slots for each of `cpus`; `None` when there are too many of them.
+fn depth(cpus: usize) -> Option<u16> {
+    let depth = (MAX_SLOTS / cpus.max(1)).min(MAX_DEPTH);
+    (depth > 0).then_some(depth as u16)
+}
+
+/// What the thread of a queue shares with those who answer its requests.
+#[derive(Debug)]
+struct Queue {
+    number: u16,
+    answered: Mutex<Answered>,
+    /// The thread waits for the kernel and has to be woken.
+    asleep: AtomicBool,
+    bell: Arc<OwnedFd>,
+}
+
+#[derive(Debug, Default)]
+struct Answered {
+    entries: Vec<Entry>,
+    /// The thread is to end, or has.
+    closed: bool,
+}
+
+impl Queue {
+    fn new(number: u16) -> io::Result<Self> {
+        let bell = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        Ok(Self { number, answered: Mutex::default(), asleep: AtomicBool::new(false), bell })
+    }
+
+    /// `entry` holds an answer. On the queue's own thread, which is awake, this is all that it takes.
+    fn give_back(&self, entry: Entry) {
+        let mut answered = self.answered.lock();
+        if answered.closed {
+            return;
+        }
+        answered.entries.push(entry);
+        drop(answered);
+        self.wake();
+    }
+
+    fn close(&self) {
+        self.answered.lock().closed = true;
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // Pairs with the fence in `Worker::submit`: either the thread sees the entry or we see it asleep.
+        fence(Ordering::SeqCst);
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            // A counter that is full wakes, too.
+            let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// A request's slot while it is worked on.
+pub(super) struct Held {
+    entry: Entry,
+    queue: Arc<Queue>,
+}
+
+impl Held {
+    /// Answers the request; `error` is 0 or a negative errno.
+    pub(super) fn answer(mut self, unique: u64, error: i32, pieces: &[IoSlice<'_>]) {
+        let (length, error) = match fill(self.entry.payload_mut(), pieces) {
+            Some(length) => (length, error),
+            None => {
+                warn!(unique, "an answer is longer than the kernel takes; the request ends with EIO");
+                (0, -Errno::IO.raw_os_error())
+            }
+        };
+        let header = self.entry.header_mut();
+        let out = OutHeader { length: (size_of::<OutHeader>() + length) as u32, error, unique };
+        header.in_out[..size_of::<OutHeader>()].copy_from_slice(out.as_bytes());
+        header.entry = RingEntry { payload_size: length as u32, ..header.entry };
+        self.queue.give_back(self.entry);
+    }
+}
+
+/// Puts `pieces` one behind the other and gives their length; `None` when they are longer than there is room.
+fn fill(mut room: &mut [u8], pieces: &[IoSlice<'_>]) -> Option<usize> {
+    let mut length = 0;
+    for piece in pieces {
+        let (place, rest) = room.split_at_mut_checked(piece.len())?;
+        place.copy_from_slice(piece);
+        (room, length) = (rest, length + piece.len());
+    }
+    Some(length)
+}
+
+/// Rings whose threads wait until the kernel has been told of them. Dropped, they are given up.
+pub(crate) struct Rings {
+    depth: u16,
+    rings: Vec<Prepared>,
+}
+
+struct Prepared {
+    queue: Arc<Queue>,
+    begin: SyncSender<Arc<Server>>,
+    thread: JoinHandle<()>,
+}
+
+impl Rings {
+    /// Sets up a ring for every CPU that the machine may have, as the kernel demands; an error when one cannot be.
+    pub(crate) fn prepare(device: &Arc<Device>) -> io::Result<Self> {
+        let cpus = possible_cpus(&std::fs::read_to_string("/sys/devices/system/cpu/possible")?)
+            .ok_or_else(|| io::Error::other("the number of CPUs is not known"))?;
+        let depth = depth(cpus).ok_or_else(|| io::Error::other(format!("{cpus} CPUs need too much memory")))?;
+        let told = Arc::new(Once::new());
+        let rings = (0..cpus).map(|cpu| Prepared::start(cpu as u16, depth, device, &told));
+        Ok(Self { depth, rings: rings.collect::<io::Result<_>>()? })
+    }
+
+    /// Requests that one CPU may have here at a time.
+    pub(crate) fn depth(&self) -> u16 {
+        self.depth
+    }
+
+    /// Registers them, now that the kernel waits for it, and hands what comes to `server`.
+    pub(crate) fn begin(self, server: &Arc<Server>) -> RunningRings {
+        debug!(queues = self.rings.len(), depth = self.depth, "the kernel's requests come over io_uring");
+        let start = |prepared: Prepared| {
+            // The thread waits for this and nothing else.
+            let _ = prepared.begin.send(server.clone());
+            (prepared.queue, prepared.thread)
+        };
+        RunningRings(self.rings.into_iter().map(start).collect())
+    }
+}
+
+impl Prepared {
+    fn start(cpu: u16, depth: u16, device: &Arc<Device>, told: &Arc<Once>) -> io::Result<Self> {
+        let queue = Arc::new(Queue::new(cpu)?);
+        let (ready, readiness) = sync_channel(1);
+        let (begin, beginning) = sync_channel(1);
+        let (own, device, told) = (queue.clone(), device.clone(), told.clone());
+        // A ring is made on the thread that uses it.
+        let run = move || {
+            bind_to(cpu);
+            match Ring::new(device.file(), cpu, depth.into(), MAX_PAYLOAD as usize, own.bell.clone()) {
+                Ok(ring) => {
+                    let _ = ready.send(Ok(()));
+                    serve(ring, own, &beginning, &told);
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        };
+        let thread = thread::Builder::new().name(format!("globalfs-ring-{cpu}")).spawn(run)?;
+        readiness.recv().unwrap_or_else(|_| Err(io::Error::other("a ring's thread has ended")))?;
+        Ok(Self { queue, begin, thread })
+    }
+}
+
+/// A CPU that is offline, or not for us, leaves its thread where it is.
+fn bind_to(cpu: u16) {
+    if std::env::var_os("URING_NO_PIN").is_some() {
+        return;
+    }
+    let mut set = CpuSet::new();
+    if usize::from(cpu) < CpuSet::MAX_CPU {
+        set.set(usize::from(cpu));
+        if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+            debug!(cpu, %error, "a ring's thread is not bound to its CPU");
+        }
+    }
+}
+
+/// The rings of a mount.
+pub(crate) struct RunningRings(Vec<(Arc<Queue>, JoinHandle<()>)>);
+
+impl RunningRings {
+    /// Returns when all threads have ended. They end with the mount, and here in any case.
+    pub(crate) fn close(self) {
+        self.0.iter().for_each(|(queue, _)| queue.close());
+        for (queue, thread) in self.0 {
+            if thread.join().is_err() {
+                warn!(queue = queue.number, "the thread of a ring had a bug");
+            }
+        }
+    }
+}
+
+fn serve(ring: Ring, queue: Arc<Queue>, beginning: &Receiver<Arc<Server>>, told: &Once) {
+    let Ok(server) = beginning.recv() else { return };
+    let mut worker = Worker { ring, queue, server };
+    let outcome = worker.ring.register().and_then(|()| worker.run(told));
+    worker.queue.answered.lock().closed = true;
+    if let Err(error) = outcome {
+        warn!(%error, queue = worker.queue.number, "a ring of the mount broke");
+    }
+}
+
+/// The thread of one queue.
+struct Worker {
+    ring: Ring,
+    queue: Arc<Queue>,
+    server: Arc<Server>,
+}
+
+impl Worker {
+    /// Works until the kernel has taken all slots back, which it does when the mount ends.
+    fn run(&mut self, told: &Once) -> io::Result<()> {
+        let mut ended = false;
+        while !(ended && self.ring.is_idle()) {
+            if self.submit()? {
+                return Ok(());
+            }
+            while let Some(completion) = self.ring.next()? {
+                match completion {
+                    Completion::Woken => {}
+                    Completion::Request(entry) => self.take(entry),
+                    Completion::Refused(error) => {
+                        ended = true;
+                        told_once(told, &error);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands answers over and sleeps until something comes; whether the thread is to end.
+    fn submit(&mut self) -> io::Result<bool> {
+        self.queue.asleep.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let (entries, closed) = {
+            let mut answered = self.queue.answered.lock();
+            (std::mem::take(&mut answered.entries), answered.closed)
+        };
+        let wait = entries.is_empty();
+        entries.into_iter().try_for_each(|entry| self.ring.commit(entry))?;
+        let outcome = if closed { Ok(()) } else { self.ring.submit(wait) };
+        self.queue.asleep.store(false, Ordering::SeqCst);
+        outcome.map(|()| closed)
+    }
+
+    fn take(&self, entry: Entry) {
+        let header = *entry.header();
+        let data = entry.payload().get(..header.entry.payload_size as usize).unwrap_or_default();
+        // The slot goes with the duty to answer, so what is short in it is copied.
+        let data = data[..data.len().min(MAX_DATA)].to_vec();
+        let Ok((start, _)) = InHeader::read_from_prefix(&header.in_out) else { return };
+        let reply = Reply::by_ring(Held { entry, queue: self.queue.clone() }, start.unique);
+        match request::parse_parts(&start, Body::Apart { argument: &header.argument, data: &data }) {
+            Ok(request) => drop(self.server.handle(&request, reply)),
+            Err(error) => warn!(%error, "a request was refused"),
+        }
+    }
+}
+
+/// Why requests come by the device, if it is not that the mount has ended.
+fn told_once(told: &Once, error: &io::Error) {
+    let at_the_end = [Errno::NOTCONN, Errno::CONNABORTED, Errno::NODEV, Errno::CANCELED];
+    if !Errno::from_io_error(error).is_some_and(|errno| at_the_end.contains(&errno)) {
+        told.call_once(|| info!(%error, "the kernel takes no rings; its requests come by /dev/fuse"));
+    }
+}
+
+/// How many CPUs a list such as `0-3,8` names.
+fn possible_cpus(list: &str) -> Option<usize> {
+    let count = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        last.checked_sub(first).map(|more| more + 1)
+    };
+    list.trim().split(',').try_fold(0, |sum, range| Some(sum + count(range)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_are_counted() {
+        let check = |list: &str, want| assert_eq!(possible_cpus(list), want, "{list}");
+        check("0-1\n", Some(2));
+        check("0", Some(1));
+        check("0-3,8,10-11\n", Some(7));
+        for bad in ["", "x", "3-1", "0-", "-1"] {
+            check(bad, None);
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_on_machines_of_any_size() {
+        for cpus in [1, 2, 31, 32, 33, 256, 1024] {
+            let depth = depth(cpus).unwrap();
+            let depth = usize::from(depth);
+            assert!(depth >= 1 && depth <= MAX_DEPTH && depth * cpus <= MAX_SLOTS, "{cpus}");
+        }
+        assert_eq!((depth(1), depth(1025)), (Some(MAX_DEPTH as u16), None));
+    }
+
+    #[test]
+    fn answers_are_put_together_if_there_is_room() {
+        let check = |pieces: &[&[u8]], want: Option<&[u8]>| {
+            let mut room = [0; 8];
+            let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            let length = fill(&mut room, &slices);
+            assert_eq!(length.map(|length| &room[..length]), want);
+        };
+        check(&[], Some(b""));
+        check(&[b"abc", b"", b"defgh"], Some(b"abcdefgh"));
+        check(&[b"abcd", b"efghi"], None);
+    }
+}
