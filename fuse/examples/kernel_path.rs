@@ -241,14 +241,19 @@ fn round(volume: &Arc<MemoryVolume>, words: &str) -> Figures {
         options.apply(&format!("{words}{more}")).unwrap();
         let session = mount(volume.clone(), place.path(), &options, runtime.handle().clone()).unwrap();
         let at = session.mountpoint().to_owned();
-        let mut note = |what: &str, threads: usize, figure| figures.push((format!("{what} x{threads}"), figure));
+        let mut note =
+            |what: &str, threads: usize, figure| figures.push((format!("{what} x{threads}"), figure));
         if is_metadata {
             for threads in [1, 4] {
                 note("stat, nothing remembered", threads, stats(&at, threads));
             }
         } else {
             for threads in [1, 4, 16] {
-                note("4 KiB of a large file", threads, random_reads(&at.join("large"), LARGE as u64, threads));
+                note(
+                    "4 KiB of a large file",
+                    threads,
+                    random_reads(&at.join("large"), LARGE as u64, threads),
+                );
             }
             for threads in [1, 4, 16] {
                 note("4 KiB of a small file", threads, random_reads(&at.join("d/0"), SMALL as u64, threads));

@@ -100,7 +100,9 @@ fn rings(device: &Arc<Device>, offer: &Offer, wanted: IoUring) -> Option<Rings> 
     }
     let rings = match offer.has_rings() {
         true => Rings::prepare(device),
-        false => Err(io::Error::other("the kernel lacks them, or /sys/module/fuse/parameters/enable_uring is N")),
+        false => {
+            Err(io::Error::other("the kernel lacks them, or /sys/module/fuse/parameters/enable_uring is N"))
+        }
     };
     match rings {
         Ok(rings) => Some(rings),

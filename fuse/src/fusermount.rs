@@ -27,7 +27,11 @@ pub(crate) fn mount(mountpoint: &Path, options: &Options) -> Result<Device, Moun
         Ok(device) if output.status.success() => Ok(Device::received(device)),
         _ => {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(if said.contains("user_allow_other") { MountError::AllowOther } else { MountError::NotPermitted(said) })
+            Err(if said.contains("user_allow_other") {
+                MountError::AllowOther
+            } else {
+                MountError::NotPermitted(said)
+            })
         }
     }
 }

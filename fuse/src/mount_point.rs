@@ -69,7 +69,7 @@ pub(crate) enum Found {
 /// `mountpoint` without symbolic links, also when a stale mount is there.
 pub(crate) fn resolve(mountpoint: &Path) -> io::Result<PathBuf> {
     match mountpoint.canonicalize() {
-        Err(e) if e.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
+        Err(e) if tells_of_death(&e) => {
             let absolute = std::path::absolute(mountpoint)?;
             let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else { return Err(e) };
             Ok(parent.canonicalize()?.join(name))
@@ -85,14 +85,19 @@ pub(crate) fn inspect(mountpoint: &Path) -> io::Result<Found> {
     match life_sign(mountpoint) {
         None if ours => Ok(Found::Alive),
         None => Err(io::ErrorKind::TimedOut.into()),
-        Some(Err(e)) if e.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
-            Ok(if ours { Found::Stale } else { Found::StaleForeign })
-        }
+        Some(Err(e)) if tells_of_death(&e) => Ok(if ours { Found::Stale } else { Found::StaleForeign }),
         _ if ours => Ok(Found::Alive),
         Some(Err(e)) => Err(e),
         Some(Ok(is_directory)) if is_directory => Ok(Found::Directory),
         Some(Ok(_)) => Err(io::ErrorKind::NotADirectory.into()),
     }
+}
+
+/// Whether a mount that answers with `error` has lost its program. The last two are seen for a moment, until the kernel
+/// has taken back the rings of a program that was killed.
+fn tells_of_death(error: &io::Error) -> bool {
+    const SIGNS: [Errno; 3] = [Errno::NOTCONN, Errno::CANCELED, Errno::CONNABORTED];
+    Errno::from_io_error(error).is_some_and(|errno| SIGNS.contains(&errno))
 }
 
 /// Whether `path` is a directory, asked of its file system itself, since the kernel goes on to answer

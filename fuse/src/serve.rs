@@ -93,8 +93,13 @@ impl Server {
         self.shared.passthrough.permit(device);
     }
 
-    /// Sees to it that `request` is answered by `reply`.
+    /// Sees to it that `request` is answered by `reply`. A bug costs this request alone, not the thread.
     pub(crate) fn handle(&self, request: &Request<'_>, reply: Reply) -> Then {
+        let handle = AssertUnwindSafe(|| self.begin(request, reply));
+        catch_unwind(handle).unwrap_or(Then::Continue)
+    }
+
+    fn begin(&self, request: &Request<'_>, reply: Reply) -> Then {
         let (node, tid) = (request.node, request.tid);
         match request.operation {
             Operation::LookUp { name } => self.look_up(node, name, reply),

@@ -8,11 +8,12 @@ use crate::mount_point::{self, Detach, Found, unmount};
 use crate::operations::Operations;
 use crate::options::Options;
 use crate::serve::Server;
-use crate::transport::{Device, Notifier, RunningRings};
+use crate::transport::{Device, Notifier, Rings, RunningRings};
 use crate::volume::Volume;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -75,6 +76,7 @@ pub struct Session {
     ended: watch::Receiver<bool>,
     operations: Arc<Operations<dyn Volume>>,
     notifier: Notifier,
+    rings_refused: Option<Arc<AtomicBool>>,
 }
 
 /// Mounts `volume` on the directory `mountpoint`. Requests are worked on by `runtime`, which must have
@@ -101,7 +103,8 @@ pub fn mount(
     let notifier = Notifier::new(connection.device.clone(), connection.agreement.minor);
     let device = mount_point::device(&mountpoint);
     let (sender, ended) = watch::channel(false);
-    let running = Session { mountpoint, device, ended, operations, notifier };
+    let rings_refused = connection.rings.as_ref().map(Rings::refused);
+    let running = Session { mountpoint, device, ended, operations, notifier, rings_refused };
     let refused = |error| MountError::refused(&running.mountpoint, &error);
     running.raise_read_ahead();
     if let Some(changes) = changes {
@@ -111,7 +114,7 @@ pub fn mount(
     }
     let threads = options.threads;
     let serve = move || {
-        if let Err(error) = serve(connection, &server, threads) {
+        if let Err(error) = serve(connection, &server, threads, &sender) {
             warn!(%error, "the connection to the kernel broke");
         }
         sender.send_replace(true);
@@ -130,6 +133,11 @@ impl Session {
     /// How many nodes the kernel holds, the root included, and how many handles are open.
     pub fn counts(&self) -> (usize, usize) {
         self.operations.counts()
+    }
+
+    /// Whether the kernel's requests come over io_uring. Known for sure when it has sent the first.
+    pub fn uses_io_uring(&self) -> bool {
+        self.rings_refused.as_ref().is_some_and(|refused| !refused.load(Ordering::Relaxed))
     }
 
     /// By which the kernel is told what has changed.
@@ -174,9 +182,14 @@ impl Drop for Session {
 }
 
 /// Serves requests until the mount has ended and so have all threads that served them.
-fn serve(connection: Connection, server: &Arc<Server>, threads: usize) -> io::Result<()> {
+fn serve(
+    connection: Connection,
+    server: &Arc<Server>,
+    threads: usize,
+    ended: &watch::Sender<bool>,
+) -> io::Result<()> {
     let Connection { device, rings, .. } = connection;
-    let rings = rings.map(|rings| rings.begin(server));
+    let rings = rings.map(|rings| rings.begin(server, ended));
     let more = (1..threads).map(|n| start_reader(n, &device, server)).collect::<io::Result<Vec<_>>>();
     let mut outcome = device.serve(server);
     rings.into_iter().for_each(RunningRings::close);

@@ -6,12 +6,13 @@ mod common;
 use bytes::Bytes;
 use common::mounted::{LONG, Mounted, errno, inside};
 use common::path;
+use globalfs_fuse::NodeId;
 use globalfs_proto::{FileKind, FsError, GlobalPath};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
@@ -402,8 +403,53 @@ fn a_bug_costs_one_request() {
     }
     let mounted = Mounted::new("attr_timeout=0,entry_timeout=0");
     mounted.volume.file("/f", "content");
+    mounted.volume.file("/large", noise(1_000_000));
+    let (open, large) = (File::open(mounted.at("f")).unwrap(), File::open(mounted.at("large")).unwrap());
     mounted.volume.break_down(true);
     assert_eq!(errno(fs::read(mounted.at("f"))), 5);
+    let mut buffer = [0; 10];
+    // Where requests are taken, and in a task of its own.
+    assert_eq!(errno(open.read_at(&mut buffer, 0)), 5);
+    assert_eq!(errno(large.read_at(&mut buffer, 500_000)), 5);
     mounted.volume.break_down(false);
     assert_eq!(fs::read(mounted.at("f")).unwrap(), b"content");
+    assert_eq!(large.read_at(&mut buffer, 500_000).unwrap(), 10);
+}
+
+#[test]
+fn the_kernel_believes_what_it_is_told() {
+    if !inside("the_kernel_believes_what_it_is_told") {
+        return;
+    }
+    let mounted = Mounted::new(LONG);
+    mounted.volume.file("/f", "content");
+    let stats = || mounted.volume.stats.load(Ordering::Relaxed);
+    let asked = |look: &dyn Fn()| {
+        let before = stats();
+        look();
+        stats() - before
+    };
+    let look = || drop(fs::metadata(mounted.at("f")).unwrap());
+    look();
+    assert_eq!(asked(&look), 0, "remembered for an hour");
+    let notifier = mounted.session.notifier();
+    notifier.inval_entry(NodeId::ROOT, b"f").unwrap();
+    assert!(asked(&look) > 0, "this name is looked up again");
+    match notifier.inc_epoch() {
+        Ok(()) => assert!(asked(&look) > 0, "every name is looked up again"),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::Unsupported),
+    }
+    assert_eq!(asked(&look), 0);
+    let node = NodeId(fs::metadata(mounted.at("f")).unwrap().ino());
+    notifier.inval_inode(node, -1, 0).unwrap();
+    assert!(asked(&look) > 0, "its attributes are asked for again");
+    let file = File::open(mounted.at("f")).unwrap();
+    notifier.store(node, 0, b"another").unwrap();
+    let reads = mounted.volume.reads.load(Ordering::Relaxed);
+    let mut content = String::new();
+    (&file).read_to_string(&mut content).unwrap();
+    assert_eq!((content.as_str(), mounted.volume.reads.load(Ordering::Relaxed)), ("another", reads));
+    notifier.inval_inode(node, 0, 0).unwrap();
+    assert_eq!(fs::read(mounted.at("f")).unwrap(), b"content", "its content is read again");
+    assert_eq!(notifier.inval_entry(NodeId(99), b"f").unwrap_err().raw_os_error(), Some(2));
 }

@@ -15,7 +15,7 @@ use tracing_subscriber::{EnvFilter, Registry};
 
 /// What is logged when `RUST_LOG` is not set: our own events, and of the libraries only what is wrong.
 const DEFAULT_FILTER: &str = "info,quinn=warn,quinn_proto=warn,quinn_udp=warn,rustls=warn,h2=warn,hyper=warn,\
-                              hyper_util=warn,tonic=warn,tower=warn,fuser=warn,fjall=warn,lsm_tree=warn";
+                              hyper_util=warn,tonic=warn,tower=warn,fjall=warn,lsm_tree=warn";
 
 /// The program that a log line comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

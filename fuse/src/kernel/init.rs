@@ -159,7 +159,11 @@ mod tests {
         assert_eq!(agreement, Agreement { minor: 45, passthrough: true });
         let flags = u64::from(answer.flags) | u64::from(answer.flags2) << 32;
         assert_eq!(flags, WANTED | init_flag::OVER_IO_URING | init_flag::PASSTHROUGH);
-        assert_eq!((answer.max_background, answer.congestion_threshold), (24, 18), "less than the ring has room");
+        assert_eq!(
+            (answer.max_background, answer.congestion_threshold),
+            (24, 18),
+            "less than the ring has room"
+        );
         let (answer, agreement) = all.accept(Wishes::default()).unwrap();
         assert_eq!((answer.flags2, answer.max_stack_depth, agreement.passthrough), (0, 0, false));
         assert_eq!((answer.max_background, answer.congestion_threshold), (128, 96));

@@ -20,21 +20,50 @@ pub(crate) struct Request<'a> {
 /// What a request wants. Sizes, offsets and lengths are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation<'a> {
-    LookUp { name: &'a [u8] },
-    Forget { lookups: u64 },
-    BatchForget { nodes: &'a [u8] },
+    LookUp {
+        name: &'a [u8],
+    },
+    Forget {
+        lookups: u64,
+    },
+    BatchForget {
+        nodes: &'a [u8],
+    },
     GetAttr,
     ReadLink,
-    Open { flags: u32 },
-    Read { handle: u64, offset: u64, length: u32 },
-    Release { handle: u64 },
-    ReleaseDir { handle: u64 },
+    Open {
+        flags: u32,
+    },
+    Read {
+        handle: u64,
+        offset: u64,
+        length: u32,
+    },
+    Release {
+        handle: u64,
+    },
+    ReleaseDir {
+        handle: u64,
+    },
     OpenDir,
-    ReadDir { handle: u64, offset: u64, size: u32 },
-    ReadDirPlus { handle: u64, offset: u64, size: u32 },
+    ReadDir {
+        handle: u64,
+        offset: u64,
+        size: u32,
+    },
+    ReadDirPlus {
+        handle: u64,
+        offset: u64,
+        size: u32,
+    },
     StatFs,
-    GetXattr { name: &'a [u8], size: u32 },
-    ListXattr { size: u32 },
+    GetXattr {
+        name: &'a [u8],
+        size: u32,
+    },
+    ListXattr {
+        size: u32,
+    },
     Ioctl,
     Destroy,
     /// Whatever would change the volume.
@@ -42,7 +71,9 @@ pub(crate) enum Operation<'a> {
     /// The answer to a question that is never asked here.
     NotifyReply,
     /// What the kernel does alone when nobody else does.
-    Other { opcode: u32 },
+    Other {
+        opcode: u32,
+    },
 }
 
 /// Why bytes are no request.
@@ -166,8 +197,23 @@ fn operation(opcode: u32, body: Body<'_>) -> Result<Operation<'_>, &'static str>
 fn is_change(opcode: u32) -> bool {
     use opcode::*;
     let changes = [
-        SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, RENAME2, LINK, CREATE, TMPFILE, WRITE, SETXATTR,
-        REMOVEXATTR, FALLOCATE, COPY_FILE_RANGE, COPY_FILE_RANGE_64,
+        SETATTR,
+        SYMLINK,
+        MKNOD,
+        MKDIR,
+        UNLINK,
+        RMDIR,
+        RENAME,
+        RENAME2,
+        LINK,
+        CREATE,
+        TMPFILE,
+        WRITE,
+        SETXATTR,
+        REMOVEXATTR,
+        FALLOCATE,
+        COPY_FILE_RANGE,
+        COPY_FILE_RANGE_64,
     ];
     changes.contains(&opcode)
 }
@@ -189,7 +235,8 @@ fn batch(body: Body<'_>) -> Result<&[u8], &'static str> {
 /// The nodes of a [`Operation::BatchForget`], each with the number of lookups to forget.
 pub(crate) fn forgotten(nodes: &[u8]) -> impl Iterator<Item = (NodeId, u64)> + '_ {
     let each = nodes.chunks_exact(size_of::<abi::ForgetOne>());
-    each.filter_map(|one| abi::ForgetOne::read_from_bytes(one).ok()).map(|one| (NodeId(one.node), one.lookups))
+    each.filter_map(|one| abi::ForgetOne::read_from_bytes(one).ok())
+        .map(|one| (NodeId(one.node), one.lookups))
 }
 
 #[cfg(test)]

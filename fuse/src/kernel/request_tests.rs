@@ -37,7 +37,12 @@ fn requests_are_understood_from_device_and_ring() {
     check(opcode::FORGET, abi::ForgetIn { lookups: 3 }.as_bytes(), b"", Operation::Forget { lookups: 3 });
     check(opcode::GETATTR, abi::GetattrIn::default().as_bytes(), b"", Operation::GetAttr);
     check(opcode::READLINK, b"", b"", Operation::ReadLink);
-    check(opcode::OPEN, abi::OpenIn { flags: 2, open_flags: 0 }.as_bytes(), b"", Operation::Open { flags: 2 });
+    check(
+        opcode::OPEN,
+        abi::OpenIn { flags: 2, open_flags: 0 }.as_bytes(),
+        b"",
+        Operation::Open { flags: 2 },
+    );
     check(opcode::READ, read, b"", Operation::Read { handle: 1, offset: 2, length: 3 });
     check(opcode::READDIR, read, b"", Operation::ReadDir { handle: 1, offset: 2, size: 3 });
     check(opcode::READDIRPLUS, read, b"", Operation::ReadDirPlus { handle: 1, offset: 2, size: 3 });

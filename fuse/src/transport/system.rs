@@ -14,10 +14,12 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 use zerocopy::{FromBytes, IntoBytes};
 
 const CLONE: Opcode = ioctl::opcode::read::<u32>(abi::ioctl::GROUP, abi::ioctl::CLONE);
-const BACKING_OPEN: Opcode = ioctl::opcode::write::<abi::BackingMap>(abi::ioctl::GROUP, abi::ioctl::BACKING_OPEN);
+const BACKING_OPEN: Opcode =
+    ioctl::opcode::write::<abi::BackingMap>(abi::ioctl::GROUP, abi::ioctl::BACKING_OPEN);
 const BACKING_CLOSE: Opcode = ioctl::opcode::write::<u32>(abi::ioctl::GROUP, abi::ioctl::BACKING_CLOSE);
 
 /// Connects the freshly opened `device` with the mount of `other`.
@@ -134,7 +136,9 @@ impl Entry {
 
     pub(super) fn payload(&self) -> &[u8] {
         // SAFETY: the payload follows the header's room, and this is the only `Entry` of the slot.
-        unsafe { std::slice::from_raw_parts(self.slots.slot(self.index).add(HEADER_ROOM), self.slots.payload) }
+        unsafe {
+            std::slice::from_raw_parts(self.slots.slot(self.index).add(HEADER_ROOM), self.slots.payload)
+        }
     }
 
     pub(super) fn payload_mut(&mut self) -> &mut [u8] {
@@ -153,6 +157,9 @@ pub(super) enum Completion {
     /// The kernel gave the slot back without one, and takes it no more.
     Refused(io::Error),
 }
+
+/// How long a ring rests when the kernel is too busy for it.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
 /// The tag of the bell's completions; slots have their number.
 const BELL: u64 = u64::MAX;
@@ -255,10 +262,15 @@ impl Ring {
         self.with_kernel.iter().all(Option::is_none)
     }
 
-    /// Hands what was pushed to the kernel, and waits for a completion if `wait`.
+    /// Hands what was pushed to the kernel, and waits for a completion if `wait`. May return before one comes.
     pub(super) fn submit(&mut self, wait: bool) -> io::Result<()> {
         match self.ring.submit_and_wait(usize::from(wait)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy) => {
+                // The kernel lacks memory for the moment.
+                std::thread::sleep(BUSY_PAUSE);
+                Ok(())
+            }
             other => other.map(drop),
         }
     }
@@ -292,21 +304,8 @@ impl Drop for Ring {
 
 fn build(entries: u32) -> io::Result<IoUring<squeue::Entry128, cqueue::Entry>> {
     let mut builder = IoUring::<squeue::Entry128, cqueue::Entry>::builder();
-    builder.setup_cqsize(entries * 2);
-    match std::env::var("URING_FLAGS").unwrap_or_default().as_str() {
-        "coop" => {
-            builder.setup_coop_taskrun();
-        }
-        "single" => {
-            builder.setup_single_issuer();
-        }
-        "singlecoop" => {
-            builder.setup_single_issuer().setup_coop_taskrun();
-        }
-        "defer" => {
-            builder.setup_single_issuer().setup_coop_taskrun().setup_defer_taskrun();
-        }
-        _ => {}
-    }
+    // Every kernel with FUSE over io_uring knows these. Not `setup_defer_taskrun`: when the ring's thread is gone and the
+    // ring is not yet, a request would then wait for the thread for ever, and who made it could not be killed.
+    builder.setup_cqsize(entries * 2).setup_single_issuer().setup_coop_taskrun();
     builder.build(entries)
 }

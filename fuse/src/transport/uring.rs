@@ -5,7 +5,7 @@
 //! Forgets and interrupts keep coming by the device.
 //!
 //! *Invariants:* once the kernel was told of rings, every queue registers or the kernel hears of a failure, for it
-//! holds all requests back until then; when the mount ends, the threads end.
+//! holds all requests back until then; when the mount ends, the threads end, and when one of them breaks, it ends.
 
 use super::system::{Completion, Entry, Ring};
 use super::{Device, Reply};
@@ -19,10 +19,11 @@ use rustix::io::Errno;
 use rustix::thread::CpuSet;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Once};
 use std::thread::{self, JoinHandle};
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -126,15 +127,24 @@ fn fill(mut room: &mut [u8], pieces: &[IoSlice<'_>]) -> Option<usize> {
     Some(length)
 }
 
+/// What a queue's thread needs to begin.
+#[derive(Clone)]
+struct Beginning {
+    server: Arc<Server>,
+    /// Set when requests of a CPU are served no more, which is the end of the mount.
+    ended: watch::Sender<bool>,
+}
+
 /// Rings whose threads wait until the kernel has been told of them. Dropped, they are given up.
 pub(crate) struct Rings {
     depth: u16,
+    refused: Arc<AtomicBool>,
     rings: Vec<Prepared>,
 }
 
 struct Prepared {
     queue: Arc<Queue>,
-    begin: SyncSender<Arc<Server>>,
+    begin: SyncSender<Beginning>,
     thread: JoinHandle<()>,
 }
 
@@ -143,10 +153,12 @@ impl Rings {
     pub(crate) fn prepare(device: &Arc<Device>) -> io::Result<Self> {
         let cpus = possible_cpus(&std::fs::read_to_string("/sys/devices/system/cpu/possible")?)
             .ok_or_else(|| io::Error::other("the number of CPUs is not known"))?;
-        let depth = depth(cpus).ok_or_else(|| io::Error::other(format!("{cpus} CPUs need too much memory")))?;
-        let told = Arc::new(Once::new());
-        let rings = (0..cpus).map(|cpu| Prepared::start(cpu as u16, depth, device, &told));
-        Ok(Self { depth, rings: rings.collect::<io::Result<_>>()? })
+        let depth =
+            depth(cpus).ok_or_else(|| io::Error::other(format!("{cpus} CPUs need too much memory")))?;
+        let refused = Arc::new(AtomicBool::new(false));
+        let rings = (0..cpus).map(|cpu| Prepared::start(cpu as u16, depth, device, &refused));
+        let rings = rings.collect::<io::Result<_>>()?;
+        Ok(Self { depth, refused, rings })
     }
 
     /// Requests that one CPU may have here at a time.
@@ -154,12 +166,18 @@ impl Rings {
         self.depth
     }
 
-    /// Registers them, now that the kernel waits for it, and hands what comes to `server`.
-    pub(crate) fn begin(self, server: &Arc<Server>) -> RunningRings {
+    /// Becomes true when the kernel refuses them: then requests come by the device. Known when the first has come.
+    pub(crate) fn refused(&self) -> Arc<AtomicBool> {
+        self.refused.clone()
+    }
+
+    /// Registers them, now that the kernel waits for it, and hands what comes to `server`. Sets `ended` if one breaks.
+    pub(crate) fn begin(self, server: &Arc<Server>, ended: &watch::Sender<bool>) -> RunningRings {
+        let beginning = Beginning { server: server.clone(), ended: ended.clone() };
         debug!(queues = self.rings.len(), depth = self.depth, "the kernel's requests come over io_uring");
         let start = |prepared: Prepared| {
             // The thread waits for this and nothing else.
-            let _ = prepared.begin.send(server.clone());
+            let _ = prepared.begin.send(beginning.clone());
             (prepared.queue, prepared.thread)
         };
         RunningRings(self.rings.into_iter().map(start).collect())
@@ -167,18 +185,18 @@ impl Rings {
 }
 
 impl Prepared {
-    fn start(cpu: u16, depth: u16, device: &Arc<Device>, told: &Arc<Once>) -> io::Result<Self> {
+    fn start(cpu: u16, depth: u16, device: &Arc<Device>, refused: &Arc<AtomicBool>) -> io::Result<Self> {
         let queue = Arc::new(Queue::new(cpu)?);
         let (ready, readiness) = sync_channel(1);
         let (begin, beginning) = sync_channel(1);
-        let (own, device, told) = (queue.clone(), device.clone(), told.clone());
+        let (own, device, refused) = (queue.clone(), device.clone(), refused.clone());
         // A ring is made on the thread that uses it.
         let run = move || {
             bind_to(cpu);
             match Ring::new(device.file(), cpu, depth.into(), MAX_PAYLOAD as usize, own.bell.clone()) {
                 Ok(ring) => {
                     let _ = ready.send(Ok(()));
-                    serve(ring, own, &beginning, &told);
+                    serve(ring, own, &beginning, refused);
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
@@ -191,9 +209,6 @@ impl Prepared {
 
 /// A CPU that is offline, or not for us, leaves its thread where it is.
 fn bind_to(cpu: u16) {
-    if std::env::var_os("URING_NO_PIN").is_some() {
-        return;
-    }
     let mut set = CpuSet::new();
     if usize::from(cpu) < CpuSet::MAX_CPU {
         set.set(usize::from(cpu));
@@ -218,13 +233,14 @@ impl RunningRings {
     }
 }
 
-fn serve(ring: Ring, queue: Arc<Queue>, beginning: &Receiver<Arc<Server>>, told: &Once) {
-    let Ok(server) = beginning.recv() else { return };
-    let mut worker = Worker { ring, queue, server };
-    let outcome = worker.ring.register().and_then(|()| worker.run(told));
+fn serve(ring: Ring, queue: Arc<Queue>, beginning: &Receiver<Beginning>, refused: Arc<AtomicBool>) {
+    let Ok(Beginning { server, ended }) = beginning.recv() else { return };
+    let mut worker = Worker { ring, queue, server, refused };
+    let outcome = worker.ring.register().and_then(|()| worker.run());
     worker.queue.answered.lock().closed = true;
     if let Err(error) = outcome {
         warn!(%error, queue = worker.queue.number, "a ring of the mount broke");
+        ended.send_replace(true);
     }
 }
 
@@ -233,11 +249,12 @@ struct Worker {
     ring: Ring,
     queue: Arc<Queue>,
     server: Arc<Server>,
+    refused: Arc<AtomicBool>,
 }
 
 impl Worker {
     /// Works until the kernel has taken all slots back, which it does when the mount ends.
-    fn run(&mut self, told: &Once) -> io::Result<()> {
+    fn run(&mut self) -> io::Result<()> {
         let mut ended = false;
         while !(ended && self.ring.is_idle()) {
             if self.submit()? {
@@ -249,7 +266,7 @@ impl Worker {
                     Completion::Request(entry) => self.take(entry),
                     Completion::Refused(error) => {
                         ended = true;
-                        told_once(told, &error);
+                        self.note_refusal(&error);
                     }
                 }
             }
@@ -284,13 +301,14 @@ impl Worker {
             Err(error) => warn!(%error, "a request was refused"),
         }
     }
-}
 
-/// Why requests come by the device, if it is not that the mount has ended.
-fn told_once(told: &Once, error: &io::Error) {
-    let at_the_end = [Errno::NOTCONN, Errno::CONNABORTED, Errno::NODEV, Errno::CANCELED];
-    if !Errno::from_io_error(error).is_some_and(|errno| at_the_end.contains(&errno)) {
-        told.call_once(|| info!(%error, "the kernel takes no rings; its requests come by /dev/fuse"));
+    /// Says once for a mount why its requests come by the device, if it is not that the mount has ended.
+    fn note_refusal(&self, error: &io::Error) {
+        const ENDS: [Errno; 4] = [Errno::NOTCONN, Errno::CONNABORTED, Errno::NODEV, Errno::CANCELED];
+        let is_end = Errno::from_io_error(error).is_some_and(|errno| ENDS.contains(&errno));
+        if !is_end && !self.refused.swap(true, Ordering::Relaxed) {
+            info!(%error, "requests of the kernel come by /dev/fuse: it refused a ring");
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Each test runs again in a program of its own with a private mount namespace: a process elsewhere that
 //! copies its namespace while we are mounted would keep the mount alive, and a hanging mount must not
-//! outlive its test.
+//! outlive its test. It runs there once for each way between the kernel and the mount.
 
 use super::MemoryVolume;
+use super::ways::{self, Way};
 use globalfs_fuse::{MountError, Options, Session, mount};
 use std::fs;
 use std::io;
@@ -27,15 +28,24 @@ pub(crate) fn inside(test: &str) -> bool {
     if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() || !can_unshare() {
         return skip(test, "root, /dev/fuse and the right to make a mount namespace");
     }
+    run_inside(test, Way::Device);
+    match ways::offer_rings() {
+        Some(_offered) => run_inside(test, Way::Rings),
+        None => drop(skip(test, "a kernel with FUSE over io_uring (Linux 6.14), and the right to enable it")),
+    }
+    false
+}
+
+fn run_inside(test: &str, way: Way) {
     let status = Command::new("timeout")
         .args(["--signal=KILL", "120", "unshare", "--mount", "--propagation", "private"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
+        .env(ways::VARIABLE, way.word())
         .status()
         .unwrap();
-    assert!(status.success(), "{test} failed in its namespace: {status}");
-    false
+    assert!(status.success(), "{test} failed in its namespace with {}: {status}", way.word());
 }
 
 /// Names and attributes are remembered for an hour: only `open` finds out about changes.
@@ -62,6 +72,9 @@ impl Mounted {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let session = mount_at(&volume, directory.path(), words, &runtime).unwrap();
+        // Something that is asked for, and that no test counts: then it is settled which way requests come.
+        rustix::fs::statvfs(session.mountpoint()).unwrap();
+        assert_eq!(session.uses_io_uring(), Way::of_this_run() == Way::Rings);
         Self { volume, session, runtime, directory }
     }
 
@@ -96,6 +109,7 @@ pub(crate) fn mount_at(
     runtime: &Runtime,
 ) -> Result<Session, MountError> {
     let mut options = Options::default();
+    options.apply(Way::of_this_run().word()).unwrap();
     options.apply(words).unwrap();
     mount(volume.clone(), at, &options, runtime.handle().clone())
 }
