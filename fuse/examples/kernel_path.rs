@@ -152,7 +152,7 @@ fn check(block: &[u8], at: u64) {
 }
 
 /// Operations a second and microseconds of CPU for each, of `threads` that repeat `step(thread)` for a while.
-fn measure(threads: usize, make: impl Fn(usize) -> Box<dyn FnMut() + Send> + Sync) -> (f64, f64) {
+fn measure(threads: usize, make: impl Fn(usize) -> Box<dyn FnMut() + Send> + Sync) -> Figure {
     let count = AtomicU64::new(0);
     let (cpu, start) = (cpu_seconds(), Instant::now());
     std::thread::scope(|scope| {
@@ -179,7 +179,7 @@ fn cpu_seconds() -> f64 {
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / TICKS
 }
 
-fn random_reads(place: &Path, size: u64, threads: usize) -> (f64, f64) {
+fn random_reads(place: &Path, size: u64, threads: usize) -> Figure {
     measure(threads, |n| {
         let (file, mut memory, mut random) = (direct(place), Aligned::new(4096), Random(n as u64 + 1));
         Box::new(move || {
@@ -190,7 +190,7 @@ fn random_reads(place: &Path, size: u64, threads: usize) -> (f64, f64) {
     })
 }
 
-fn stats(at: &Path, threads: usize) -> (f64, f64) {
+fn stats(at: &Path, threads: usize) -> Figure {
     measure(threads, |n| {
         let (at, mut random) = (at.to_owned(), Random(n as u64 + 1));
         Box::new(move || {
@@ -200,7 +200,7 @@ fn stats(at: &Path, threads: usize) -> (f64, f64) {
     })
 }
 
-fn open_read_close(at: &Path, threads: usize) -> (f64, f64) {
+fn open_read_close(at: &Path, threads: usize) -> Figure {
     measure(threads, |n| {
         let (at, mut random, mut memory) = (at.to_owned(), Random(n as u64 + 1), Aligned::new(SMALL));
         Box::new(move || {
@@ -212,7 +212,7 @@ fn open_read_close(at: &Path, threads: usize) -> (f64, f64) {
 }
 
 /// An operation is a megabyte that is not in the page cache.
-fn sequential(at: &Path, threads: usize) -> (f64, f64) {
+fn sequential(at: &Path, threads: usize) -> Figure {
     measure(threads, |n| {
         let file = File::open(at.join("large")).unwrap();
         let share = (LARGE / threads) as u64;
@@ -230,7 +230,9 @@ fn sequential(at: &Path, threads: usize) -> (f64, f64) {
     })
 }
 
-type Figures = Vec<(String, (f64, f64))>;
+/// Operations a second, and microseconds of CPU for each.
+type Figure = (f64, f64);
+type Figures = Vec<(String, Figure)>;
 
 fn round(volume: &Arc<MemoryVolume>, words: &str) -> Figures {
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -283,7 +285,7 @@ fn main() {
         1
     });
     let volume = Arc::new(MemoryVolume::new());
-    let mut all: BTreeMap<(usize, usize), (String, Vec<(f64, f64)>)> = BTreeMap::new();
+    let mut all: BTreeMap<(usize, usize), (String, Vec<Figure>)> = BTreeMap::new();
     for _ in 0..rounds {
         for (v, words) in variants.iter().enumerate() {
             for (w, (name, figure)) in round(&volume, words).into_iter().enumerate() {

@@ -192,7 +192,7 @@ fn serve(
     let rings = rings.map(|rings| rings.begin(server, ended));
     let more = (1..threads).map(|n| start_reader(n, &device, server)).collect::<io::Result<Vec<_>>>();
     let mut outcome = device.serve(server);
-    rings.into_iter().for_each(RunningRings::close);
+    rings.into_iter().for_each(RunningRings::end);
     for thread in more? {
         let bug = || io::Error::other("a thread of the mount had a bug");
         outcome = outcome.and(thread.join().unwrap_or_else(|_| Err(bug())));

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 use zerocopy::{FromBytes, IntoBytes};
@@ -37,9 +38,12 @@ const MAX_SLOTS: usize = 1024;
 /// What is looked at of a request behind its structure: a name. Only a change has more.
 const MAX_DATA: usize = 4096;
 
-/// Slots for each of `cpus`; `None` when there are too many of them.
-fn depth(cpus: usize) -> Option<u16> {
-    let depth = (MAX_SLOTS / cpus.max(1)).min(MAX_DEPTH);
+/// How long the kernel may take to give slots back after the end of the mount.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Slots for each of `online` CPUs; `None` when there are too many of them.
+fn depth(online: usize) -> Option<u16> {
+    let depth = (MAX_SLOTS / online.max(1)).min(MAX_DEPTH);
     (depth > 0).then_some(depth as u16)
 }
 
@@ -151,12 +155,14 @@ struct Prepared {
 impl Rings {
     /// Sets up a ring for every CPU that the machine may have, as the kernel demands; an error when one cannot be.
     pub(crate) fn prepare(device: &Arc<Device>) -> io::Result<Self> {
-        let cpus = possible_cpus(&std::fs::read_to_string("/sys/devices/system/cpu/possible")?)
-            .ok_or_else(|| io::Error::other("the number of CPUs is not known"))?;
-        let depth =
-            depth(cpus).ok_or_else(|| io::Error::other(format!("{cpus} CPUs need too much memory")))?;
+        let (possible, online) = (cpus("possible")?, cpus("online")?);
+        let too_many = || io::Error::other(format!("{} CPUs need too much memory", online.len()));
+        let depth = depth(online.len()).ok_or_else(too_many)?;
+        // What may come one day is served, too, if not as well.
+        let depth_of = |cpu| if online.contains(&cpu) { depth } else { 1 };
         let refused = Arc::new(AtomicBool::new(false));
-        let rings = (0..cpus).map(|cpu| Prepared::start(cpu as u16, depth, device, &refused));
+        let queues = 0..possible.len() as u16;
+        let rings = queues.map(|cpu| Prepared::start(cpu, depth_of(cpu), device, &refused));
         let rings = rings.collect::<io::Result<_>>()?;
         Ok(Self { depth, refused, rings })
     }
@@ -222,10 +228,14 @@ fn bind_to(cpu: u16) {
 pub(crate) struct RunningRings(Vec<(Arc<Queue>, JoinHandle<()>)>);
 
 impl RunningRings {
-    /// Returns when all threads have ended. They end with the mount, and here in any case.
-    pub(crate) fn close(self) {
-        self.0.iter().for_each(|(queue, _)| queue.close());
+    /// Returns when all threads have ended, which they do when the kernel has given their slots back, or else soon.
+    pub(crate) fn end(self) {
+        let deadline = Instant::now() + END_TIMEOUT;
+        while self.0.iter().any(|(_, thread)| !thread.is_finished()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
         for (queue, thread) in self.0 {
+            queue.close();
             if thread.join().is_err() {
                 warn!(queue = queue.number, "the thread of a ring had a bug");
             }
@@ -312,14 +322,22 @@ impl Worker {
     }
 }
 
-/// How many CPUs a list such as `0-3,8` names.
-fn possible_cpus(list: &str) -> Option<usize> {
-    let count = |range: &str| {
+/// The CPUs of the machine that are `state`.
+fn cpus(state: &str) -> io::Result<Vec<u16>> {
+    let list = std::fs::read_to_string(format!("/sys/devices/system/cpu/{state}"))?;
+    parse_cpus(&list)
+        .ok_or_else(|| io::Error::other(format!("the {state} CPUs are not known: '{}'", list.trim())))
+}
+
+/// The CPUs that a list such as `0-3,8` names.
+fn parse_cpus(list: &str) -> Option<Vec<u16>> {
+    let mut cpus = Vec::new();
+    for range in list.trim().split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-        last.checked_sub(first).map(|more| more + 1)
-    };
-    list.trim().split(',').try_fold(0, |sum, range| Some(sum + count(range)?))
+        let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+        cpus.extend(first..=last);
+    }
+    Some(cpus)
 }
 
 #[cfg(test)]
@@ -327,14 +345,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpus_are_counted() {
-        let check = |list: &str, want| assert_eq!(possible_cpus(list), want, "{list}");
-        check("0-1\n", Some(2));
-        check("0", Some(1));
-        check("0-3,8,10-11\n", Some(7));
-        for bad in ["", "x", "3-1", "0-", "-1"] {
+    fn lists_of_cpus_are_understood() {
+        let check =
+            |list: &str, want: Option<&[u16]>| assert_eq!(parse_cpus(list).as_deref(), want, "{list}");
+        check("0-1\n", Some(&[0, 1]));
+        check("0", Some(&[0]));
+        check("0-3,8,10-11\n", Some(&[0, 1, 2, 3, 8, 10, 11]));
+        for bad in ["", "x", "0-", "-1", "1,,2", "70000"] {
             check(bad, None);
         }
+        assert!(!cpus("online").unwrap().is_empty());
+        assert!(cpus("of no such state").is_err());
     }
 
     #[test]
@@ -342,7 +363,7 @@ mod tests {
         for cpus in [1, 2, 31, 32, 33, 256, 1024] {
             let depth = depth(cpus).unwrap();
             let depth = usize::from(depth);
-            assert!(depth >= 1 && depth <= MAX_DEPTH && depth * cpus <= MAX_SLOTS, "{cpus}");
+            assert!((1..=MAX_DEPTH).contains(&depth) && depth * cpus <= MAX_SLOTS, "{cpus}");
         }
         assert_eq!((depth(1), depth(1025)), (Some(MAX_DEPTH as u16), None));
     }
