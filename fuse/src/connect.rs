@@ -95,22 +95,19 @@ fn greet(device: Arc<Device>, options: &Options) -> io::Result<Connection> {
 
 /// They are set up before the kernel hears of them: it holds all requests back until they are registered.
 fn rings(device: &Arc<Device>, offer: &Offer, wanted: IoUring) -> Option<Rings> {
-    if wanted == IoUring::Off {
-        return None;
-    }
-    let rings = match offer.has_rings() {
-        true => Rings::prepare(device),
-        false => {
-            Err(io::Error::other("the kernel lacks them, or /sys/module/fuse/parameters/enable_uring is N"))
+    let reason = match (wanted, offer.has_rings()) {
+        (IoUring::Off, _) | (IoUring::Auto, false) => return None,
+        (IoUring::On, false) => {
+            "the kernel does not offer it: it is older than 6.14, or /sys/module/fuse/parameters/enable_uring is N"
+                .to_owned()
         }
+        (_, true) => match Rings::prepare(device) {
+            Ok(rings) => return Some(rings),
+            Err(error) => error.to_string(),
+        },
     };
-    match rings {
-        Ok(rings) => Some(rings),
-        Err(error) => {
-            info!(reason = %error, "requests of the kernel come by /dev/fuse, not over io_uring");
-            None
-        }
-    }
+    info!(reason, "requests of the kernel come by /dev/fuse, not over io_uring");
+    None
 }
 
 fn device_error(error: io::Error) -> MountError {

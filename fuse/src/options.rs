@@ -33,14 +33,14 @@ pub struct Options {
     pub access_times: bool,
 }
 
-/// Whether the kernel's requests come over io_uring instead of by `/dev/fuse`. Where the kernel does not offer it
-/// they come by `/dev/fuse` in any case.
+/// Whether the kernel's requests come over io_uring instead of by `/dev/fuse`, which they do in any case where the
+/// kernel does not offer it. It offers it from Linux 6.14 on if an administrator says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum IoUring {
-    /// As is best, by measurement.
+    /// Where the kernel offers it.
     #[default]
     Auto,
-    /// Where the kernel offers it.
+    /// The same, and the log says why if it does not.
     On,
     /// Never.
     Off,

@@ -1,4 +1,4 @@
-//! What a mount shows: the trait that the kernel adapter calls and that knows nothing of sites.
+//! What a mount shows: the trait behind the kernel's requests, which knows nothing of sites.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -86,7 +86,7 @@ pub trait Volume: Send + Sync + 'static {
     /// `length` bytes at `offset` of content `version`; fewer only at the end of the file.
     ///
     /// Any number may be asked for at a time: the volume bounds the memory that they take together. Pieces are
-    /// in order. One piece reaches the kernel as it is; several are joined first.
+    /// in order; they reach the kernel without being joined first.
     async fn read(
         &self,
         path: &GlobalPath,

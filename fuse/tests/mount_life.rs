@@ -8,6 +8,7 @@ use common::ways::Way;
 use common::{MemoryVolume, path};
 use globalfs_fuse::{Detach, MountError};
 use globalfs_proto::FileKind;
+use rustix::process::{Resource, Rlimit};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -214,6 +215,28 @@ fn unmounting_under_load_ends_everything() {
         assert!(reads.into_inner() >= 500, "the load ran");
         mounted.eventually("its threads end", |_| threads_of_mounts().is_empty());
     }
+}
+
+/// With too few descriptors for rings, which is one way in which they cannot be had.
+#[test]
+fn a_mount_that_gets_no_rings_goes_on_without() {
+    if !inside("a_mount_that_gets_no_rings_goes_on_without") {
+        return;
+    }
+    let (volume, runtime) = (MemoryVolume::new(), Runtime::new().unwrap());
+    volume.file("/f", "content");
+    let directory = tempfile::tempdir().unwrap();
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let is_free = |fd: &u64| !Path::new(&format!("/proc/self/fd/{fd}")).exists();
+    // One for the device, and one that is needed now and then.
+    let last = (0..).filter(is_free).nth(1);
+    let few = Rlimit { current: last.map(|fd| fd + 1), maximum: limit.maximum };
+    rustix::process::setrlimit(Resource::Nofile, few).unwrap();
+    let session = mount_at(&volume, directory.path(), "io_uring=on", &runtime);
+    rustix::process::setrlimit(Resource::Nofile, limit).unwrap();
+    let session = session.unwrap();
+    assert_eq!(fs::read(session.mountpoint().join("f")).unwrap(), b"content");
+    assert!(!session.uses_io_uring());
 }
 
 /// What an administrator does about a mount that hangs.
