@@ -179,13 +179,13 @@ fn cpu_seconds() -> f64 {
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / TICKS
 }
 
-fn random_reads(place: &Path, size: u64, threads: usize) -> Figure {
+fn random_reads(place: &Path, size: u64, length: usize, threads: usize) -> Figure {
     measure(threads, |n| {
-        let (file, mut memory, mut random) = (direct(place), Aligned::new(4096), Random(n as u64 + 1));
+        let (file, mut memory, mut random) = (direct(place), Aligned::new(length), Random(n as u64 + 1));
         Box::new(move || {
-            let at = random.below(size / 4096) * 4096;
-            file.read_exact_at(memory.get(4096), at).unwrap();
-            check(memory.get(4096), at);
+            let at = random.below(size / length as u64) * length as u64;
+            file.read_exact_at(memory.get(length), at).unwrap();
+            check(memory.get(length), at);
         })
     })
 }
@@ -250,15 +250,15 @@ fn round(volume: &Arc<MemoryVolume>, words: &str) -> Figures {
                 note("stat, nothing remembered", threads, stats(&at, threads));
             }
         } else {
+            let (large, small) = (at.join("large"), at.join("d/0"));
             for threads in [1, 4, 16] {
-                note(
-                    "4 KiB of a large file",
-                    threads,
-                    random_reads(&at.join("large"), LARGE as u64, threads),
-                );
+                note("4 KiB of a large file", threads, random_reads(&large, LARGE as u64, 4096, threads));
+            }
+            for threads in [1, 4] {
+                note("128 KiB of a large file", threads, random_reads(&large, LARGE as u64, CHUNK, threads));
             }
             for threads in [1, 4, 16] {
-                note("4 KiB of a small file", threads, random_reads(&at.join("d/0"), SMALL as u64, threads));
+                note("4 KiB of a small file", threads, random_reads(&small, SMALL as u64, 4096, threads));
             }
             for threads in [1, 4] {
                 note("open, read 16 KiB, close", threads, open_read_close(&at, threads));

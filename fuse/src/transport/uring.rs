@@ -245,7 +245,7 @@ impl RunningRings {
 
 fn serve(ring: Ring, queue: Arc<Queue>, beginning: &Receiver<Beginning>, refused: Arc<AtomicBool>) {
     let Ok(Beginning { server, ended }) = beginning.recv() else { return };
-    let mut worker = Worker { ring, queue, server, refused };
+    let mut worker = Worker { ring, queue, server, refused, answered: Vec::new() };
     let outcome = worker.ring.register().and_then(|()| worker.run());
     worker.queue.answered.lock().closed = true;
     if let Err(error) = outcome {
@@ -260,6 +260,8 @@ struct Worker {
     queue: Arc<Queue>,
     server: Arc<Server>,
     refused: Arc<AtomicBool>,
+    /// Taken out of the queue, to be handed over.
+    answered: Vec<Entry>,
 }
 
 impl Worker {
@@ -288,12 +290,13 @@ impl Worker {
     fn submit(&mut self) -> io::Result<bool> {
         self.queue.asleep.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let (entries, closed) = {
+        let closed = {
             let mut answered = self.queue.answered.lock();
-            (std::mem::take(&mut answered.entries), answered.closed)
+            std::mem::swap(&mut self.answered, &mut answered.entries);
+            answered.closed
         };
-        let wait = entries.is_empty();
-        entries.into_iter().try_for_each(|entry| self.ring.commit(entry))?;
+        let wait = self.answered.is_empty();
+        self.answered.drain(..).try_for_each(|entry| self.ring.commit(entry))?;
         let outcome = if closed { Ok(()) } else { self.ring.submit(wait) };
         self.queue.asleep.store(false, Ordering::SeqCst);
         outcome.map(|()| closed)
