@@ -8,10 +8,8 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use globalfs_fuse::{Options, Volume, mount};
-use globalfs_proto::{
-    Attr, ByteRange, DirEntry, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, Version,
-};
+use globalfs_fuse::{Names, Options, Volume, mount};
+use globalfs_proto::{Attr, ByteRange, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, Version};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::hint::black_box;
@@ -85,8 +83,8 @@ impl Volume for MemoryVolume {
         self.stat(path).await
     }
 
-    async fn list(&self, _: &GlobalPath) -> FsResult<Arc<[DirEntry]>> {
-        Ok(Arc::new([]))
+    async fn list(&self, _: &GlobalPath) -> FsResult<Names> {
+        Ok(Names { entries: Arc::new([]), edition: None })
     }
 
     async fn read_link(&self, _: &GlobalPath) -> FsResult<Bytes> {

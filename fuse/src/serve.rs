@@ -9,8 +9,8 @@ use crate::errno::{ErrorLog, errno};
 use crate::kernel::abi::{self, open_flag};
 use crate::kernel::reply::{self, Lifetimes, Listing};
 use crate::kernel::request::{self, Operation, Request};
-use crate::model::{Mode, NodeId};
-use crate::operations::{Line, Node, Operations};
+use crate::model::{Keeping, Mode, NodeId};
+use crate::operations::{Line, Operations};
 use crate::options::Options;
 use crate::passthrough::Passthrough;
 use crate::transport::{Device, Reply};
@@ -122,7 +122,10 @@ impl Server {
             }
             Operation::ReleaseDir { handle } => self.shared.release(handle, reply),
             Operation::OpenDir => match self.shared.operations.open_dir(node) {
-                Ok(handle) => reply.structure(&abi::OpenOut { handle, flags: 0, backing_id: 0 }),
+                Ok((handle, keeping)) => {
+                    let flags = keeping_flags(keeping);
+                    reply.structure(&abi::OpenOut { handle, flags, backing_id: 0 });
+                }
                 Err(error) => reply.error(errno(&error)),
             },
             Operation::ReadDir { handle, offset, size } => self.read_dir(node, handle, offset, size, reply),
@@ -187,10 +190,10 @@ impl Server {
     }
 
     fn get_attr(&self, id: NodeId, reply: Reply) {
-        let lifetime = self.lifetimes.attr;
+        let lifetimes = self.lifetimes;
         self.answer(|shared| async move {
             match shared.operations.get_attr(id).await {
-                Ok(attr) => reply.structure(&reply::attributes(&Node { id, attr }, lifetime)),
+                Ok(node) => reply.structure(&reply::attributes(&node, &lifetimes)),
                 Err(error) => shared.fail("getattr", id, &error, reply),
             }
         });
@@ -245,8 +248,7 @@ impl Server {
     }
 
     fn read_dir_plus(&self, node: NodeId, handle: u64, offset: u64, size: u32, reply: Reply) {
-        let lifetime = self.lifetimes.entry.min(self.lifetimes.attr);
-        let lifetimes = Lifetimes { attr: lifetime, entry: lifetime, ..self.lifetimes };
+        let lifetimes = self.lifetimes;
         self.answer(|shared| async move {
             let mut listing = Listing::new(size);
             let take = |line: Line<'_>| listing.take_plus(&line, &lifetimes);
@@ -283,6 +285,15 @@ impl Server {
                 Err(error) => shared.fail("listxattr", node, &error, reply),
             }
         });
+    }
+}
+
+/// What the kernel may do with the names of a directory that it keeps.
+fn keeping_flags(keeping: Keeping) -> u32 {
+    match keeping {
+        Keeping::Nothing => 0,
+        Keeping::Anew => open_flag::CACHE_DIR,
+        Keeping::On => open_flag::CACHE_DIR | open_flag::KEEP_CACHE,
     }
 }
 

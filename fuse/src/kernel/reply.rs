@@ -24,15 +24,27 @@ pub(crate) struct Lifetimes {
     pub(crate) negative: Duration,
 }
 
+impl Lifetimes {
+    /// Of the node's name and of its attributes.
+    fn of(&self, node: &Node) -> (Duration, Duration) {
+        (self.entry.max(node.lasting.name), self.attr.max(node.lasting.attr))
+    }
+}
+
 /// The answer that `node` was found.
 pub(crate) fn entry(node: &Node, lifetimes: &Lifetimes) -> abi::EntryOut {
+    let (for_name, for_attr) = lifetimes.of(node);
+    entry_for(node, for_name, for_attr)
+}
+
+fn entry_for(node: &Node, for_name: Duration, for_attr: Duration) -> abi::EntryOut {
     abi::EntryOut {
         node: node.id.0,
         generation: GENERATION,
-        entry_valid: lifetimes.entry.as_secs(),
-        attr_valid: lifetimes.attr.as_secs(),
-        entry_valid_ns: lifetimes.entry.subsec_nanos(),
-        attr_valid_ns: lifetimes.attr.subsec_nanos(),
+        entry_valid: for_name.as_secs(),
+        attr_valid: for_attr.as_secs(),
+        entry_valid_ns: for_name.subsec_nanos(),
+        attr_valid_ns: for_attr.subsec_nanos(),
         attr: attr(node),
     }
 }
@@ -44,13 +56,14 @@ pub(crate) fn no_entry(lifetime: Duration) -> abi::EntryOut {
 }
 
 /// The answer to a question for attributes.
-pub(crate) fn attributes(node: &Node, lifetime: Duration) -> abi::AttrOut {
+pub(crate) fn attributes(node: &Node, lifetimes: &Lifetimes) -> abi::AttrOut {
+    let (_, lifetime) = lifetimes.of(node);
     let (valid, valid_ns) = (lifetime.as_secs(), lifetime.subsec_nanos());
     abi::AttrOut { valid, valid_ns, padding: 0, attr: attr(node) }
 }
 
 fn attr(node: &Node) -> abi::Attr {
-    let Node { id, attr } = node;
+    let Node { id, attr, .. } = node;
     let Attr { kind, nlink, uid, gid, size, blocks, .. } = *attr;
     let ((atime, atime_ns), (mtime, mtime_ns)) = (time(attr.atime_ns), time(attr.mtime_ns));
     let (ctime, ctime_ns) = time(attr.ctime_ns);
@@ -132,9 +145,11 @@ impl Listing {
         self.push(&dirent(line), line.name)
     }
 
-    /// Takes a name with what a lookup of it would answer.
+    /// Takes a name with what a lookup of it would answer, for the shorter of both times.
     pub(crate) fn take_plus(&mut self, line: &Line<'_>, lifetimes: &Lifetimes) -> Filled {
-        let (entry, dirent) = (entry(&line.node, lifetimes), dirent(line));
+        let (for_name, for_attr) = lifetimes.of(&line.node);
+        let lifetime = for_name.min(for_attr);
+        let (entry, dirent) = (entry_for(&line.node, lifetime, lifetime), dirent(line));
         self.push(&abi::DirentPlus { entry, dirent }, line.name)
     }
 
@@ -162,6 +177,7 @@ fn dirent(line: &Line<'_>) -> abi::Dirent {
 mod tests {
     use super::*;
     use crate::model::NodeId;
+    use crate::volume::Lasting;
     use globalfs_proto::FileId;
 
     fn node(kind: FileKind, mtime_ns: i64) -> Node {
@@ -181,7 +197,7 @@ mod tests {
             ctime_ns: i64::MAX,
             no_xattrs: false,
         };
-        Node { id: NodeId(77), attr }
+        Node { id: NodeId(77), attr, lasting: Lasting::default() }
     }
 
     #[test]
@@ -207,8 +223,11 @@ mod tests {
         assert_eq!((entry.entry_valid, entry.entry_valid_ns), (2, 250_000_000));
         let none = no_entry(lifetimes.negative);
         assert_eq!((none.node, none.entry_valid, none.entry_valid_ns), (0, 3, 125_000_000));
-        let attr = attributes(&node(FileKind::Regular, 0), lifetimes.attr);
+        let attr = attributes(&node(FileKind::Regular, 0), &lifetimes);
         assert_eq!((attr.valid, attr.valid_ns), (1, 500_000_000));
+        let lasting = Lasting { name: ms(1000), attr: ms(3000) };
+        let lasting = super::entry(&Node { lasting, ..node(FileKind::Regular, 0) }, &lifetimes);
+        assert_eq!((lasting.attr_valid, lasting.entry_valid), (3, 2), "the longer of both");
     }
 
     #[test]
