@@ -9,7 +9,7 @@ use globalfs_dataplane::fetch::{self, Cached};
 use globalfs_dataplane::origin::DirectOrigin;
 use globalfs_dataplane::{Deadline, Source};
 use globalfs_fuse::{Edition, Lasting, Names, Volume, WholeFile};
-use globalfs_proto::{Attr, ByteRange, Changes, FsResult, FsStat, GlobalPath, Version, limits};
+use globalfs_proto::{Attr, ByteRange, Changes, ChunkIndex, FsResult, FsStat, GlobalPath, Version, limits};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
@@ -148,6 +148,12 @@ impl Volume for NodeVolume {
         }
         let whole = self.cached.cache().whole_file(&version).await?;
         Some(WholeFile { file: whole.file().clone(), keep: Box::new(whole) })
+    }
+
+    async fn held_around(&self, version: Version, offset: u64) -> Option<(u64, Bytes)> {
+        let index = ChunkIndex(offset / limits::CHUNK_SIZE);
+        let chunk = self.cached.cache().get(&version, index).await?;
+        Some((index.0 * limits::CHUNK_SIZE, chunk.data))
     }
 
     fn changes(&self) -> Option<mpsc::Receiver<Arc<Changes>>> {

@@ -16,6 +16,7 @@ mod mount_point;
 pub mod operations;
 mod options;
 mod passthrough;
+mod push;
 mod serve;
 mod session;
 mod transport;

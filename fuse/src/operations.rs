@@ -4,15 +4,16 @@
 //! for up to the end of the file, or an error; no lock is held while the volume works.
 
 use crate::model::{
-    DirPosition, Handle, HandleTable, InodeTable, Keeping, Listing, NodeId, OpenFile, Place, dir_position,
-    offset_after,
+    DirPosition, Handle, HandleTable, InodeTable, Keeping, Listing, NodeId, OpenFile, Place, Touches,
+    dir_position, offset_after,
 };
 use crate::volume::{Lasting, Volume, WholeFile};
 use bytes::Bytes;
 use globalfs_proto::{Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, PathError};
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// Bytes of a file whose reads are not worth another thread: a quarter of a chunk to hash and copy.
 const SMALL_FILE: u64 = 32 * 1024;
@@ -55,13 +56,23 @@ pub enum Filled {
 pub struct Operations<V: ?Sized> {
     inodes: Mutex<InodeTable>,
     handles: Mutex<HandleTable>,
+    touches: Mutex<Touches>,
+    /// Where is told what the kernel should have before it asks: the number of a handle, and an offset.
+    pushes: OnceLock<mpsc::Sender<(u64, u64)>>,
     volume: Arc<V>,
 }
 
 impl<V: Volume + ?Sized> Operations<V> {
     /// Nothing looked up, nothing open.
     pub fn new(volume: Arc<V>) -> Self {
-        Self { inodes: Mutex::default(), handles: Mutex::default(), volume }
+        let (inodes, handles, touches) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { inodes, handles, touches, pushes: OnceLock::new(), volume }
+    }
+
+    /// From now on `pushes` is told what the kernel should have before it asks.
+    pub(crate) fn push_to(&self, pushes: mpsc::Sender<(u64, u64)>) {
+        // A second one is not heard: a volume is mounted once.
+        let _ = self.pushes.set(pushes);
     }
 
     /// The file `name` in `parent`; counts one lookup of it.
@@ -171,6 +182,24 @@ impl<V: Volume + ?Sized> Operations<V> {
             return Err(FsError::Protocol(format!("{got} bytes instead of {wanted} at {offset} of {path}")));
         }
         Ok(pieces)
+    }
+
+    /// `length` bytes at `offset` were just read through the page cache. Who comes back to a part of a file may find all
+    /// of it there soon.
+    pub(crate) fn come_by(&self, handle: u64, offset: u64, length: u32) {
+        let Some(pushes) = self.pushes.get() else { return };
+        let Ok(OpenFile { node, version }) = self.handles.lock().file(handle) else { return };
+        if self.touches.lock().read(node, offset, length.into(), version.size) {
+            // When too many wait it is left out.
+            let _ = pushes.try_send((handle, offset));
+        }
+    }
+
+    /// The part around `offset` that the volume has here: of which node, from which offset on, and its bytes.
+    pub(crate) async fn held_around(&self, handle: u64, offset: u64) -> Option<(NodeId, u64, Bytes)> {
+        let OpenFile { node, version } = self.handles.lock().file(handle).ok()?;
+        let (start, bytes) = self.volume.held_around(version, offset).await?;
+        Some((node, start, bytes))
     }
 
     /// Opens the directory `id`; its listing is taken at the first read. Tells besides what the kernel may do with

@@ -39,6 +39,16 @@ pub(crate) enum Then {
     End,
 }
 
+/// What is to be read.
+#[derive(Debug, Clone, Copy)]
+struct ReadAt {
+    handle: u64,
+    offset: u64,
+    length: u32,
+    /// Past the page cache.
+    is_direct: bool,
+}
+
 /// A mounted volume as the kernel sees it.
 pub(crate) struct Server {
     shared: Arc<Shared>,
@@ -115,7 +125,9 @@ impl Server {
             Operation::GetAttr => self.get_attr(node, reply),
             Operation::ReadLink => self.read_link(node, reply),
             Operation::Open { flags } => self.open(node, flags, tid, reply),
-            Operation::Read { handle, offset, length } => self.read(node, handle, offset, length, reply),
+            Operation::Read { handle, offset, length, is_direct } => {
+                self.read(node, ReadAt { handle, offset, length, is_direct }, reply);
+            }
             Operation::Release { handle } => {
                 self.shared.passthrough.close(node);
                 self.shared.release(handle, reply);
@@ -224,12 +236,18 @@ impl Server {
         });
     }
 
-    fn read(&self, node: NodeId, handle: u64, offset: u64, length: u32, reply: Reply) {
+    fn read(&self, node: NodeId, read: ReadAt, reply: Reply) {
+        let ReadAt { handle, offset, length, is_direct } = read;
         // Whole chunks are hashed, which is for all cores to do.
         let here = self.shared.operations.is_small(handle) || (reply.is_by_ring() && length <= SHORT_READ);
         let work = |shared: Arc<Shared>| async move {
             match shared.operations.read(handle, offset, length).await {
-                Ok(pieces) => reply.pieces(&pieces),
+                Ok(pieces) => {
+                    reply.pieces(&pieces);
+                    if !is_direct {
+                        shared.operations.come_by(handle, offset, length);
+                    }
+                }
                 Err(error) => shared.fail("read", node, &error, reply),
             }
         };

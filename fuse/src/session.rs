@@ -7,6 +7,7 @@ use crate::invalidate;
 use crate::mount_point::{self, Detach, Found, unmount};
 use crate::operations::Operations;
 use crate::options::Options;
+use crate::push;
 use crate::serve::Server;
 use crate::transport::{Device, Notifier, Rings, RunningRings};
 use crate::volume::Volume;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 /// How far the kernel reads ahead: requests then have the megabyte that is their limit, not 128 KiB.
@@ -107,6 +108,10 @@ pub fn mount(
     let running = Session { mountpoint, device, ended, operations, notifier, rings_refused };
     let refused = |error| MountError::refused(&running.mountpoint, &error);
     running.raise_read_ahead();
+    let (pushes, wanted) = mpsc::channel(push::MAX_WAITING);
+    running.operations.push_to(pushes);
+    let (operations, ended) = (running.operations.clone(), running.ended.clone());
+    push::start(wanted, running.notifier.clone(), operations, ended, runtime.clone()).map_err(refused)?;
     if let Some(changes) = changes {
         let (operations, ended) = (running.operations.clone(), running.ended.clone());
         let started = invalidate::start(changes, running.notifier.clone(), operations, ended, runtime);

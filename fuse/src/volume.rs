@@ -100,6 +100,12 @@ pub trait Volume: Send + Sync + 'static {
         None
     }
 
+    /// The part of content `version` around `offset` that the volume keeps as one, and where it begins; `None` when it is
+    /// not here.
+    async fn held_around(&self, _version: Version, _offset: u64) -> Option<(u64, Bytes)> {
+        None
+    }
+
     /// What becomes out of date from now on, so that the kernel forgets it; `None` when nobody tells. The volume
     /// already answers anew when it tells of a change.
     fn changes(&self) -> Option<mpsc::Receiver<Arc<Changes>>> {

@@ -6,9 +6,12 @@ mod common;
 use common::mounted::{Mounted, inside};
 use common::path;
 use globalfs_proto::{ChangedDirectory, Changes};
+use rustix::fs::{Advice, fadvise};
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Nothing is kept but what is told to last.
 const ASK_ALWAYS: &str = "attr_timeout=0,entry_timeout=0";
@@ -99,6 +102,41 @@ fn what_changed_is_listed_anew() {
     tell(&mounted, &[]);
     mounted.eventually("a whole directory", |mounted| fs::metadata(mounted.at("d/new")).unwrap().len() == 12);
     assert_eq!(names(&mounted), want);
+}
+
+#[test]
+fn who_comes_back_to_a_part_of_a_file_finds_all_of_it() {
+    if !inside("who_comes_back_to_a_part_of_a_file_finds_all_of_it") {
+        return;
+    }
+    let mounted = Mounted::new("");
+    let content: Vec<u8> = (0..1_000_001u64).map(|n| ((n * n) >> 9) as u8).collect();
+    mounted.volume.file("/file", content.clone());
+    let file = File::open(mounted.at("file")).unwrap();
+    fadvise(&file, 0, None, Advice::Random).unwrap();
+    let read = |at: u64| {
+        let mut part = [0; 100];
+        file.read_exact_at(&mut part, at).unwrap();
+        assert_eq!(part, content[at as usize..at as usize + 100]);
+    };
+    let reads = || mounted.volume.reads.load(Ordering::Relaxed);
+    read(200_000);
+    let once = reads();
+    std::thread::sleep(Duration::from_millis(100));
+    read(250_000);
+    assert!(reads() > once, "who never comes back pays nothing");
+    mounted.eventually("all of the part is there", |_| {
+        let before = reads();
+        (0..32).for_each(|page| read(131_072 + page * 4096 + 7));
+        reads() == before
+    });
+    (0..2).for_each(|_| read(999_000));
+    mounted.eventually("the end of the file, too", |_| {
+        let before = reads();
+        (983_040..999_900).step_by(777).for_each(&read);
+        reads() == before
+    });
+    assert!(fs::read(mounted.at("file")).unwrap() == content);
 }
 
 #[test]

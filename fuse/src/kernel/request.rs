@@ -2,6 +2,7 @@
 
 use crate::kernel::abi::{self, InHeader, opcode};
 use crate::model::NodeId;
+use rustix::fs::OFlags;
 use zerocopy::FromBytes;
 
 /// A request: which one, of which node, by which thread.
@@ -38,6 +39,8 @@ pub(crate) enum Operation<'a> {
         handle: u64,
         offset: u64,
         length: u32,
+        /// Past the page cache.
+        is_direct: bool,
     },
     Release {
         handle: u64,
@@ -167,7 +170,8 @@ fn operation(opcode: u32, body: Body<'_>) -> Result<Operation<'_>, &'static str>
         opcode::OPEN => Operation::Open { flags: body.argument::<abi::OpenIn>()?.0.flags },
         opcode::READ => {
             let read = body.argument::<abi::ReadIn>()?.0;
-            Operation::Read { handle: read.handle, offset: read.offset, length: read.size }
+            let is_direct = read.flags & OFlags::DIRECT.bits() != 0;
+            Operation::Read { handle: read.handle, offset: read.offset, length: read.size, is_direct }
         }
         opcode::RELEASE => Operation::Release { handle: body.argument::<abi::ReleaseIn>()?.0.handle },
         opcode::RELEASEDIR => Operation::ReleaseDir { handle: body.argument::<abi::ReleaseIn>()?.0.handle },

@@ -43,7 +43,10 @@ fn requests_are_understood_from_device_and_ring() {
         b"",
         Operation::Open { flags: 2 },
     );
-    check(opcode::READ, read, b"", Operation::Read { handle: 1, offset: 2, length: 3 });
+    check(opcode::READ, read, b"", Operation::Read { handle: 1, offset: 2, length: 3, is_direct: false });
+    let direct = abi::ReadIn { flags: OFlags::DIRECT.bits() | 1, ..Default::default() };
+    let want = Operation::Read { handle: 0, offset: 0, length: 0, is_direct: true };
+    check(opcode::READ, direct.as_bytes(), b"", want);
     check(opcode::READDIR, read, b"", Operation::ReadDir { handle: 1, offset: 2, size: 3 });
     check(opcode::READDIRPLUS, read, b"", Operation::ReadDirPlus { handle: 1, offset: 2, size: 3 });
     let release = abi::ReleaseIn { handle: 8, ..Default::default() };

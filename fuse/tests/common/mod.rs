@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use globalfs_fuse::{Edition, Lasting, Names, Volume, WholeFile};
+use globalfs_proto::limits::CHUNK_SIZE;
 use globalfs_proto::{
     Attr, ByteRange, Changes, DirEntry, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, Version,
 };
@@ -258,6 +259,14 @@ impl Volume for MemoryVolume {
         let mut file = tempfile::tempfile_in(directory).unwrap();
         file.write_all(&content).unwrap();
         Some(WholeFile { file: Arc::new(file), keep: Box::new(self.handed_out.clone()) })
+    }
+
+    async fn held_around(&self, version: Version, offset: u64) -> Option<(u64, Bytes)> {
+        let tree = self.tree.lock();
+        let (_, content) = tree.entries.values().find(|(attr, _)| attr.version() == version)?;
+        let start = offset / CHUNK_SIZE * CHUNK_SIZE;
+        let end = (start + CHUNK_SIZE).min(version.size);
+        Some((start, content.slice(start as usize..end as usize)))
     }
 
     async fn read(
