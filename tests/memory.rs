@@ -36,6 +36,10 @@ const FILES_PER_DIRECTORY: usize = 1000;
 
 const OPEN_FILES: usize = 10_000;
 
+/// Who read a file each through one mount at the same time.
+const READERS: usize = 64;
+const READ_LENGTH: u64 = 4 * MIB;
+
 /// Descriptors that a program may use at once, whatever users have open.
 const DESCRIPTOR_LIMIT: usize = 1000;
 
@@ -94,14 +98,15 @@ async fn read_stream(client: &Client, n: usize, wanted: &[u8]) {
 }
 
 #[test]
-fn a_million_names_stay_below_1_gb() {
-    if !can_mount("a_million_names_stay_below_1_gb") {
+fn a_million_names_ten_thousand_open_files_and_64_readers_stay_below_1_gb() {
+    if !can_mount("a_million_names_ten_thousand_open_files_and_64_readers_stay_below_1_gb") {
         return;
     }
     let _turn = turn();
     let names = names_directory();
     let begun = Instant::now();
     make_names(names.path());
+    make_large(names.path());
     eprintln!("made in {:.1} s", begun.elapsed().as_secs_f64());
     let mut test = Setup::default().start(|origin| {
         fs::remove_dir(origin).unwrap();
@@ -113,9 +118,55 @@ fn a_million_names_stay_below_1_gb() {
     let seconds = begun.elapsed().as_secs_f64();
     let [walker, cloud, onprem] = ["walker", "cloud", "onprem"].map(|name| peak_bytes(&test, name) / MIB);
     eprintln!("walked in {seconds:.1} s; peaks: mount {walker} MiB, cloud {cloud} MiB, onprem {onprem} MiB");
-    assert_eq!(seen, DIRECTORIES * (FILES_PER_DIRECTORY + 1));
-    assert!(walker < MOUNT_LIMIT / MIB, "the mount took {walker} MiB");
+    assert_eq!(seen, DIRECTORIES * (FILES_PER_DIRECTORY + 1) + 1 + READERS);
+    let _own_limit = Limit::set(getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX));
+    let begun = Instant::now();
+    let open = open_many(&mount);
+    read_at_once(&mount);
+    let seconds = begun.elapsed().as_secs_f64();
+    let [peak, now] = [peak_bytes(&test, "walker"), resident_bytes(&test, "walker")].map(|bytes| bytes / MIB);
+    eprintln!(
+        "{} files opened and {READERS} read at once in {seconds:.1} s; peak {peak} MiB, now {now}",
+        open.len()
+    );
+    let [cloud, onprem] = ["cloud", "onprem"].map(|name| peak_bytes(&test, name) / MIB);
+    assert!(peak < MOUNT_LIMIT / MIB, "the mount took {peak} MiB");
     assert!(cloud < SITE_LIMIT / MIB && onprem < SITE_LIMIT / MIB, "sites took {cloud} and {onprem} MiB");
+}
+
+/// Opens the first thousand files of the first directories.
+fn open_many(mount: &Path) -> Vec<File> {
+    let open = |directory: usize| {
+        let path = mount.join(format!("d{directory:03}"));
+        (0..1000).map(move |file| File::open(path.join(format!("file-{file:04}.dat"))).unwrap())
+    };
+    let wanted = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(500);
+    (0..OPEN_FILES / 1000).flat_map(open).take(usize::try_from(wanted).unwrap_or(usize::MAX)).collect()
+}
+
+/// Cold, and once more from the node's cache, by readers of small parts.
+fn read_at_once(mount: &Path) {
+    for step in [MIB as usize, 64 * 1024] {
+        thread::scope(|scope| {
+            for n in 0..READERS {
+                scope.spawn(move || {
+                    let file = File::open(mount.join(format!("large/{n}"))).unwrap();
+                    let mut part = vec![0; step];
+                    for at in (0..READ_LENGTH).step_by(step) {
+                        file.read_exact_at(&mut part, at).unwrap();
+                        assert!(part.iter().all(|byte| *byte == n as u8), "{n} at {at}");
+                    }
+                });
+            }
+        });
+    }
+}
+
+fn make_large(top: &Path) {
+    fs::create_dir(top.join("large")).unwrap();
+    for n in 0..READERS {
+        fs::write(top.join(format!("large/{n}")), vec![n as u8; READ_LENGTH as usize]).unwrap();
+    }
 }
 
 /// In memory where that is possible, for a million files take long on a disk.
@@ -243,7 +294,16 @@ fn proc_entry(test: &TestCluster, name: &str) -> PathBuf {
 
 /// The most memory that a program has had at once.
 fn peak_bytes(test: &TestCluster, name: &str) -> u64 {
+    memory_bytes(test, name, "VmHWM:")
+}
+
+/// The memory that it has now.
+fn resident_bytes(test: &TestCluster, name: &str) -> u64 {
+    memory_bytes(test, name, "VmRSS:")
+}
+
+fn memory_bytes(test: &TestCluster, name: &str, line: &str) -> u64 {
     let status = fs::read_to_string(proc_entry(test, name).join("status")).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    let bytes = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
+    bytes.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
