@@ -1,7 +1,13 @@
 //! What is measured across sites, and the WAN on one machine that it is measured over.
 
+mod arguments;
+mod build;
 pub mod compare;
+mod data;
 pub mod link_test;
 pub mod model;
+mod reader;
 pub mod sandbox;
+mod systems;
+
 pub mod wan;

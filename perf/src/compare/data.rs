@@ -1,19 +1,12 @@
 //! Files at the origin: fresh ones for each phase and round, which nothing has read.
 
-use super::model::{Content, Package};
-use anyhow::{Context, Result};
+use super::model::Package;
+use crate::data::{create_parent, write_small, write_whole};
+use anyhow::Result;
 use rand::rngs::SmallRng;
-use rand::{Rng, RngExt, SeedableRng};
-use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, symlink};
+use rand::{RngExt, SeedableRng};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
-
-/// How old files look: what was just changed is trusted for less time, by us and by others.
-const AGE: Duration = Duration::from_secs(24 * 3600);
-
-/// The grain in which large files are made.
-const CHUNK_BYTES: u64 = 128 * 1024;
 
 /// Directories and files of a tree, and the mean size of a file: 16 MB in all.
 pub(crate) const TREE_FOLDERS: usize = 40;
@@ -34,32 +27,6 @@ pub(crate) const PACKAGE: &str = "library";
 
 /// Its modules.
 const MODULES: usize = 3000;
-
-/// Writes a file of `bytes`, rounded to whole chunks, and gives its size.
-pub(crate) fn write_large(path: &Path, content: Content, seed: u64, bytes: u64) -> Result<u64> {
-    create_parent(path)?;
-    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    let chunks = bytes.div_ceil(CHUNK_BYTES);
-    let workers = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    let write = |first: u64| {
-        (first..chunks).step_by(workers as usize).try_for_each(|number| {
-            file.write_all_at(&content.chunk(seed, number, chunks), number * CHUNK_BYTES)
-        })
-    };
-    std::thread::scope(|scope| {
-        let started: Vec<_> = (0..workers).map(|first| scope.spawn(move || write(first))).collect();
-        started.into_iter().try_for_each(|worker| worker.join().expect("a worker that writes does not panic"))
-    })?;
-    file.set_modified(SystemTime::now() - AGE)?;
-    Ok(chunks * CHUNK_BYTES)
-}
-
-/// Writes a small file of noise.
-pub(crate) fn write_small(path: &Path, seed: u64, bytes: usize) -> Result<()> {
-    let mut content = vec![0; bytes];
-    SmallRng::seed_from_u64(seed).fill_bytes(&mut content);
-    write_whole(path, &content)
-}
 
 /// Writes 2,000 files of noise in 40 directories, a few of them nested, and gives the sum of their sizes.
 pub(crate) fn write_tree(root: &Path, seed: u64) -> Result<u64> {
@@ -119,20 +86,10 @@ pub(crate) fn write_package(parent: &Path, seed: u64) -> Result<u64> {
     })
 }
 
-fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
-    create_parent(path)?;
-    fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))?;
-    let file = File::options().write(true).open(path)?;
-    Ok(file.set_modified(SystemTime::now() - AGE)?)
-}
-
-fn create_parent(path: &Path) -> Result<()> {
-    path.parent().map_or(Ok(()), fs::create_dir_all).with_context(|| path.display().to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_tree_has_the_files_and_bytes_that_the_phases_name() {
@@ -142,16 +99,5 @@ mod tests {
         let files = |folder| fs::read_dir(tree_folder(dir.path(), folder)).unwrap().count();
         // The directory in it counts for those that have one.
         assert_eq!((files(0), files(2), files(3)), (50, 51, 50));
-    }
-
-    #[test]
-    fn large_files_are_whole_chunks_and_look_old() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a/large");
-        assert_eq!(write_large(&path, Content::Noise, 1, 200_000).unwrap(), 2 * CHUNK_BYTES);
-        let bytes = fs::read(&path).unwrap();
-        assert!(bytes[CHUNK_BYTES as usize..] == Content::Noise.chunk(1, 1, 2));
-        let age = fs::metadata(&path).unwrap().modified().unwrap().elapsed().unwrap();
-        assert!(age >= AGE);
     }
 }

@@ -1,9 +1,8 @@
 //! `cargo perf fetch`: `globalfs bench fetch` as a node of the near site runs it, against files at the far one.
 
-use super::model::Content;
-use super::systems::{Bed, GlobalFs};
-use super::{build, data};
-use crate::sandbox;
+use crate::model::Content;
+use crate::systems::{Bed, GlobalFs};
+use crate::{build, data, sandbox};
 use crate::wan::{LinkArgs, Wan};
 use anyhow::{Context, Result, ensure};
 use globalfs::local::Programs;

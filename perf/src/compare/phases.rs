@@ -1,10 +1,12 @@
 //! How each phase is measured: the data that it needs at the origin, and what is done on a mount.
 
-use super::data::{self, DIRECTORY_ENTRIES, TREE_FOLDERS, tree_folder};
-use super::model::{Content, Phase, Unit};
+use super::data::{DIRECTORY_ENTRIES, TREE_FOLDERS, tree_folder, write_directory, write_package, write_tree};
+use super::model::{Phase, Unit};
 use super::python;
-use super::reader::{look_closely, read_all, read_at, read_large, read_small, walk, within};
-use super::systems::{MOUNTS, System};
+use crate::data::{write_large, write_small};
+use crate::model::Content;
+use crate::reader::{Until, look_closely, read_all, read_at, read_large, read_small, walk, within};
+use crate::systems::{MOUNTS, System};
 use crate::wan::Wan;
 use anyhow::{Context, Result, ensure};
 use rand::rngs::SmallRng;
@@ -80,26 +82,26 @@ pub(crate) fn prepare(phase: Phase, origin: &Path, round: u64, scale: f64) -> Re
     let mut prepared = Prepared { phase, folder, read_bytes: 0, shrinks_by: 1.0, local_s: 0.0, seed };
     let large = |content, megabytes| {
         let bytes = ((megabytes * MIB) as f64 * scale).max(MIB as f64) as u64;
-        data::write_large(&at.join("file"), content, seed, bytes)
+        write_large(&at.join("file"), content, seed, bytes)
     };
     prepared.read_bytes = match phase {
         Phase::Lone => lone_files(&at, seed)?,
         Phase::Further => further_files(&at, seed)?,
-        Phase::Walk | Phase::Tree | Phase::EarlyTree => data::write_tree(&at, seed)?,
-        Phase::Details => data::write_directory(&at, seed)?,
-        Phase::Import => data::write_package(&at, seed)?,
+        Phase::Walk | Phase::Tree | Phase::EarlyTree => write_tree(&at, seed)?,
+        Phase::Details => write_directory(&at, seed)?,
+        Phase::Import => write_package(&at, seed)?,
         Phase::Text => large(Content::Text, 256)?,
         Phase::Field => large(Content::Field, 256)?,
         Phase::Dedup => large(Content::Revised, 128)?,
         Phase::FanOutBytes | Phase::FanOutTime => large(Content::Noise, 128)?,
         // A smaller one would be read ahead as a whole.
-        Phase::Random => data::write_large(&at.join("file"), Content::Noise, seed, 512 * MIB)?,
+        Phase::Random => write_large(&at.join("file"), Content::Noise, seed, 512 * MIB)?,
         _ => large(Content::Noise, 512)?,
     };
     match phase {
         Phase::Dedup | Phase::FanOutBytes | Phase::FanOutTime => {
             let other = if phase == Phase::Dedup { seed } else { !seed };
-            data::write_large(&at.join("other"), Content::Noise, other, prepared.read_bytes)?;
+            write_large(&at.join("other"), Content::Noise, other, prepared.read_bytes)?;
         }
         Phase::Import => prepared.local_s = python::import(&at, Duration::from_secs(60))?,
         _ => {}
@@ -110,7 +112,7 @@ pub(crate) fn prepare(phase: Phase, origin: &Path, round: u64, scale: f64) -> Re
 
 fn lone_files(at: &Path, seed: u64) -> Result<u64> {
     for number in 0..LONE_TRIES {
-        data::write_small(&lone_path(at, number), seed + number as u64, SMALL_BYTES)?;
+        write_small(&lone_path(at, number), seed + number as u64, SMALL_BYTES)?;
     }
     Ok(SMALL_BYTES as u64)
 }
@@ -124,7 +126,7 @@ fn further_files(at: &Path, seed: u64) -> Result<u64> {
     for folder in 0..FURTHER_FOLDERS {
         for number in 0..FURTHER_FILES_EACH {
             let tag = (folder * FURTHER_FILES_EACH + number) as u64;
-            data::write_small(&further_path(at, folder, number), seed + tag, SMALL_BYTES)?;
+            write_small(&further_path(at, folder, number), seed + tag, SMALL_BYTES)?;
         }
     }
     Ok(SMALL_BYTES as u64)
@@ -323,7 +325,7 @@ impl Setting<'_> {
     /// Bytes that crossed the link for each byte that `read` says it has read.
     fn moved_of_read(
         &self,
-        read: impl FnOnce(super::reader::Until) -> Result<u64> + Send + 'static,
+        read: impl FnOnce(Until) -> Result<u64> + Send + 'static,
     ) -> Result<Vec<f64>> {
         let before = self.moved();
         let read = within(self.limit, read)?;
@@ -334,7 +336,7 @@ impl Setting<'_> {
 
 fn timed<T: Send + 'static>(
     limit: Duration,
-    work: impl FnOnce(super::reader::Until) -> Result<T> + Send + 'static,
+    work: impl FnOnce(Until) -> Result<T> + Send + 'static,
 ) -> Result<(Duration, T)> {
     within(limit, move |until| {
         let started = Instant::now();

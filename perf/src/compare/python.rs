@@ -1,7 +1,7 @@
 //! Importing the package with the Python that is installed.
 
 use super::data::PACKAGE;
-use super::reader::TooSlow;
+use crate::reader::TooSlow;
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::process::Command;

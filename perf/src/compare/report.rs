@@ -1,6 +1,7 @@
 //! What was measured over one link, as it is printed with `--json`.
 
-use super::model::{Better, Phase, Summary, ratio};
+use super::model::Phase;
+use crate::model::{Better, Summary, ratio};
 use crate::wan::LinkOptions;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -5,12 +5,13 @@
 
 use super::Plan;
 use super::data;
-use super::model::{Phase, Reference, Summary, Unit};
+use super::model::{Phase, Reference, Unit};
 use super::phases::{self, Prepared, Setting};
-use super::reader::TooSlow;
 use super::report::{Figure, LinkReport, Report, Row};
 use super::stream;
-use super::systems::{Bed, Kind, System};
+use crate::model::{Better, Summary};
+use crate::reader::TooSlow;
+use crate::systems::{Bed, Kind, System};
 use crate::wan::{LinkOptions, Wan};
 use anyhow::{Context, Result};
 use globalfs::local::Programs;
@@ -159,7 +160,7 @@ impl<'a> Field<'a> {
             phase: phase.name(),
             about: phase.about(),
             unit: phase.unit().symbol(),
-            higher_is_better: phase.better() == super::model::Better::Higher,
+            higher_is_better: phase.better() == Better::Higher,
             bound,
             goal: phase.goal(&self.plan.link, bound),
             stream_bytes_per_s: self.stream_bytes_per_s,

@@ -1,8 +1,8 @@
 //! One TCP + TLS 1.3 stream over the link: what a good program of the usual kind gets out of it.
 
+use crate::systems::place;
 use crate::wan::Wan;
 use anyhow::{Context, Result, anyhow};
-use globalfs::local::Place;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{
@@ -12,7 +12,6 @@ use rustls::{
 use std::io::{self, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::{Deref, DerefMut};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
@@ -48,11 +47,6 @@ pub(crate) fn measure(wan: &Wan, bytes: u64, limit: Duration) -> Result<f64> {
         let _ = serving.join().map_err(|_| anyhow!("the far end panicked"))?;
         fetched
     })
-}
-
-/// A side of the link as a place for processes.
-pub(crate) fn place(side: &crate::wan::Namespace) -> Place {
-    Place::in_namespace(side.address().into(), &Path::new("/run/netns").join(side.name()))
 }
 
 impl Ends {

@@ -1,8 +1,8 @@
 //! A report as a table for people.
 
-use super::model::{Better, ratio};
 use super::report::{Figure, LinkReport, Report, Row};
-use super::systems::Kind;
+use crate::model::{Better, number, ratio};
+use crate::systems::Kind;
 use comfy_table::{CellAlignment, Table, presets};
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -73,28 +73,5 @@ fn cell(figure: &Figure) -> String {
         (Some(median), _) => number(median),
         (None, Some(reason)) => reason.chars().take(MAX_REASON).collect(),
         (None, None) => "-".into(),
-    }
-}
-
-/// Three significant digits, as far as a figure deserves them.
-fn number(value: f64) -> String {
-    match value.abs() {
-        size if size >= 100.0 => format!("{value:.0}"),
-        size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_have_three_digits() {
-        let check = |value: f64, want: &str| assert_eq!(number(value), want);
-        check(112.4, "112");
-        check(11.24, "11.2");
-        check(1.124, "1.12");
-        check(0.168, "0.17");
     }
 }

@@ -1,7 +1,8 @@
 //! The phases of the comparison: what each measures, in which unit, what physics allows and what is aimed at.
 //! A size may be scaled down; a figure that depends on it is a rate, a ratio or has its bound scaled, too.
 
-use crate::model::LinkOptions;
+use crate::arguments::named;
+use crate::model::{Better, LinkOptions};
 use std::time::Duration;
 
 /// The link for which goals are stated.
@@ -74,15 +75,6 @@ pub(crate) enum Unit {
     OfRead,
     /// In parts of what one mount takes alone.
     OfOne,
-}
-
-/// Which way a figure points.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Better {
-    /// More is better.
-    Higher,
-    /// Less is better.
-    Lower,
 }
 
 /// What a figure's bound is reckoned from.
@@ -163,9 +155,7 @@ impl Phase {
 
     /// The phase of that name.
     pub(crate) fn parse(name: &str) -> Result<Self, String> {
-        let names = || Self::ALL.map(Self::name).join(", ");
-        let found = Self::ALL.into_iter().find(|phase| phase.name() == name);
-        found.ok_or_else(|| format!("no such phase; there are {}", names()))
+        named(&Self::ALL, Self::name, "phase", name)
     }
 
     /// What it measures, in a few words.
@@ -283,16 +273,6 @@ impl Unit {
             Self::OfStream => "x stream",
             Self::OfRead => "x read",
             Self::OfOne => "x one",
-        }
-    }
-}
-
-impl Better {
-    /// Whether `value` reaches `goal`.
-    pub(crate) fn reaches(self, value: f64, goal: f64) -> bool {
-        match self {
-            Self::Higher => value >= goal,
-            Self::Lower => value <= goal,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A Python package of many modules with docstrings and small functions, as a large library has them.
 
-use super::text::Prose;
+use crate::model::Prose;
 use std::fmt::Write;
 
 /// Modules in a subpackage.

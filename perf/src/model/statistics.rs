@@ -1,6 +1,13 @@
-//! Medians of samples, and how two of them compare.
+//! Medians of samples, how two of them compare, and how a figure is written.
 
-use super::phase::Better;
+/// Which way a figure points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Better {
+    /// More is better.
+    Higher,
+    /// Less is better.
+    Lower,
+}
 
 /// What a number of samples comes to.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,11 +37,30 @@ impl Summary {
     }
 }
 
+/// Three significant digits, as far as a figure deserves them.
+pub(crate) fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
 /// How many times as good `value` is as `other`: above 1 is better, whichever way the figure points.
 pub(crate) fn ratio(value: f64, other: f64, better: Better) -> f64 {
     match better {
         Better::Higher => value / other,
         Better::Lower => other / value,
+    }
+}
+
+impl Better {
+    /// Whether `value` reaches `goal`.
+    pub(crate) fn reaches(self, value: f64, goal: f64) -> bool {
+        match self {
+            Self::Higher => value >= goal,
+            Self::Lower => value <= goal,
+        }
     }
 }
 
@@ -58,5 +84,14 @@ mod tests {
     fn above_one_is_better_either_way() {
         assert_eq!(ratio(100.0, 50.0, Better::Higher), 2.0);
         assert_eq!(ratio(1.0, 4.0, Better::Lower), 4.0);
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        let check = |value: f64, want: &str| assert_eq!(number(value), want);
+        check(112.4, "112");
+        check(11.24, "11.2");
+        check(1.124, "1.12");
+        check(0.168, "0.17");
     }
 }

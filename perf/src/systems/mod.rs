@@ -9,8 +9,8 @@ mod ssh;
 
 pub(crate) use globalfs::GlobalFs;
 
-use crate::compare::stream::place;
-use crate::wan::Wan;
+use crate::arguments::named;
+use crate::wan::{Namespace, Wan};
 use ::globalfs::local::{Place, Programs};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
@@ -105,9 +105,7 @@ impl Kind {
 
     /// The system of that name.
     pub(crate) fn parse(name: &str) -> Result<Self, String> {
-        let names = || Self::ALL.map(Self::name).join(", ");
-        let found = Self::ALL.into_iter().find(|kind| kind.name() == name);
-        found.ok_or_else(|| format!("no such system; there are {}", names()))
+        named(&Self::ALL, Self::name, "system", name)
     }
 
     /// What it needs that is not installed; nothing if it can run.
@@ -122,6 +120,11 @@ impl Kind {
             other => peers::start(other, bed),
         }
     }
+}
+
+/// A side of the link as a place for processes.
+pub(crate) fn place(side: &Namespace) -> Place {
+    Place::in_namespace(side.address().into(), &Path::new("/run/netns").join(side.name()))
 }
 
 /// Empties a directory, which is made if missing.

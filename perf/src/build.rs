@@ -11,7 +11,7 @@ const PACKAGE_DIR: &str = "CARGO_MANIFEST_DIR";
 
 /// The programs in `folder`, or beside this one, where they are built first if cargo has started us: cargo
 /// builds what it runs and nothing else, and figures of old programs would mislead.
-pub(super) fn programs(folder: Option<&Path>) -> Result<Programs> {
+pub(crate) fn programs(folder: Option<&Path>) -> Result<Programs> {
     let programs = match folder {
         Some(folder) => {
             let folder = folder.canonicalize().with_context(|| folder.display().to_string())?;
