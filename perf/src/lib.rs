@@ -4,10 +4,11 @@ mod arguments;
 mod build;
 pub mod compare;
 mod data;
+mod limited;
 pub mod link_test;
 pub mod model;
 mod reader;
 pub mod sandbox;
 mod systems;
-
 pub mod wan;
+pub mod warm;

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use globalfs_perf::compare::{Compare, Fetch, Matrix};
 use globalfs_perf::link_test;
 use globalfs_perf::wan::{self, LinkArgs, Wan};
+use globalfs_perf::warm::Warm;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ enum Command {
     Compare(Compare),
     /// The comparison over several links: 5, 40 and 150 ms, and 40 ms with 0.1 and 1 % loss
     Matrix(Matrix),
+    /// Compares what is cached with the local file system, for GlobalFS and for what people use today
+    Warm(Warm),
     /// Runs `globalfs bench fetch` on the near side of a link
     Fetch(Fetch),
     /// Tests the link itself against ping, TCP and UDP, which takes about a minute
@@ -49,6 +52,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Shell { link, command } => shell(&link, &command),
         Command::Compare(compare) => compare.run(),
         Command::Matrix(matrix) => matrix.run(),
+        Command::Warm(warm) => warm.run(),
         Command::Fetch(fetch) => fetch.run(),
         Command::LinkTest => test_link(),
         Command::Clean => {

@@ -32,7 +32,8 @@ impl Until {
         Self { started: Instant::now(), limit }
     }
 
-    fn check(&self) -> Result<()> {
+    /// Fails when the time is over.
+    pub(crate) fn check(&self) -> Result<()> {
         ensure!(self.started.elapsed() < self.limit, TooSlow(self.limit));
         Ok(())
     }

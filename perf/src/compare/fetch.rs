@@ -2,8 +2,8 @@
 
 use crate::model::Content;
 use crate::systems::{Bed, GlobalFs};
-use crate::{build, data, sandbox};
 use crate::wan::{LinkArgs, Wan};
+use crate::{build, data, sandbox};
 use anyhow::{Context, Result, ensure};
 use globalfs::local::Programs;
 use std::ffi::OsString;

@@ -323,10 +323,7 @@ impl Setting<'_> {
     }
 
     /// Bytes that crossed the link for each byte that `read` says it has read.
-    fn moved_of_read(
-        &self,
-        read: impl FnOnce(Until) -> Result<u64> + Send + 'static,
-    ) -> Result<Vec<f64>> {
+    fn moved_of_read(&self, read: impl FnOnce(Until) -> Result<u64> + Send + 'static) -> Result<Vec<f64>> {
         let before = self.moved();
         let read = within(self.limit, read)?;
         std::thread::sleep(LINGER);

@@ -1,14 +1,10 @@
 //! Importing the package with the Python that is installed.
 
 use super::data::PACKAGE;
-use crate::reader::TooSlow;
+use crate::limited::{last_words, limited, output};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
-
-/// What `timeout` says when it had to end the command.
-const TIMED_OUT: i32 = 124;
 
 /// How long importing the package below `parent` takes, in seconds, without the start of Python itself.
 pub(crate) fn import(parent: &Path, limit: Duration) -> Result<f64> {
@@ -17,12 +13,9 @@ pub(crate) fn import(parent: &Path, limit: Duration) -> Result<f64> {
          print(time.perf_counter() - started)",
         parent.display().to_string()
     );
-    let mut command = Command::new("timeout");
-    command.args(["--kill-after=1", &limit.as_secs().to_string(), "python3", "-B", "-c", &program]);
-    let output = command.env_remove("PYTHONPYCACHEPREFIX").output()?;
-    ensure!(output.status.code() != Some(TIMED_OUT), TooSlow(limit));
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "python3: {}", said.trim().lines().next_back().unwrap_or_default());
+    let mut command = limited("python3", limit);
+    let output = output(command.args(["-B", "-c", &program]).env_remove("PYTHONPYCACHEPREFIX"), limit)?;
+    ensure!(output.status.success(), "python3: {}", last_words(&output));
     let seconds = String::from_utf8_lossy(&output.stdout);
     seconds.trim().parse().with_context(|| format!("python3 printed {seconds:?}"))
 }

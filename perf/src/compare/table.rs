@@ -2,13 +2,10 @@
 
 use super::report::{Figure, LinkReport, Report, Row};
 use crate::model::{Better, number, ratio};
-use crate::systems::Kind;
+use crate::systems::{Kind, OURS};
 use comfy_table::{CellAlignment, Table, presets};
 use std::collections::BTreeSet;
 use std::fmt::Write;
-
-/// The system whose figures are judged.
-const OURS: &str = "globalfs";
 
 /// Most characters of a reason in a cell; the whole stands in the JSON.
 const MAX_REASON: usize = 40;

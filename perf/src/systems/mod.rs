@@ -15,6 +15,9 @@ use ::globalfs::local::{Place, Programs};
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 
+/// The system whose figures are judged.
+pub(crate) const OURS: &str = "globalfs";
+
 /// Mounts of one site in the phases about several of them.
 pub(crate) const MOUNTS: usize = 4;
 
@@ -93,7 +96,7 @@ impl Kind {
     /// What it is called on command lines and in tables.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::GlobalFs => "globalfs",
+            Self::GlobalFs => OURS,
             Self::Sshfs => "sshfs",
             Self::Rclone => "rclone",
             Self::RcloneS3 => "rclone-s3",
