@@ -89,7 +89,25 @@ pub(super) fn object_server(bed: &Bed<'_>, port: u16) -> Command {
     command
 }
 
-/// Whether the rclone that is installed has an S3 server (1.65 and later).
+/// Whether the rclone that is installed has an S3 server (1.65 and later); older ones show the help of `serve` alone.
 pub(super) fn has_server() -> bool {
-    Command::new("rclone").args(["serve", "s3", "--help"]).output().is_ok_and(|help| help.status.success())
+    let help = Command::new("rclone").args(["serve", "--help"]).output();
+    help.is_ok_and(|help| lists_s3(&String::from_utf8_lossy(&help.stdout)))
+}
+
+fn lists_s3(help: &str) -> bool {
+    help.lines().any(|line| line.split_whitespace().next() == Some("s3"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_told_apart_by_the_help_of_rclone() {
+        assert!(lists_s3(
+            "Available Commands:\n  restic      Serve\n  s3          Serve remote:path over s3.\n"
+        ));
+        assert!(!lists_s3("Serve a remote, e.g.\n    rclone serve http s3:\n  http        Serve\n"));
+    }
 }

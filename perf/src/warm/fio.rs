@@ -11,7 +11,7 @@ use std::time::Duration;
 const RUN_S: u64 = 1;
 
 /// Seconds after which what reads each block once has shown how fast it is.
-const ENOUGH_S: u64 = 4;
+const ENOUGH_S: u64 = 2;
 
 /// The job files by name.
 const FILES: [(&str, &str); 6] = [
