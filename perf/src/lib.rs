@@ -10,5 +10,6 @@ pub mod model;
 mod reader;
 pub mod sandbox;
 mod systems;
+mod table;
 pub mod wan;
 pub mod warm;

@@ -2,9 +2,8 @@
 
 use super::report::{Figure, LinkReport, Report, Row};
 use crate::model::{Better, number, ratio};
-use crate::systems::{Kind, OURS};
-use comfy_table::{CellAlignment, Table, presets};
-use std::collections::BTreeSet;
+use crate::systems::OURS;
+use crate::table::{peers, ruled};
 use std::fmt::Write;
 
 /// Most characters of a reason in a cell; the whole stands in the JSON.
@@ -12,30 +11,17 @@ const MAX_REASON: usize = 40;
 
 /// The table of one link.
 pub(super) fn of(report: &Report) -> String {
-    let peers: Vec<&str> = peers(report);
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    let peers = peers(|name| report.rows.iter().any(|row| row.systems.contains_key(name)));
     let mut head = vec!["phase", "unit", "bound", "goal", OURS, "of bound", "goal met"];
     head.extend(&peers);
     head.push("to best peer");
-    table.set_header(head);
-    for row in &report.rows {
-        table.add_row(line(row, &peers));
-    }
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let table = ruled(head, report.rows.iter().map(|row| line(row, &peers)));
     let mut text = format!("\n{}\n{table}\n", title(&report.link));
     for row in &report.rows {
         let _ = write!(text, "{:<16} {}", row.phase, row.about);
         let _ = writeln!(text, "{}", row.local_s.map_or(String::new(), |s| format!("; local disk {s:.2} s")));
     }
     text
-}
-
-fn peers(report: &Report) -> Vec<&'static str> {
-    let names: BTreeSet<_> = report.rows.iter().flat_map(|row| row.systems.keys().copied()).collect();
-    Kind::ALL.iter().map(|kind| kind.name()).filter(|name| *name != OURS && names.contains(name)).collect()
 }
 
 fn title(link: &LinkReport) -> String {

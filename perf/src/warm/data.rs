@@ -5,7 +5,7 @@ use super::model::Part;
 use crate::data::{write_large, write_small};
 use crate::limited::{last_words, limited, output};
 use crate::model::Content;
-use crate::reader::{Until, read_all, within};
+use crate::reader::{Until, read_large, within};
 use anyhow::{Context, Result, ensure};
 use std::fs::{self, File};
 use std::io::Read;
@@ -171,13 +171,16 @@ impl Tree {
 
     /// Brings what a part reads into memory, as far as a mount has it.
     pub(super) fn read_into_memory(&self, part: Part, limit: Duration) -> Result<()> {
-        match part {
-            Part::Small => {
-                let files = self.small();
-                within(limit, move |until| read_all(&files, until)).map(drop)
-            }
-            _ => self.read(part, self, limit).map(drop),
-        }
+        let (files, length) = match part {
+            Part::Large => (vec![self.large()], u64::MAX),
+            Part::Partly => (vec![self.partly()], self.sizes.partly / 2),
+            Part::Many => (self.many(), u64::MAX),
+            Part::Small => (self.small(), u64::MAX),
+            Part::Names => return Ok(()),
+        };
+        within(limit, move |until| {
+            files.iter().try_for_each(|path| read_large(path, length, until).map(drop))
+        })
     }
 }
 

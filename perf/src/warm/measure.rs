@@ -35,18 +35,14 @@ enum Timed {
 }
 
 impl Meter {
-    /// Brings a tree into the state in which all rounds of a phase begin.
-    pub(super) fn prepare(&self, phase: Phase, tree: &Tree) -> Result<()> {
-        match phase {
-            Phase::SequentialCached
-            | Phase::Random1
-            | Phase::Random16
-            | Phase::Mmap
-            | Phase::Mixed
-            | Phase::Partly
-            | Phase::OpenClose => tree.read_into_memory(phase.part(), self.limit),
-            _ => Ok(()),
+    /// Brings trees into the state in which all rounds of a phase begin. What is to be in memory is read from the
+    /// beginning to the end, after everything was dropped: the kernel keeps what came one by one in smaller pieces.
+    pub(super) fn prepare(&self, phase: Phase, trees: [&Tree; 2]) -> Result<()> {
+        if phase.reads_memory() {
+            pages::drop_all()?;
+            trees.into_iter().try_for_each(|tree| tree.read_into_memory(phase.part(), self.limit))?;
         }
+        Ok(())
     }
 
     /// Measures a phase once.

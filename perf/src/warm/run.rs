@@ -157,9 +157,7 @@ impl<'a> Field<'a> {
     }
 
     fn measure_phase(&self, phase: Phase, mounted: &Tree) -> Figure {
-        let prepared =
-            self.meter.prepare(phase, &self.local).and_then(|()| self.meter.prepare(phase, mounted));
-        if let Err(error) = prepared {
+        if let Err(error) = self.meter.prepare(phase, [&self.local, mounted]) {
             return Figure::of(phase, Vec::new(), Some(reason_of(&error)));
         }
         let mut pairs = Vec::new();

@@ -3,36 +3,22 @@
 use super::model::Goal;
 use super::report::{Figure, Report, Row, SettingReport};
 use crate::model::{Better, number};
-use crate::systems::{Kind, OURS};
-use comfy_table::{CellAlignment, Table, presets};
+use crate::systems::OURS;
+use crate::table::{peers, ruled};
 use std::fmt::Write;
 
 /// The table of one run, and a line about each phase below it.
 pub(super) fn of(report: &Report) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    let peers = peers(&report.rows);
+    let peers = peers(|name| report.rows.iter().any(|row| row.systems.contains_key(name)));
     let mut head = vec!["phase", "unit", "local", OURS, "ratio", "goal", "met"];
     head.extend(&peers);
     head.push("to best peer");
-    table.set_header(head);
-    for row in &report.rows {
-        table.add_row(line(row, &peers));
-    }
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let table = ruled(head, report.rows.iter().map(|row| line(row, &peers)));
     let mut text = format!("\n{}\n{table}\n", title(&report.setting));
     for row in &report.rows {
         let _ = writeln!(text, "{:<18} {}{}", row.phase, row.about, known_for(row));
     }
     text
-}
-
-/// The peers that were measured, in the order in which they are always shown.
-fn peers(rows: &[Row]) -> Vec<&'static str> {
-    let names = Kind::ALL.map(Kind::name).into_iter().filter(|name| *name != OURS);
-    names.filter(|name| rows.iter().any(|row| row.systems.contains_key(name))).collect()
 }
 
 fn title(setting: &SettingReport) -> String {
@@ -115,6 +101,6 @@ mod tests {
         let want =
             ["find", "s", "10.0", "20.0", "2.00", "<= 1.3", "**missed**", "1.00", "fails", "0.50 sshfs"];
         assert_eq!(cells, want);
-        assert_eq!(peers(&[row]), ["sshfs", "s3fs"]);
+        assert_eq!(peers(|name| row.systems.contains_key(name)), ["sshfs", "s3fs"]);
     }
 }

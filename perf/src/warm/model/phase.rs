@@ -167,6 +167,20 @@ impl Phase {
         )
     }
 
+    /// Whether everything that it reads is in memory when it begins.
+    pub(crate) fn reads_memory(self) -> bool {
+        matches!(
+            self,
+            Self::SequentialCached
+                | Self::Random1
+                | Self::Random16
+                | Self::Mmap
+                | Self::Mixed
+                | Self::Partly
+                | Self::OpenClose
+        )
+    }
+
     fn description(self) -> Description {
         use Goal::{OfBestPeer, OfLocal};
         use Part::{Large, Many, Names, Partly, Small};
