@@ -1,6 +1,6 @@
 //! Commands that are ended when they take longer than they may.
 
-use crate::reader::TooSlow;
+use crate::reader::{TooSlow, within};
 use anyhow::{Context, Result, ensure};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -16,9 +16,11 @@ pub(crate) fn limited(program: &str, limit: Duration) -> Command {
     command
 }
 
-/// Runs what [`limited`] made; fails with [`TooSlow`] when it had to be ended.
-pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<Output> {
-    let output = command.output().context("cannot run `timeout` (package coreutils)")?;
+/// Runs what [`limited`] made; fails with [`TooSlow`] when it had to be ended, or cannot be because a file system
+/// does not answer it.
+pub(crate) fn output(mut command: Command, limit: Duration) -> Result<Output> {
+    let run = move |_| command.output().context("cannot run `timeout` (package coreutils)");
+    let output = within(limit, run)?;
     ensure!(output.status.code() != Some(TIMED_OUT), TooSlow(limit));
     Ok(output)
 }
@@ -36,9 +38,13 @@ mod tests {
     #[test]
     fn who_takes_too_long_is_ended() {
         let limit = Duration::from_secs(1);
-        let slow = output(limited("sleep", limit).arg("60"), limit).unwrap_err();
-        assert!(slow.is::<TooSlow>());
-        let failed = output(limited("ls", limit).arg("/absent"), limit).unwrap();
+        let with = |program, argument| {
+            let mut command = limited(program, limit);
+            command.arg(argument);
+            output(command, limit)
+        };
+        assert!(with("sleep", "60").unwrap_err().is::<TooSlow>());
+        let failed = with("ls", "/absent").unwrap();
         assert!(last_words(&failed).contains("/absent"));
     }
 }

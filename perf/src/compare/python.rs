@@ -14,7 +14,8 @@ pub(crate) fn import(parent: &Path, limit: Duration) -> Result<f64> {
         parent.display().to_string()
     );
     let mut command = limited("python3", limit);
-    let output = output(command.args(["-B", "-c", &program]).env_remove("PYTHONPYCACHEPREFIX"), limit)?;
+    command.args(["-B", "-c", &program]).env_remove("PYTHONPYCACHEPREFIX");
+    let output = output(command, limit)?;
     ensure!(output.status.success(), "python3: {}", last_words(&output));
     let seconds = String::from_utf8_lossy(&output.stdout);
     seconds.trim().parse().with_context(|| format!("python3 printed {seconds:?}"))

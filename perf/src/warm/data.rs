@@ -19,7 +19,10 @@ const GRAIN_BYTES: u64 = 2 * MIB;
 
 /// Sizes of the large files before scaling.
 const LARGE_BYTES: u64 = 1024 * MIB;
-const PARTLY_BYTES: u64 = 512 * MIB;
+const PARTLY_BYTES: u64 = 1024 * MIB;
+
+/// The part of the second one that is read: what is fetched ahead may be as much again.
+pub(super) const PARTLY_READ: u64 = 4;
 
 /// Files of a megabyte.
 pub(super) const MANY_FILES: u64 = 256;
@@ -53,7 +56,7 @@ const BLOCK_BYTES: usize = 1024 * 1024;
 pub(super) struct Sizes {
     /// Of the large file.
     pub large: u64,
-    /// Of the file of which the first half is read.
+    /// Of the file of which the first quarter is read.
     pub partly: u64,
 }
 
@@ -165,7 +168,7 @@ impl Tree {
             Part::Small => self.small().into_iter().zip(local.small()).collect(),
             Part::Names => return count_names(&self.names(), limit).map(|()| 0),
         };
-        let length = if part == Part::Partly { self.sizes.partly / 2 } else { u64::MAX };
+        let length = if part == Part::Partly { self.sizes.partly / PARTLY_READ } else { u64::MAX };
         within(limit, move |until| pairs.iter().map(|(a, b)| read_equal(a, b, length, until)).sum())
     }
 
@@ -173,7 +176,7 @@ impl Tree {
     pub(super) fn read_into_memory(&self, part: Part, limit: Duration) -> Result<()> {
         let (files, length) = match part {
             Part::Large => (vec![self.large()], u64::MAX),
-            Part::Partly => (vec![self.partly()], self.sizes.partly / 2),
+            Part::Partly => (vec![self.partly()], self.sizes.partly / PARTLY_READ),
             Part::Many => (self.many(), u64::MAX),
             Part::Small => (self.small(), u64::MAX),
             Part::Names => return Ok(()),
@@ -191,7 +194,8 @@ fn files_of(folder: &Path, files: usize) -> impl Iterator<Item = PathBuf> {
 /// Walks a tree of [`NAMES`] entries and counts them.
 fn count_names(root: &Path, limit: Duration) -> Result<()> {
     let mut find = limited("find", limit);
-    let output = output(find.arg(root).args(["-mindepth", "1", "-printf", "."]), limit)?;
+    find.arg(root).args(["-mindepth", "1", "-printf", "."]);
+    let output = output(find, limit)?;
     ensure!(output.status.success(), "find: {}", last_words(&output));
     ensure!(output.stdout.len() == NAMES, "{} entries instead of {NAMES}", output.stdout.len());
     Ok(())
@@ -238,7 +242,7 @@ mod tests {
     #[test]
     fn sizes_are_whole_grains() {
         let sizes = Sizes::scaled(0.01);
-        assert_eq!((sizes.large, sizes.partly), (10 * MIB, 6 * MIB));
+        assert_eq!((sizes.large, sizes.partly), (10 * MIB, 10 * MIB));
         assert_eq!(Sizes::scaled(0.001).partly, GRAIN_BYTES);
         assert_eq!(Sizes::scaled(1.0).large, 1 << 30);
     }
@@ -260,7 +264,7 @@ mod tests {
             other.write(part).unwrap();
             assert!(one.read(part, &other, limit).unwrap() > 0, "{part:?}");
         }
-        assert_eq!(one.read(Part::Partly, &other, limit).unwrap(), GRAIN_BYTES / 2);
+        assert_eq!(one.read(Part::Partly, &other, limit).unwrap(), GRAIN_BYTES / PARTLY_READ);
         fs::write(&one.small()[7], [0; SMALL_FILE_BYTES]).unwrap();
         let error = one.read(Part::Small, &other, limit).unwrap_err();
         assert!(error.to_string().contains("wrong bytes"), "{error}");

@@ -55,7 +55,7 @@ impl Fio {
         command.args(["--readonly", "--output-format=json", &format!("--section={}", job.section)]);
         command.arg(format!("{}.fio", job.file)).current_dir(&self.folder);
         command.env("DIRECTORY", directory).envs(job.variables.iter().map(|(name, value)| (name, value)));
-        let output = output(&mut command, limit)?;
+        let output = output(command, limit)?;
         let work = parse_fio(&String::from_utf8_lossy(&output.stdout));
         work.map_err(|reason| anyhow!("{reason} {}", last_words(&output)))
     }

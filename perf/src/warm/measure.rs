@@ -1,6 +1,6 @@
 //! How each phase is measured on one tree: what comes before, and what is timed.
 
-use super::data::{MANY_FILE_BYTES, MANY_FILES, Tree};
+use super::data::{MANY_FILE_BYTES, MANY_FILES, PARTLY_READ, Tree};
 use super::fio::{Fio, Job};
 use super::model::{Phase, Work};
 use super::pages;
@@ -99,7 +99,7 @@ impl Meter {
         let mut command = limited(program, self.limit);
         command.args(args).args(paths).stdout(Stdio::null());
         let started = Instant::now();
-        let output = output(&mut command, self.limit)?;
+        let output = output(command, self.limit)?;
         let elapsed = started.elapsed();
         ensure!(output.status.success(), "{program}: {}", last_words(&output));
         Ok(Work::of(1, 0, elapsed))
@@ -141,7 +141,9 @@ fn job(phase: Phase, tree: &Tree) -> Option<Job> {
         }
         Phase::DirectSequential => Job::endless("direct", "sequential").with("SIZE", sizes.large),
         Phase::DirectRandom => Job::endless("direct", "random").with("SIZE_EACH", sizes.large / 4),
-        Phase::Partly => once.with("FILE", "partly").with("READERS", 4).with("SIZE", sizes.partly / 2 / 4),
+        Phase::Partly => {
+            once.with("FILE", "partly").with("READERS", 4).with("SIZE", sizes.partly / PARTLY_READ / 4)
+        }
         _ => return None,
     })
 }

@@ -34,6 +34,10 @@ pub(crate) enum Phase {
     DirectRandom,
     /// Small reads of what is here of a file that is not whole.
     Partly,
+    /// Small files, page cache dropped.
+    SmallFiles,
+    /// Opening and closing them.
+    OpenClose,
     /// Attributes of files that were just looked at.
     Stat,
     /// The same after a rest.
@@ -44,10 +48,6 @@ pub(crate) enum Phase {
     List,
     /// Names of large directories.
     ReadDir,
-    /// Small files, page cache dropped.
-    SmallFiles,
-    /// Opening and closing them.
-    OpenClose,
 }
 
 /// The files that a phase reads.
@@ -55,7 +55,7 @@ pub(crate) enum Phase {
 pub(crate) enum Part {
     /// A large file that was read whole.
     Large,
-    /// A large file of which the first half was read.
+    /// A large file of which the first quarter was read.
     Partly,
     /// Files of a megabyte that were read.
     Many,
@@ -100,7 +100,8 @@ struct Description {
 }
 
 impl Phase {
-    /// Every phase, in the order in which they are run and shown.
+    /// Every phase, in the order in which they are run and shown: the longest walks come last, for a file system may be
+    /// busy with one long after who asked has given up.
     pub(crate) const ALL: [Self; 20] = [
         Self::Sequential,
         Self::SequentialCached,
@@ -115,13 +116,13 @@ impl Phase {
         Self::DirectSequential,
         Self::DirectRandom,
         Self::Partly,
+        Self::SmallFiles,
+        Self::OpenClose,
         Self::Stat,
         Self::StatLater,
         Self::Find,
         Self::List,
         Self::ReadDir,
-        Self::SmallFiles,
-        Self::OpenClose,
     ];
 
     /// What it is called on command lines and in JSON.
@@ -252,7 +253,7 @@ impl Phase {
             }
             Self::Partly => (
                 "partly",
-                "random 4 KiB reads in the cached half of a file, 4 readers, the mount's pages dropped",
+                "random 4 KiB reads in the cached quarter of a file, 4 readers, the mount's pages dropped",
                 Partly,
                 ThousandsPerSecond,
                 Some(OfBestPeer(2.0)),
