@@ -214,7 +214,7 @@ impl LocalCluster {
     ) -> Result<PathBuf> {
         let state = self.dir.join(node);
         fs::create_dir_all(&state)?;
-        let place = self.places.of_site(site);
+        let place = self.places.of_node(node, site);
         let metrics = self.choose_metrics(node, &place)?;
         let yaml = format!(
             "site: {site}\nnode: {node}\ncoordinator: {}\nstate_dir: {}\ncache:\n  size: {cache_size}\n\

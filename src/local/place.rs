@@ -15,13 +15,15 @@ pub struct Place {
     namespace: Option<PathBuf>,
 }
 
-/// Where each part of a cluster runs. A site that is not named, and its nodes, run on loopback.
+/// Where each part of a cluster runs. A site that is not named runs on loopback, a node where its site does.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
     /// The coordinator's place.
     pub coordinator: Place,
     /// The places of sites and of their nodes, by the site's name.
     pub sites: BTreeMap<String, Place>,
+    /// The places of nodes that run elsewhere than their site, by the node's name.
+    pub nodes: BTreeMap<String, Place>,
 }
 
 impl Default for Place {
@@ -79,9 +81,14 @@ impl Place {
 }
 
 impl Places {
-    /// Where `site` and its nodes run.
+    /// Where `site` runs.
     pub(super) fn of_site(&self, site: &str) -> Place {
         self.sites.get(site).cloned().unwrap_or_default()
+    }
+
+    /// Where `node` of `site` runs.
+    pub(super) fn of_node(&self, node: &str, site: &str) -> Place {
+        self.nodes.get(node).cloned().unwrap_or_else(|| self.of_site(site))
     }
 }
 

@@ -45,7 +45,7 @@ impl Fetch {
 
     fn over_the_link(&self, scratch: &Path, programs: Programs) -> Result<()> {
         let wan = Wan::start(self.link.options())?;
-        let bed = Bed { wan: &wan, dir: scratch.to_owned(), programs };
+        let bed = Bed { wan: &wan, is_loopback: false, dir: scratch.to_owned(), programs };
         for number in 0..self.files {
             let path = bed.origin().join(FOLDER).join(format!("file-{number:04}"));
             data::write_large(&path, Content::Noise, number + 1, self.mebibytes << 20)?;

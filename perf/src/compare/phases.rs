@@ -152,6 +152,10 @@ impl Prepared {
         match self.phase {
             Phase::Lone => self.lone(system, setting),
             Phase::FanOutBytes | Phase::FanOutTime => self.fan_out(system, setting),
+            Phase::Lan | Phase::LanJumbo | Phase::Loopback => {
+                let mount = system.mount_cold_beside_data()?;
+                self.sequential(mount.join(&self.folder), setting)
+            }
             _ => {
                 let mount = system.mount_cold(1)?.swap_remove(0);
                 self.on_mount(mount.join(&self.folder), setting)

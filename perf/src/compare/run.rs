@@ -59,26 +59,22 @@ pub(super) fn measure(plan: &Plan, scratch: &Path, programs: &Programs) -> Resul
     let mut rows = Vec::new();
     let mut left = plan.phases.clone();
     while let Some(first) = left.first() {
-        let link = first.link(&plan.link);
+        let between = |phase: &Phase| (phase.link(&plan.link), phase.is_loopback());
+        let (link, is_loopback) = between(first);
         let (now, later): (Vec<Phase>, Vec<Phase>) =
-            left.iter().partition(|phase| phase.link(&plan.link) == link);
-        rows.extend(measure_over(plan, &link, &now, scratch, programs)?);
+            left.iter().partition(|phase| between(phase) == (link.clone(), is_loopback));
+        let wan = Wan::start(link.clone())?;
+        let dir = tempfile::TempDir::with_prefix_in("link-", scratch)?;
+        let (at, programs) = (dir.path().to_owned(), programs.clone());
+        let bed = Bed { wan: &wan, is_loopback, dir: at, programs };
+        rows.extend(measure_over(plan, &link, &now, bed)?);
         left = later;
     }
     rows.sort_by_key(|row| row.kind);
     Ok(Report { link: LinkReport::of(&plan.link, plan.rounds, plan.scale), rows })
 }
 
-fn measure_over(
-    plan: &Plan,
-    link: &LinkOptions,
-    phases: &[Phase],
-    scratch: &Path,
-    programs: &Programs,
-) -> Result<Vec<Row>> {
-    let wan = Wan::start(link.clone())?;
-    let dir = tempfile::TempDir::with_prefix_in("link-", scratch)?;
-    let bed = Bed { wan: &wan, dir: dir.path().to_owned(), programs: programs.clone() };
+fn measure_over(plan: &Plan, link: &LinkOptions, phases: &[Phase], bed: Bed<'_>) -> Result<Vec<Row>> {
     let mut field = Field::start(bed, plan, link)?;
     phases.iter().map(|phase| field.measure(*phase)).collect()
 }
@@ -86,8 +82,9 @@ fn measure_over(
 impl<'a> Field<'a> {
     fn start(bed: Bed<'a>, plan: &'a Plan, link: &LinkOptions) -> Result<Self> {
         data::write_others(&bed.origin())?;
-        let stream_bytes_per_s = measure_stream(bed.wan)?;
-        say(format_args!("{}: a TCP + TLS stream {:.1} MB/s", describe(link), stream_bytes_per_s / 1e6));
+        let stream_bytes_per_s = measure_stream(&bed)?;
+        let between = if bed.is_loopback { "loopback".into() } else { describe(link) };
+        say(format_args!("{between}: a TCP + TLS stream {:.1} MB/s", stream_bytes_per_s / 1e6));
         let started = plan.systems.iter().map(|kind| {
             let started = kind.start(&bed).map_err(|error| format!("fails: {error:#}"));
             if let Err(reason) = &started {
@@ -132,7 +129,7 @@ impl<'a> Field<'a> {
         let origin = self.bed.origin();
         if prepared.phase.unit() == Unit::OfStream {
             // Measured again beside what is compared with it: other work on the machine slows both.
-            self.stream_bytes_per_s = measure_stream(self.bed.wan)?;
+            self.stream_bytes_per_s = measure_stream(&self.bed)?;
         }
         let setting = Setting {
             wan: self.bed.wan,
@@ -203,8 +200,8 @@ impl Tally {
 }
 
 /// Bytes per second of one TCP + TLS stream.
-fn measure_stream(wan: &Wan) -> Result<f64> {
-    let tries = (0..STREAM_TRIES).map(|_| stream::measure(wan, STREAM_BYTES, STREAM_LIMIT));
+fn measure_stream(bed: &Bed<'_>) -> Result<f64> {
+    let tries = (0..STREAM_TRIES).map(|_| stream::measure(bed, STREAM_BYTES, STREAM_LIMIT));
     let speeds = tries.collect::<Result<Vec<f64>>>().context("a TCP + TLS stream over the link")?;
     Ok(Summary::of(&speeds).map_or(0.0, |summary| summary.median))
 }

@@ -1,6 +1,6 @@
 //! One TCP + TLS 1.3 stream over the link: what a good program of the usual kind gets out of it.
 
-use crate::systems::place;
+use crate::systems::Bed;
 use crate::wan::Wan;
 use anyhow::{Context, Result, anyhow};
 use rustls::crypto::{CryptoProvider, ring};
@@ -35,12 +35,12 @@ struct Ends {
 
 /// Moves `bytes` from far to near, or what gets through within `limit`, and gives bytes per second from the
 /// first word of the connection on.
-pub(crate) fn measure(wan: &Wan, bytes: u64, limit: Duration) -> Result<f64> {
+pub(crate) fn measure(bed: &Bed<'_>, bytes: u64, limit: Duration) -> Result<f64> {
     let ends = Ends::new()?;
-    let (near, far) = (place(wan.near()), place(wan.far()));
+    let (near, far) = (bed.near(), bed.far());
     std::thread::scope(|scope| {
         let (listening, address) = mpsc::channel();
-        let serving = scope.spawn(|| far.enter(|| serve(&ends, wan, bytes, listening)));
+        let serving = scope.spawn(|| far.enter(|| serve(&ends, bed.wan, bytes, listening)));
         let address = address.recv().context("the far end does not listen")?;
         let fetched = near.enter(|| fetch(&ends, address, bytes, limit));
         // The far end fails where the near end had enough.

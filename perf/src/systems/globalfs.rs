@@ -12,6 +12,9 @@ use std::time::Duration;
 const HOME: &str = "onprem";
 const CLOUD: &str = "cloud";
 
+/// A node of the site that has the data, at the near end all the same.
+const NEIGHBOUR: &str = "neighbour";
+
 /// Room for the largest file of any phase.
 const CACHE_SIZE: &str = "8GiB";
 
@@ -45,12 +48,15 @@ impl GlobalFs {
         let places = Places {
             coordinator: bed.far(),
             sites: [(HOME.to_owned(), bed.far()), (CLOUD.to_owned(), bed.near())].into(),
+            nodes: [(NEIGHBOUR.to_owned(), bed.near())].into(),
         };
         let cluster = LocalCluster::start_at(bed.programs.clone(), options, places)?;
         let mut started = Self { cluster, dir, mounted: Vec::new() };
         for number in 0..MOUNTS {
             started.node(&node_name(number))?;
         }
+        let daemon = format!("daemon: {}\n", started.cluster.site_address(HOME));
+        started.cluster.add_node(NEIGHBOUR, HOME, CACHE_SIZE, &daemon)?;
         Ok(started)
     }
 
@@ -67,8 +73,9 @@ impl GlobalFs {
 
     /// What restarts cold keeps nothing but its certificates.
     fn forget(&self) -> Result<()> {
-        let nodes = (0..MOUNTS).map(|number| self.dir.join(node_name(number)));
-        nodes.chain([self.dir.join(CLOUD).join("state")]).try_for_each(|state| empty_state(&state))
+        let nodes = (0..MOUNTS).map(node_name).chain([NEIGHBOUR.to_owned()]);
+        let states = nodes.map(|node| self.dir.join(node)).chain([self.dir.join(CLOUD).join("state")]);
+        states.into_iter().try_for_each(|state| empty_state(&state))
     }
 
     fn stop_cloud(&mut self) -> Result<()> {
@@ -91,6 +98,17 @@ impl System for GlobalFs {
             self.mounted.push(node_name(number));
             self.cluster.start_mount(&node_name(number), &at[number], &[])?;
         }
+        std::thread::sleep(SETTLE);
+        Ok(at)
+    }
+
+    fn mount_cold_beside_data(&mut self) -> Result<PathBuf> {
+        self.unmount();
+        self.stop_cloud()?;
+        self.forget().context("cannot empty the caches")?;
+        let at = self.dir.join("mnt-neighbour");
+        self.mounted.push(NEIGHBOUR.into());
+        self.cluster.start_mount(NEIGHBOUR, &at, &[])?;
         std::thread::sleep(SETTLE);
         Ok(at)
     }

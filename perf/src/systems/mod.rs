@@ -27,6 +27,11 @@ pub(crate) trait System {
     /// the link as soon as one is mounted has crossed when this returns.
     fn mount_cold(&mut self, count: usize) -> Result<Vec<PathBuf>>;
 
+    /// Mounts it once, cold, for a reader who asks the machine with the data without another one between.
+    fn mount_cold_beside_data(&mut self) -> Result<PathBuf> {
+        Ok(self.mount_cold(1)?.swap_remove(0))
+    }
+
     /// Makes what is new below `folder` of the origin readable, where that takes more than putting it there.
     fn publish(&mut self, _folder: &Path) -> Result<()> {
         Ok(())
@@ -41,6 +46,8 @@ pub(crate) trait System {
 pub(crate) struct Bed<'a> {
     /// The link.
     pub wan: &'a Wan,
+    /// Both ends are on the far side, joined by its loopback device.
+    pub is_loopback: bool,
     /// Everything of this link.
     pub dir: PathBuf,
     /// The programs of GlobalFS.
@@ -73,10 +80,10 @@ impl Bed<'_> {
     }
 
     pub(super) fn near(&self) -> Place {
-        place(self.wan.near())
+        if self.is_loopback { self.far() } else { place(self.wan.near()) }
     }
 
-    fn far(&self) -> Place {
+    pub(super) fn far(&self) -> Place {
         place(self.wan.far())
     }
 

@@ -52,10 +52,12 @@ pub(crate) enum Phase {
     FanOutBytes,
     /// The same: how long it takes.
     FanOutTime,
-    /// A large file over a fast short link.
+    /// A large file from the reader's own site over a fast short link.
     Lan,
     /// The same with jumbo frames.
     LanJumbo,
+    /// The same over loopback.
+    Loopback,
 }
 
 /// In what a phase is measured.
@@ -94,7 +96,7 @@ pub(crate) struct Reference {
 
 impl Phase {
     /// Every phase, in the order in which they are run and shown.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Lone,
         Self::Further,
         Self::Random,
@@ -114,6 +116,7 @@ impl Phase {
         Self::FanOutTime,
         Self::Lan,
         Self::LanJumbo,
+        Self::Loopback,
     ];
 
     /// Those that are measured over many links.
@@ -150,6 +153,7 @@ impl Phase {
             Self::FanOutTime => "fan-out-time",
             Self::Lan => "lan",
             Self::LanJumbo => "lan-jumbo",
+            Self::Loopback => "loopback",
         }
     }
 
@@ -178,8 +182,9 @@ impl Phase {
             Self::EarlyFile => "reader of 1/16 of a file: bytes moved / read",
             Self::FanOutBytes => "4 mounts read one file: bytes moved / those of 1",
             Self::FanOutTime => "4 mounts read one file: time / that of 1",
-            Self::Lan => "no rate limit, 0.2 ms, MTU 1500: sequential / a TCP + TLS stream",
-            Self::LanJumbo => "no rate limit, 0.2 ms, MTU 9000: sequential / a TCP + TLS stream",
+            Self::Lan => "one hop, no rate limit, 0.2 ms, MTU 1500: sequential / a TCP + TLS stream",
+            Self::LanJumbo => "one hop, no rate limit, 0.2 ms, MTU 9000: sequential / a TCP + TLS stream",
+            Self::Loopback => "one hop over loopback: sequential / a TCP + TLS stream",
         }
     }
 
@@ -192,7 +197,7 @@ impl Phase {
             Self::Text | Self::Dedup | Self::Field => Unit::OfLink,
             Self::EarlyTree | Self::EarlyFile => Unit::OfRead,
             Self::FanOutBytes | Self::FanOutTime => Unit::OfOne,
-            Self::Lan | Self::LanJumbo => Unit::OfStream,
+            Self::Lan | Self::LanJumbo | Self::Loopback => Unit::OfStream,
         }
     }
 
@@ -207,10 +212,15 @@ impl Phase {
         match self {
             Self::SequentialLoss => LinkOptions { loss: 0.001, ..base.clone() },
             Self::SequentialFar => LinkOptions { rtt: FAR_RTT, ..base.clone() },
-            Self::Lan => lan(1500),
+            Self::Lan | Self::Loopback => lan(1500),
             Self::LanJumbo => lan(9000),
             _ => base.clone(),
         }
+    }
+
+    /// Whether it goes past the link: both ends on the far side.
+    pub(crate) fn is_loopback(self) -> bool {
+        self == Self::Loopback
     }
 
     /// What physics allows, in the phase's unit.
@@ -249,7 +259,7 @@ impl Phase {
             Self::FanOutBytes => 1.05,
             Self::FanOutTime => 1.2,
             Self::Lan => 0.6,
-            Self::LanJumbo => 0.85,
+            Self::LanJumbo | Self::Loopback => 0.85,
         })
     }
 }
