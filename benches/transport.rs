@@ -68,7 +68,7 @@ fn serve(authority: &Authority, path: &GlobalPath) -> (Remote, Version) {
         let parts = [&files.certificate, &files.key, &files.ca].map(String::as_bytes);
         let identity = Identity::from_pem(parts[0], parts[1], parts[2]).expect("the parts fit");
         let listen = "127.0.0.1:0".parse().expect("an address");
-        Endpoint::bind(Options { listen }, identity).expect("a port is free")
+        Endpoint::bind(Options::server(listen), identity).expect("a port is free")
     };
     let (server, client) = (endpoint("onprem"), endpoint("cloud"));
     let peer = Peer::new(client, server.local_addr().to_string(), server.identity().clone());

@@ -60,7 +60,7 @@ impl SiteDaemon {
         let cache = open_cache(&config.cache.dir, config.cache.size.0, config.disk).await?;
         let identity =
             Identity::from_pem(files.certificate.as_bytes(), files.key.as_bytes(), files.ca.as_bytes())?;
-        let endpoint = Endpoint::bind(Options { listen: config.listen }, identity)?;
+        let endpoint = Endpoint::bind(Options::server(config.listen), identity)?;
         let view = Arc::new(View::open(&config.name, &config.state_dir, &config.coordinator, &files).await?);
         let options = fetch::Options { metadata_ttl: config.metadata_ttl, ..fetch::Options::default() };
         let peers = Arc::new(Peers::new(endpoint.clone(), cache.clone(), view.clone(), options));

@@ -2,9 +2,11 @@
 //! stream, and says how fast. It verifies no hashes and touches no disk, so it shows the transport alone.
 //!
 //! ```text
-//! transfer serve DIRECTORY ADDRESS             # writes certificates there; TCP is on the next port
-//! transfer fetch DIRECTORY ADDRESS quic 512 8  # or tcp; MiB; requests of 4 MiB under way at the same time
-//! transfer fetch DIRECTORY ADDRESS mixed 512 8 # the same with empty requests beside it, and how long they take
+//! transfer serve DIRECTORY ADDRESS             # writes certificates there; takes this port and the next two
+//! transfer fetch DIRECTORY ADDRESS lanes 512 8 # MiB; requests of 4 MiB under way at the same time
+//! transfer fetch DIRECTORY ADDRESS quic 512 8  # from a server without lanes
+//! transfer fetch DIRECTORY ADDRESS tcp 512 8   # one stream
+//! transfer fetch DIRECTORY ADDRESS mixed 512 8 # as lanes, with empty requests beside it, and how long they take
 //! ```
 #![allow(clippy::unwrap_used, reason = "a program for the developer's eyes")]
 
@@ -44,42 +46,53 @@ async fn main() -> Result<()> {
             fetch(Path::new(directory), address, how, mib, requests.parse()?).await
         }
         _ => {
-            bail!("transfer serve DIRECTORY ADDRESS | transfer fetch DIRECTORY ADDRESS quic|tcp MIB REQUESTS")
+            bail!(
+                "transfer serve DIRECTORY ADDRESS | transfer fetch DIRECTORY ADDRESS lanes|quic|tcp|mixed MIB REQUESTS"
+            )
         }
     }
 }
 
 async fn serve(directory: &Path, address: SocketAddr) -> Result<()> {
     make_certificates(directory)?;
-    let endpoint = endpoint(directory, "onprem", address)?;
+    let both = endpoint(directory, "onprem", Options::server(address))?;
+    let plain = Options { serves_lanes: false, ..Options::server(port(address, 2)) };
+    let plain = endpoint(directory, "onprem", plain)?;
     let noise = noise();
-    let listener = TcpListener::bind(next_port(address)).await?;
+    let listener = TcpListener::bind(port(address, 1)).await?;
     tokio::spawn(serve_tcp(listener, tls_server(directory)?, noise.clone()));
     fs::write(directory.join("pid"), std::process::id().to_string())?;
-    endpoint.serve(Arc::new(Noise(noise)), CancellationToken::new()).await;
+    let stop = CancellationToken::new();
+    tokio::join!(
+        both.serve(Arc::new(Noise(noise.clone())), stop.clone()),
+        plain.serve(Arc::new(Noise(noise)), stop)
+    );
     Ok(())
 }
 
 async fn fetch(directory: &Path, address: SocketAddr, how: &str, mib: u64, requests: usize) -> Result<()> {
     let bytes = mib * MIB;
     let (seconds, cpu, server_cpu) = match how {
-        "quic" | "mixed" => {
-            let endpoint = endpoint(directory, "cloud", Options::client().listen)?;
+        "lanes" | "quic" | "mixed" => {
+            let endpoint = endpoint(directory, "cloud", Options::client())?;
             let onprem = PeerIdentity::Site(SiteName::new("onprem").unwrap());
+            let address = if how == "quic" { port(address, 2) } else { address };
             let peer = Peer::new(endpoint, address.to_string(), onprem);
             peer.request(&Request::Ping, BUDGET).await?;
+            read(peer.clone(), 0).await?;
             tokio::time::sleep(Duration::from_secs(2)).await;
             let pinging = tokio::spawn(ping(peer.clone(), how == "mixed"));
-            let measured = measure(directory, fetch_quic(&peer, bytes, requests)).await?;
+            let measured = measure(directory, fetch_parts(&peer, bytes, requests)).await?;
             pinging.abort();
+            println!("requests over TCP: {}", peer.counters().requests_on_lanes);
             measured
         }
         "tcp" => {
-            let stream = connect_tcp(directory, next_port(address)).await?;
+            let stream = connect_tcp(directory, port(address, 1)).await?;
             tokio::time::sleep(Duration::from_secs(1)).await;
             measure(directory, fetch_tcp(stream, bytes)).await?
         }
-        _ => bail!("quic or tcp"),
+        _ => bail!("lanes, quic, tcp or mixed"),
     };
     let rate = bytes as f64 / 1e6 / seconds;
     println!(
@@ -108,7 +121,7 @@ fn cpu_seconds(pid: &str) -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-async fn fetch_quic(peer: &Peer, bytes: u64, requests: usize) -> Result<()> {
+async fn fetch_parts(peer: &Peer, bytes: u64, requests: usize) -> Result<()> {
     let mut under_way = VecDeque::new();
     for request in 0..bytes / REQUEST_BYTES {
         if under_way.len() == requests {
@@ -193,11 +206,11 @@ fn noise() -> Bytes {
     noise.into()
 }
 
-fn endpoint(directory: &Path, site: &str, listen: SocketAddr) -> Result<Endpoint> {
+fn endpoint(directory: &Path, site: &str, options: Options) -> Result<Endpoint> {
     let read = |name: &str| fs::read(directory.join(name)).with_context(|| format!("reading {name}"));
     let (certificate, key) = (read(&format!("{site}.crt"))?, read(&format!("{site}.key"))?);
     let identity = Identity::from_pem(&certificate, &key, &read("ca.crt")?)?;
-    Ok(Endpoint::bind(Options { listen }, identity)?)
+    Ok(Endpoint::bind(options, identity)?)
 }
 
 fn make_certificates(directory: &Path) -> Result<()> {
@@ -216,8 +229,8 @@ fn make_certificates(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn next_port(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip(), address.port() + 1)
+fn port(address: SocketAddr, offset: u16) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port() + offset)
 }
 
 /// The cipher that QUIC takes as well.
@@ -257,7 +270,7 @@ async fn serve_tcp(listener: TcpListener, config: rustls::ServerConfig, noise: B
     }
 }
 
-type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
+type TlsStream = tokio_rustls::client::TlsStream<tokio::io::BufReader<TcpStream>>;
 
 async fn connect_tcp(directory: &Path, address: SocketAddr) -> Result<TlsStream> {
     let mut roots = rustls::RootCertStore::empty();
@@ -270,6 +283,8 @@ async fn connect_tcp(directory: &Path, address: SocketAddr) -> Result<TlsStream>
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
+    // Left alone it would take 4 KiB from the socket at a time.
+    let stream = tokio::io::BufReader::with_capacity(256 * 1024, stream);
     Ok(connector.connect(ServerName::try_from(host)?, stream).await?)
 }
 

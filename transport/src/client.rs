@@ -1,10 +1,12 @@
 //! Asks a peer. Every request is an idempotent read, so one that met a dead connection is sent again.
 
-use crate::answer::Answer;
+use crate::answer::{Answer, Way};
 use crate::connect::Link;
 use crate::counters::Counters;
 use crate::endpoint::Endpoint;
+use crate::server::is_bulk;
 use crate::{failure, frame};
+use bytes::Bytes;
 use globalfs_proto::limits::MAX_DEADLINE;
 use globalfs_proto::{FsError, FsResult, PeerIdentity, Request, RequestHeader};
 use quinn::Connection;
@@ -82,9 +84,43 @@ impl Peer {
 
     async fn attempt(&self, request: &Request, deadline: Instant) -> Result<Answer, Failure> {
         let connection = self.0.connection().await.map_err(Failure::Final)?;
+        if is_bulk(request)
+            && let Some(answer) = self.ask_on_lane(&connection, request, deadline).await
+        {
+            return Ok(answer);
+        }
         match self.ask(&connection, request, deadline).await {
             Ok(answer) => Ok(answer),
             Err(error) => Err(self.judge(&connection, error)),
+        }
+    }
+
+    /// Nothing if there is no lane, or it fails before the answer has begun: then QUIC is asked, which also knows
+    /// why.
+    async fn ask_on_lane(
+        &self,
+        connection: &Connection,
+        request: &Request,
+        deadline: Instant,
+    ) -> Option<Answer> {
+        let link = &self.0;
+        let mut lane = link.lanes.lease(&link.endpoint, &link.expect, connection).await?;
+        let (message, meter) = (sealed(request, deadline), link.meter());
+        let length = message.len();
+        let begun = match lane.send(message).await {
+            Ok(()) => Answer::begin(Way::Lane(lane), deadline, meter.clone(), link.clone()).await,
+            Err(error) => Err(FsError::Unreachable(error.to_string())),
+        };
+        match begun {
+            Ok(answer) => {
+                meter.add(|live| &live.bytes_sent, length);
+                meter.add(|live| &live.requests_on_lanes, 1);
+                Some(answer)
+            }
+            Err(error) => {
+                tracing::debug!(peer = %link.whom(), %error, "a TCP connection failed: asking over QUIC");
+                None
+            }
         }
     }
 
@@ -92,14 +128,12 @@ impl Peer {
         let whom = self.0.whom();
         let opened = connection.open_bi().await;
         let (mut send, receive) = opened.map_err(|e| failure::of_connection(&whom, &e))?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        let header = RequestHeader { deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX) };
-        let message = frame::seal(&request.encode(header));
+        let message = sealed(request, deadline);
         let meter = self.0.meter();
         meter.add(|live| &live.bytes_sent, message.len());
         send.write_chunk(message).await.map_err(|e| failure::of_write(&whom, &e))?;
         let _ = send.finish();
-        Answer::begin(receive, deadline, meter, self.0.clone()).await
+        Answer::begin(Way::Stream(receive), deadline, meter, self.0.clone()).await
     }
 
     fn judge(&self, connection: &Connection, error: FsError) -> Failure {
@@ -112,4 +146,11 @@ impl Peer {
             _ => Failure::Final(error),
         }
     }
+}
+
+/// The request as it is sent, with what is left of its time.
+fn sealed(request: &Request, deadline: Instant) -> Bytes {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let header = RequestHeader { deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX) };
+    frame::seal(&request.encode(header))
 }

@@ -6,6 +6,7 @@
 use crate::counters::{Live, Meter};
 use crate::endpoint::Endpoint;
 use crate::failure::{self, code};
+use crate::lane::Lanes;
 use crate::options::{CONNECT_TIMEOUT, MAX_ADDRESSES, MAX_RECONNECT_PAUSE, RECONNECT_PAUSE, SUSPICION};
 use globalfs_proto::{FsError, FsResult, PeerIdentity};
 use parking_lot::Mutex;
@@ -28,6 +29,7 @@ pub(crate) struct Link {
     pub(crate) expect: PeerIdentity,
     pub(crate) address: String,
     pub(crate) counters: Arc<Live>,
+    pub(crate) lanes: Arc<Lanes>,
     state: Mutex<State>,
     /// Whether somebody sees to it that there is always a connection.
     kept: AtomicBool,
@@ -53,6 +55,7 @@ impl Link {
             expect,
             address,
             counters: Arc::default(),
+            lanes: Arc::default(),
             state: Mutex::new(State::Idle),
             kept: AtomicBool::new(false),
         }
@@ -123,7 +126,12 @@ impl Link {
             match self.connect_to(address).await {
                 Ok(connection) => {
                     self.meter().add(|live| &live.connections_opened, 1);
-                    tokio::spawn(watch_over(Arc::downgrade(self), connection.clone()));
+                    let (lanes, era) = (self.lanes.clone(), self.lanes.begin());
+                    let watching = watch_over(Arc::downgrade(self), connection.clone());
+                    tokio::spawn(async move {
+                        watching.await;
+                        lanes.end(&era);
+                    });
                     return Ok(connection);
                 }
                 Err(e) => error = e,
@@ -190,8 +198,9 @@ async fn watch_over(link: Weak<Link>, connection: Connection) {
             _ = connection.closed() => return,
             () = sleep(SUSPICION) => {}
         }
-        if link.strong_count() == 0 {
-            return connection.close(code::DONE, b"");
+        match link.upgrade() {
+            Some(link) => link.lanes.close_idle(),
+            None => return connection.close(code::DONE, b""),
         }
         let packets = connection.stats().udp_rx.datagrams;
         // A live peer acknowledges each keep-alive.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts at one moment. Bytes are those of streams: frames and chunks, not QUIC's own.
+/// Counts at one moment. Bytes are those of streams and lanes: frames and chunks, not QUIC's or TLS's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
     /// Bytes sent on streams.
@@ -24,6 +24,14 @@ pub struct Counters {
     pub connections_accepted: u64,
     /// Connections of others that we turned away.
     pub connections_refused: u64,
+    /// TCP connections that we made beside them.
+    pub lanes_opened: u64,
+    /// TCP connections of others that we let in.
+    pub lanes_accepted: u64,
+    /// TCP connections of others that we turned away.
+    pub lanes_refused: u64,
+    /// Requests of ours that were sent over TCP.
+    pub requests_on_lanes: u64,
 }
 
 macro_rules! live {
@@ -49,7 +57,11 @@ live!(
     requests_broken_off,
     connections_opened,
     connections_accepted,
-    connections_refused
+    connections_refused,
+    lanes_opened,
+    lanes_accepted,
+    lanes_refused,
+    requests_on_lanes
 );
 
 /// Counts for the endpoint and, where there is one, for the peer as well.

@@ -1,15 +1,16 @@
-//! One UDP socket that serves and connects.
+//! One UDP socket that serves and connects, and a TCP port beside it for large answers to peers nearby.
 
 use crate::congestion::{Factory, Paths};
 use crate::counters::{Counters, Live};
 use crate::failure::code;
 use crate::identity::Identity;
 use crate::options::{MAX_PACKET, MAX_WAITING_CONNECTIONS, Options, USUAL_PACKET, transport};
-use crate::{socket, tls};
+use crate::{lane, socket, tls};
 use globalfs_proto::PeerIdentity;
+use parking_lot::Mutex;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, ServerConfig, TokioRuntime, TransportConfig};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,14 @@ pub enum BindError {
     /// The address is taken, not ours, or not permitted.
     #[error("cannot listen on UDP {address}: {source}")]
     Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The same of UDP and TCP at one port.
+    #[error("cannot listen on UDP and TCP {address}: {source}")]
+    ListenBoth {
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -44,6 +53,10 @@ struct Inner {
     address: SocketAddr,
     client: Arc<QuicClientConfig>,
     server: Arc<QuicServerConfig>,
+    lane_client: Arc<rustls::ClientConfig>,
+    lane_server: Arc<rustls::ServerConfig>,
+    /// The TCP port, until it is served.
+    lanes: Mutex<Option<TcpListener>>,
     identity: PeerIdentity,
     counters: Arc<Live>,
     paths: Arc<Paths>,
@@ -52,18 +65,30 @@ struct Inner {
 impl Endpoint {
     /// Opens the socket. Call it inside a tokio runtime. Nobody is served before [`Endpoint::serve`].
     pub fn bind(options: Options, identity: Identity) -> Result<Self, BindError> {
-        let listen = |source| BindError::Listen { address: options.listen, source };
-        let socket = socket::bind(options.listen).map_err(listen)?;
+        let address = options.listen;
+        let listen = |source| BindError::Listen { address, source };
+        let (socket, lanes) = if options.serves_lanes {
+            let bound = lane::listen(address);
+            let (udp, tcp) = bound.map_err(|source| BindError::ListenBoth { address, source })?;
+            (udp, Some(tcp))
+        } else {
+            (socket::bind(address).map_err(listen)?, None)
+        };
         let address = socket.local_addr().map_err(listen)?;
         let mut config = EndpointConfig::new(Arc::new(tls::ResetKey::of(&identity)));
         config.cid_generator(|| Box::new(tls::RandomIds));
         config.max_udp_payload_size(MAX_PACKET).expect("the largest packet is a valid size");
         let quinn = quinn::Endpoint::new(config, None, socket, Arc::new(TokioRuntime)).map_err(listen)?;
+        let (client, lane_client) = tls::client(&identity)?;
+        let (server, lane_server) = tls::server(&identity)?;
         Ok(Self(Arc::new(Inner {
             quinn,
             address,
-            client: tls::client(&identity)?,
-            server: tls::server(&identity)?,
+            client,
+            server,
+            lane_client,
+            lane_server,
+            lanes: Mutex::new(lanes),
             identity: identity.peer().clone(),
             counters: Arc::default(),
             paths: Arc::default(),
@@ -98,6 +123,17 @@ impl Endpoint {
 
     pub(crate) fn quinn(&self) -> &quinn::Endpoint {
         &self.0.quinn
+    }
+
+    pub(crate) fn lane_client(&self) -> Arc<rustls::ClientConfig> {
+        self.0.lane_client.clone()
+    }
+
+    /// The TCP port and how to shake hands there; nothing if there is none, or it is served already.
+    pub(crate) fn take_lanes(&self) -> Option<(tokio::net::TcpListener, Arc<rustls::ServerConfig>)> {
+        let listener = tokio::net::TcpListener::from_std(self.0.lanes.lock().take()?);
+        let listener = listener.inspect_err(|error| tracing::warn!(%error, "the TCP port cannot be served"));
+        Some((listener.ok()?, self.0.lane_server.clone()))
     }
 
     pub(crate) fn live(&self) -> &Arc<Live> {

@@ -3,11 +3,11 @@
 //! *Invariant:* nothing is allocated for a frame before its length was checked against its limit, and then
 //! in steps as its bytes arrive: an announcement alone holds no memory.
 
-use crate::failure;
 use crate::pool::Buffer;
+use crate::receive::{Receive, ReceiveError};
 use bytes::{BufMut, Bytes, BytesMut};
 use globalfs_proto::FsError;
-use quinn::{ReadExactError, RecvStream};
+use quinn::ReadExactError;
 
 /// Bytes for which memory is taken before they have arrived.
 const STEP: usize = 64 * 1024;
@@ -19,7 +19,7 @@ pub(crate) const PREFIX: usize = 4;
 #[derive(Debug)]
 pub(crate) enum FrameError {
     /// The stream broke.
-    Stream(ReadExactError),
+    Stream(ReceiveError),
     /// The peer announced this many bytes.
     TooLong(usize),
 }
@@ -28,11 +28,14 @@ impl FrameError {
     /// What it means to the caller of `whom`.
     pub(crate) fn explain(&self, whom: &str) -> FsError {
         match self {
-            Self::Stream(error) => failure::of_read_exact(whom, error),
+            Self::Stream(error) => error.explain(whom),
             Self::TooLong(length) => FsError::Protocol(format!("{whom} sent a frame of {length} bytes")),
         }
     }
 }
+
+/// What stands at the end of an answer where the stream itself goes on.
+pub(crate) const END: Bytes = Bytes::from_static(&[0; PREFIX]);
 
 /// `message` behind its length.
 pub(crate) fn seal(message: &[u8]) -> Bytes {
@@ -42,15 +45,18 @@ pub(crate) fn seal(message: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// The next message of at most `limit` bytes; `None` when the stream ended before it.
-pub(crate) async fn read(stream: &mut RecvStream, limit: usize) -> Result<Option<Bytes>, FrameError> {
+/// The next message of at most `limit` bytes; `None` when the answer, or the stream, ended before it.
+pub(crate) async fn read<R: Receive>(stream: &mut R, limit: usize) -> Result<Option<Bytes>, FrameError> {
     let mut prefix = [0; PREFIX];
-    match stream.read_exact(&mut prefix).await {
+    match stream.fill(&mut prefix).await {
         Ok(()) => {}
-        Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
+        Err(ReceiveError::Stream(ReadExactError::FinishedEarly(0))) => return Ok(None),
         Err(error) => return Err(FrameError::Stream(error)),
     }
     let length = u32::from_le_bytes(prefix) as usize;
+    if length == 0 && R::MARKS_END {
+        return Ok(None);
+    }
     if length > limit {
         return Err(FrameError::TooLong(length));
     }
@@ -58,18 +64,18 @@ pub(crate) async fn read(stream: &mut RecvStream, limit: usize) -> Result<Option
 }
 
 /// Exactly `length` bytes.
-pub(crate) async fn read_bytes(stream: &mut RecvStream, length: usize) -> Result<Bytes, ReadExactError> {
+pub(crate) async fn read_bytes<R: Receive>(stream: &mut R, length: usize) -> Result<Bytes, ReceiveError> {
     if let Some(mut buffer) = Buffer::of(length) {
-        stream.read_exact(buffer.room()).await?;
+        stream.fill(buffer.room()).await?;
         return Ok(buffer.freeze());
     }
     let mut bytes = BytesMut::zeroed(length.min(STEP));
-    stream.read_exact(&mut bytes).await?;
+    stream.fill(&mut bytes).await?;
     while bytes.len() < length {
         let read = bytes.len();
         // Doubling, so that a long frame is copied once on average.
         bytes.resize(length.min(read * 2), 0);
-        stream.read_exact(&mut bytes[read..]).await?;
+        stream.fill(&mut bytes[read..]).await?;
     }
     Ok(bytes.freeze())
 }

@@ -1,5 +1,5 @@
-//! QUIC with mutual TLS between sites and nodes: an [`Endpoint`] serves requests through a [`Handler`] and
-//! reaches other daemons through a [`Peer`].
+//! QUIC with mutual TLS between sites and nodes, and TCP beside it for large answers nearby: an [`Endpoint`] serves
+//! requests through a [`Handler`] and reaches other daemons through a [`Peer`].
 //!
 //! *Invariants:* no byte is exchanged with a peer whose certificate the cluster's CA did not sign; every
 //! wait ends before its request's deadline; every buffer and queue has a limit, named in [`options`].
@@ -13,9 +13,11 @@ mod endpoint;
 mod failure;
 mod frame;
 mod identity;
+mod lane;
 mod model;
 pub mod options;
 mod pool;
+mod receive;
 mod reply;
 mod server;
 mod socket;

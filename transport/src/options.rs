@@ -78,6 +78,41 @@ pub(crate) const MAX_PACKET: u16 = 6500;
 /// What Ethernet carries over IPv6, for paths of which the host knows nothing.
 pub(crate) const USUAL_PACKET: u16 = 1452;
 
+/// TCP connections that we keep open to one peer nearby, each for one large answer at a time. Two keep two cores
+/// busy with decrypting and hashing; the others hide the pause between two answers.
+pub const MAX_LANES: usize = 4;
+
+/// A round trip below which TCP is nearby: loss is seldom there, and the kernel fills the way by itself. Measured
+/// while TCP connects.
+pub const NEAR_RTT: Duration = Duration::from_millis(2);
+
+/// A round trip of QUIC above which a peer is certainly not nearby; it has the work of both programs in it.
+pub const UNCERTAIN_RTT: Duration = Duration::from_millis(20);
+
+/// How long a request waits for a lane that others use before it goes over QUIC: what a queue of large answers
+/// takes at 1 Gbit/s.
+pub const LANE_PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long a peer that has no TCP port for us, or is not nearby, is not tried again.
+pub const LANE_RETRY: Duration = Duration::from_secs(10);
+
+/// A lane that was not used for this long is closed by whoever opened it.
+pub const LANE_IDLE: Duration = Duration::from_secs(15);
+
+/// The same for whoever serves it.
+pub const LANE_SILENCE: Duration = Duration::from_secs(60);
+
+/// TCP connections that peers may have open to us: those of a thousand nodes.
+pub const MAX_SERVED_LANES: usize = 4096;
+
+/// Records under one key after which a lane is closed: half of what AES-GCM permits (RFC 8446, section 5.5), so
+/// keys are never changed. Some 100 GB.
+pub const MAX_LANE_RECORDS: u64 = 1 << 23;
+
+/// Ports of our own choice that are tried until both UDP and TCP are free.
+pub(crate) const ADDRESS_TRIES: usize = 16;
+
+const _: () = assert!(LANE_IDLE.as_secs() * 2 < LANE_SILENCE.as_secs());
 const _: () = assert!(MAX_PACKET as usize * 10 < 65_535);
 const _: () = assert!(KEEP_ALIVE.as_millis() * 4 < IDLE_TIMEOUT.as_millis());
 const _: () = assert!(KEEP_ALIVE.as_millis() < SUSPICION.as_millis());
@@ -87,12 +122,19 @@ const _: () = assert!(KEEP_ALIVE.as_millis() < SUSPICION.as_millis());
 pub struct Options {
     /// The UDP address; port 0 takes any.
     pub listen: SocketAddr,
+    /// Whether large answers are served over TCP as well, at the same port. Peers without it are served all the same.
+    pub serves_lanes: bool,
 }
 
 impl Options {
     /// Any port on all interfaces, for a process that only connects.
     pub fn client() -> Self {
-        Self { listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0) }
+        Self { listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0), serves_lanes: false }
+    }
+
+    /// UDP and TCP at `listen`, for a process that serves.
+    pub fn server(listen: SocketAddr) -> Self {
+        Self { listen, serves_lanes: true }
     }
 }
 

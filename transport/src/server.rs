@@ -8,10 +8,12 @@ use crate::endpoint::Endpoint;
 use crate::failure::{self, code};
 use crate::frame::{self, FrameError};
 use crate::identity::Caller;
+use crate::lane::Secure;
 use crate::options::{
     ADMISSION_TIMEOUT, CONNECT_TIMEOUT, GRACE, MAX_CONNECTIONS, MAX_SEND_WINDOW, REQUEST_TIMEOUT,
     SEND_WINDOW, SMALL_READ,
 };
+use crate::receive::Receive;
 use crate::reply::Reply;
 use crate::tls;
 use async_trait::async_trait;
@@ -47,6 +49,10 @@ pub trait Handler: Send + Sync + 'static {
 impl Endpoint {
     /// Serves until `stop`; returns when every task has ended, at most [`GRACE`] and a little later.
     pub async fn serve(&self, handler: Arc<dyn Handler>, stop: CancellationToken) {
+        let service = Service { handler, live: self.live().clone(), stop: stop.clone() };
+        let lanes = self
+            .take_lanes()
+            .map(|(listener, config)| tokio::spawn(service.clone().serve_lanes(listener, config)));
         let config = self.server_config();
         self.quinn().set_server_config(Some(config.clone()));
         let tasks = TaskTracker::new();
@@ -60,25 +66,27 @@ impl Endpoint {
             }
             let mut config = config.clone();
             config.transport_config(self.transport_config(remote));
-            let service = Service { handler: handler.clone(), live: self.live().clone(), stop: stop.clone() };
-            tasks.spawn(service.attend(incoming, Arc::new(config)));
+            tasks.spawn(service.clone().attend(incoming, Arc::new(config)));
         }
         self.quinn().set_server_config(None);
         tasks.close();
         tasks.wait().await;
+        if let Some(lanes) = lanes {
+            let _ = lanes.await;
+        }
     }
 }
 
 /// What each connection's task needs.
 #[derive(Clone)]
-struct Service {
-    handler: Arc<dyn Handler>,
-    live: Arc<Live>,
-    stop: CancellationToken,
+pub(crate) struct Service {
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) live: Arc<Live>,
+    pub(crate) stop: CancellationToken,
 }
 
 impl Service {
-    async fn admit(&self, caller: &Caller) -> Result<(), String> {
+    pub(crate) async fn admit(&self, caller: &Caller) -> Result<(), String> {
         let asked = self.handler.admit(&caller.identity, &caller.key_fingerprint);
         let late = Err("the daemon cannot tell in time whether this peer may ask".to_owned());
         timeout(ADMISSION_TIMEOUT, asked).await.unwrap_or(late)
@@ -155,7 +163,7 @@ impl Service {
                     if bulk {
                         widen(&connection);
                     }
-                    self.answer(peer, request, budget, reply).await
+                    self.answer(peer, request, budget, reply).await.in_time
                 }
                 Err(why) => hang_up(&connection, code::REFUSED, peer, &why),
             },
@@ -165,18 +173,17 @@ impl Service {
         count(if served { &self.live.requests_served } else { &self.live.requests_broken_off });
     }
 
-    /// Whether the answer was given to its end.
-    async fn answer(
+    pub(crate) async fn answer(
         &self,
         peer: &PeerIdentity,
         request: Request,
         budget: Duration,
         mut reply: Reply,
-    ) -> bool {
+    ) -> Answered {
         let (begun, cancelled) = (Instant::now(), reply.cancelled());
         let outcome = tokio::select! {
             biased;
-            () = cancelled => return false,
+            () = cancelled => return Answered { in_time: false, lane: None },
             outcome = timeout(budget, self.handler.handle(peer, request, budget, &mut reply)) => outcome,
         };
         let in_time = outcome.is_ok();
@@ -184,20 +191,31 @@ impl Service {
         if let Some(error) = &error {
             tracing::debug!(%peer, %error, "a request failed");
         }
-        reply.end(error, budget.saturating_sub(begun.elapsed())).await;
-        in_time
+        let lane = reply.end(error, budget.saturating_sub(begun.elapsed())).await;
+        Answered { in_time, lane }
     }
 }
 
+/// How a request ended.
+pub(crate) struct Answered {
+    /// The answer was given to its end.
+    pub(crate) in_time: bool,
+    /// The lane that it took, fit for another request.
+    pub(crate) lane: Option<Secure>,
+}
+
 /// Why there is no request to answer.
-enum Unreadable {
+pub(crate) enum Unreadable {
     /// The peer went away or took too long.
     Gone,
     /// The peer sent something else.
     Malformed(String),
 }
 
-async fn read_request(receive: &mut RecvStream, meter: &Meter) -> Result<(Duration, Request), Unreadable> {
+pub(crate) async fn read_request(
+    receive: &mut impl Receive,
+    meter: &Meter,
+) -> Result<(Duration, Request), Unreadable> {
     let message = match frame::read(receive, MAX_REQUEST_FRAME).await {
         Ok(Some(message)) => message,
         Err(FrameError::TooLong(length)) => {
@@ -212,7 +230,7 @@ async fn read_request(receive: &mut RecvStream, meter: &Meter) -> Result<(Durati
 }
 
 /// Whether the answer is so long that others should not wait for it.
-fn is_bulk(request: &Request) -> bool {
+pub(crate) fn is_bulk(request: &Request) -> bool {
     match request {
         Request::Read { count, .. } => *count > SMALL_READ,
         Request::ReadFiles(files) => {
@@ -234,6 +252,6 @@ fn hang_up(connection: &Connection, code: quinn::VarInt, peer: &PeerIdentity, wh
     false
 }
 
-fn count(counter: &AtomicU64) {
+pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }

@@ -1,12 +1,14 @@
-//! The UDP socket below QUIC, with buffers that hold what arrives while the runtime is busy.
+//! The UDP socket below QUIC, with buffers that hold what arrives while the runtime is busy, and TCP's.
 
-use crate::options::UDP_BUFFER;
+use crate::options::{IDLE_TIMEOUT, KEEP_ALIVE, MAX_WAITING_CONNECTIONS, UDP_BUFFER};
 use rustix::net::sockopt::{
-    ip_mtu, ipv6_mtu, set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force,
+    ip_mtu, ipv6_mtu, set_socket_keepalive, set_socket_recv_buffer_size_force,
+    set_socket_send_buffer_size_force, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl,
+    set_tcp_user_timeout,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 /// Binds `listen`; a wildcard IPv6 address falls back to IPv4 where the host has no IPv6.
 pub(crate) fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
@@ -16,6 +18,31 @@ pub(crate) fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
         }
         other => other,
     }
+}
+
+/// Listens on TCP at the address that UDP has got.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of a daemon that has just ended are still remembered by the kernel.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(MAX_WAITING_CONNECTIONS as i32)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Lets the kernel notice by itself that the other host, or the way there, is gone, as soon as QUIC would.
+pub(crate) fn watch_over(socket: &tokio::net::TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    set_socket_keepalive(socket, true)?;
+    set_tcp_keepidle(socket, KEEP_ALIVE)?;
+    set_tcp_keepintvl(socket, KEEP_ALIVE)?;
+    set_tcp_keepcnt(socket, (IDLE_TIMEOUT.as_secs() / KEEP_ALIVE.as_secs()) as u32)?;
+    set_tcp_user_timeout(socket, IDLE_TIMEOUT.as_millis() as u32)?;
+    Ok(())
 }
 
 /// Bytes of IP and UDP headers.

@@ -60,7 +60,7 @@ async fn a_kept_peer_is_connected_before_it_is_asked_and_again_after_a_loss() {
     let again = (0..50).find_map(|_| {
         std::thread::sleep(Duration::from_millis(20));
         let identity = pair.ca.identity(&site("onprem"));
-        globalfs_transport::Endpoint::bind(globalfs_transport::Options { listen: address }, identity).ok()
+        globalfs_transport::Endpoint::bind(globalfs_transport::Options::server(address), identity).ok()
     });
     let again = again.expect("the port is free again");
     let stop = tokio_util::sync::CancellationToken::new();

@@ -19,7 +19,7 @@ pub(crate) fn endpoints() -> [Endpoint; 2] {
         let made = CertificateParams::new(vec![peer.host()]).unwrap().signed_by(&key, &issuer).unwrap();
         let (certificate, key) = (made.pem(), key.serialize_pem());
         let identity = Identity::from_pem(certificate.as_bytes(), key.as_bytes(), ca.as_bytes()).unwrap();
-        Endpoint::bind(Options { listen: "127.0.0.1:0".parse().unwrap() }, identity).unwrap()
+        Endpoint::bind(Options::server("127.0.0.1:0".parse().unwrap()), identity).unwrap()
     })
 }
 

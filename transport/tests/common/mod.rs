@@ -81,7 +81,7 @@ pub(crate) fn endpoint(identity: Identity) -> Endpoint {
 }
 
 pub(crate) fn endpoint_at(listen: SocketAddr, identity: Identity) -> Endpoint {
-    Endpoint::bind(Options { listen }, identity).unwrap()
+    Endpoint::bind(Options::server(listen), identity).unwrap()
 }
 
 /// A peer that `endpoint` reaches at `address` and that must be `name`.
