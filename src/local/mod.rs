@@ -121,7 +121,7 @@ impl LocalCluster {
         &self.sites[site].config
     }
 
-    /// Where a site's daemon listens (UDP).
+    /// Where a site's daemon listens (UDP and TCP).
     pub fn site_address(&self, site: &str) -> SocketAddr {
         self.sites[site].address
     }
@@ -177,7 +177,7 @@ impl LocalCluster {
         fs::create_dir_all(&state)?;
         fs::create_dir_all(&site.origin)?;
         let place = self.places.of_site(&site.name);
-        let (address, config) = (place.free_udp_port()?, self.dir.join(format!("site-{}.yaml", site.name)));
+        let (address, config) = (place.free_port()?, self.dir.join(format!("site-{}.yaml", site.name)));
         let metrics = self.choose_metrics(&site.name, &place)?;
         let listen = place.listen_address(address);
         let yaml = format!(

@@ -60,9 +60,16 @@ impl Place {
         self.enter(|| Ok(TcpListener::bind((self.address, 0))?.local_addr()?))
     }
 
-    /// A free UDP port under the address that others use.
-    pub(super) fn free_udp_port(&self) -> Result<SocketAddr> {
-        self.enter(|| Ok(UdpSocket::bind((self.address, 0))?.local_addr()?))
+    /// A port that is free for UDP and for TCP under the address that others use.
+    pub(super) fn free_port(&self) -> Result<SocketAddr> {
+        self.enter(|| {
+            let (udp, tcp) = (UdpSocket::bind((self.address, 0))?, TcpListener::bind((self.address, 0))?);
+            let candidates = [udp.local_addr()?, tcp.local_addr()?];
+            let is_free = [TcpListener::bind(candidates[0]).is_ok(), UdpSocket::bind(candidates[1]).is_ok()];
+            let found =
+                candidates.into_iter().zip(is_free).find_map(|(address, is_free)| is_free.then_some(address));
+            found.context("no port is free for both UDP and TCP")
+        })
     }
 
     /// A free TCP port that only this network reaches.
@@ -99,7 +106,7 @@ mod tests {
     #[test]
     fn loopback_is_the_default_and_needs_no_rights() {
         let place = Places::default().of_site("cloud");
-        let port = place.free_udp_port().unwrap();
+        let port = place.free_port().unwrap();
         assert!(port.ip().is_loopback());
         assert_eq!(place.listen_address(port), port);
         assert_eq!(place.enter(|| Ok(1)).unwrap(), 1);

@@ -2,9 +2,9 @@
 
 use crate::connect::Link;
 use crate::counters::Meter;
-use crate::frame;
-use crate::frame::FrameError;
-use crate::lane::Lease;
+use crate::frame::{self, FrameError};
+use crate::lane::{LaneError, Lease};
+use crate::receive::ReceiveError;
 use bytes::Bytes;
 use globalfs_proto::limits::MAX_FRAME;
 use globalfs_proto::{FsError, FsResult, Response};
@@ -27,9 +27,13 @@ pub struct Answer {
 pub(crate) enum Way {
     /// On a stream of its own.
     Stream(RecvStream),
-    /// On a lane, which is free for others at its end.
-    Lane(Lease),
+    /// On a lane, which is free for others at its end. It is taken out while bytes are awaited and put back only when
+    /// they have come, so that who gives up meanwhile never leaves the rest of an answer to another request.
+    Lane(Option<Lease>),
 }
+
+/// Of an answer that ended, or was given up.
+const GONE: ReceiveError = ReceiveError::Lane(LaneError::Closed);
 
 impl Answer {
     /// Waits for the first frame.
@@ -66,20 +70,14 @@ impl Answer {
     /// The `length` bytes behind the frame of a chunk or pack.
     pub async fn payload(&mut self, length: u32) -> FsResult<Bytes> {
         let (way, link) = (&mut self.way, &self.link);
-        let read = async {
-            let bytes = match way {
-                Way::Stream(stream) => frame::read_bytes(stream, length as usize).await,
-                Way::Lane(lane) => frame::read_bytes(lane, length as usize).await,
-            };
-            bytes.map_err(|e| e.explain(&link.whom()))
-        };
+        let read = async { way.read_bytes(length as usize).await.map_err(|e| e.explain(&link.whom())) };
         let bytes = within(self.deadline, read).await?;
         self.meter.add(|live| &live.bytes_received, bytes.len());
         Ok(bytes)
     }
 
     async fn read(&mut self) -> FsResult<Option<Response>> {
-        let message = match self.read_frame().await {
+        let message = match self.way.read_frame().await {
             Ok(Some(message)) => message,
             Ok(None) => {
                 self.way.finish();
@@ -96,19 +94,38 @@ impl Answer {
         }
         Ok(Some(response))
     }
-
-    async fn read_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
-        match &mut self.way {
-            Way::Stream(stream) => frame::read(stream, MAX_FRAME).await,
-            Way::Lane(lane) => frame::read(lane, MAX_FRAME).await,
-        }
-    }
 }
 
 impl Way {
+    async fn read_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
+        match self {
+            Self::Stream(stream) => frame::read(stream, MAX_FRAME).await,
+            Self::Lane(slot) => {
+                let mut lane = slot.take().ok_or(FrameError::Stream(GONE))?;
+                let message = frame::read(&mut lane, MAX_FRAME).await?;
+                *slot = Some(lane);
+                Ok(message)
+            }
+        }
+    }
+
+    async fn read_bytes(&mut self, length: usize) -> Result<Bytes, ReceiveError> {
+        match self {
+            Self::Stream(stream) => frame::read_bytes(stream, length).await,
+            Self::Lane(slot) => {
+                let mut lane = slot.take().ok_or(GONE)?;
+                let bytes = frame::read_bytes(&mut lane, length).await?;
+                *slot = Some(lane);
+                Ok(bytes)
+            }
+        }
+    }
+
     /// Nothing more comes.
     fn finish(&mut self) {
-        if let Self::Lane(lane) = self {
+        if let Self::Lane(slot) = self
+            && let Some(lane) = slot.take()
+        {
             lane.finish();
         }
     }

@@ -108,7 +108,7 @@ impl Peer {
         let (message, meter) = (sealed(request, deadline), link.meter());
         let length = message.len();
         let begun = match lane.send(message).await {
-            Ok(()) => Answer::begin(Way::Lane(lane), deadline, meter.clone(), link.clone()).await,
+            Ok(()) => Answer::begin(Way::Lane(Some(lane)), deadline, meter.clone(), link.clone()).await,
             Err(error) => Err(FsError::Unreachable(error.to_string())),
         };
         match begun {

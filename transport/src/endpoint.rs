@@ -28,9 +28,9 @@ pub enum BindError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The same of UDP and TCP at one port.
-    #[error("cannot listen on UDP and TCP {address}: {source}")]
-    ListenBoth {
+    /// The same of TCP, at the port that UDP has.
+    #[error("cannot listen on TCP {address}: {source}")]
+    ListenTcp {
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -68,8 +68,7 @@ impl Endpoint {
         let address = options.listen;
         let listen = |source| BindError::Listen { address, source };
         let (socket, lanes) = if options.serves_lanes {
-            let bound = lane::listen(address);
-            let (udp, tcp) = bound.map_err(|source| BindError::ListenBoth { address, source })?;
+            let (udp, tcp) = lane::listen(address)?;
             (udp, Some(tcp))
         } else {
             (socket::bind(address).map_err(listen)?, None)

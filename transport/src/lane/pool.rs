@@ -271,7 +271,7 @@ impl Lease {
     }
 
     /// The answer was read to its end: the next request may have the lane.
-    pub(crate) fn finish(&mut self) {
+    pub(crate) fn finish(mut self) {
         let Some(mut secure) = self.secure.take() else { return };
         secure.rest();
         if secure.records_sent() < MAX_LANE_RECORDS {

@@ -37,14 +37,21 @@ pub(crate) struct Secure {
     /// Content for which there was no room yet, and how much of it has been taken since.
     rest: Vec<u8>,
     taken: usize,
-    /// What is to go to the socket.
-    outgoing: Vec<u8>,
+    /// Its beginning is to go to the socket; the rest is room that need not be zeroed again.
+    outgoing: Outgoing,
     records_sent: u64,
 }
 
 enum Side {
     Client(UnbufferedClientConnection),
     Server(UnbufferedServerConnection),
+}
+
+/// Bytes for the socket.
+#[derive(Default)]
+struct Outgoing {
+    room: Vec<u8>,
+    filled: usize,
 }
 
 /// Where content goes: the caller's room first, then the rest.
@@ -96,7 +103,7 @@ impl Secure {
             end: 0,
             rest: Vec::new(),
             taken: 0,
-            outgoing: Vec::new(),
+            outgoing: Outgoing::default(),
             records_sent: 0,
         };
         secure.shake_hands().await?;
@@ -125,7 +132,10 @@ impl Secure {
     }
 
     async fn send_alert(&mut self) -> Result<(), LaneError> {
-        while let Ok((Step::Again, _)) = self.advance(&mut []) {}
+        // So long as something waits rustls does not look again at what came and failed, which it must not do.
+        while self.tls.has_to_send() {
+            self.advance(&mut [])?;
+        }
         self.flush().await
     }
 
@@ -179,13 +189,13 @@ impl Secure {
 
     /// Gives the memory of what was sent back until more is to be sent.
     pub(crate) fn rest(&mut self) {
-        self.outgoing = Vec::new();
+        self.outgoing = Outgoing::default();
     }
 
     /// Waits until something comes from the peer, its farewell included.
     pub(crate) async fn stirs(&self) {
         if self.is_silent() {
-            let _ = self.socket.readable().await;
+            self.socket_stirs().await;
         }
     }
 
@@ -207,17 +217,15 @@ impl Secure {
     }
 
     fn encrypt(&mut self, part: &[u8]) -> Result<(), LaneError> {
-        let filled = self.outgoing.len();
         let records = part.len().div_ceil(RECORD_BYTES).max(1);
-        self.outgoing.resize(filled + part.len() + records * RECORD_EXTRA, 0);
         let incoming = &mut self.incoming[self.start..self.end];
-        let room = &mut self.outgoing[filled..];
+        let room = self.outgoing.room_for(part.len() + records * RECORD_EXTRA);
         let (discard, sealed) = match &mut self.tls {
             Side::Client(tls) => seal(tls.process_tls_records(incoming), part, room),
             Side::Server(tls) => seal(tls.process_tls_records(incoming), part, room),
         };
         self.start += discard;
-        self.outgoing.truncate(filled + sealed?);
+        self.outgoing.filled += sealed?;
         self.records_sent += records as u64;
         Ok(())
     }
@@ -261,15 +269,26 @@ impl Secure {
 
     async fn flush(&mut self) -> Result<(), LaneError> {
         let mut sent = 0;
-        while sent < self.outgoing.len() {
-            match self.socket.try_write(&self.outgoing[sent..]) {
+        while sent < self.outgoing.filled {
+            match self.socket.try_write(&self.outgoing.room[sent..self.outgoing.filled]) {
                 Ok(written) => sent += written,
                 Err(error) if error.kind() == WouldBlock => self.socket.writable().await?,
                 Err(error) => return Err(error.into()),
             }
         }
-        self.outgoing.clear();
+        self.outgoing.filled = 0;
         Ok(())
+    }
+}
+
+impl Outgoing {
+    /// Room for at least `length` more bytes.
+    fn room_for(&mut self, length: usize) -> &mut [u8] {
+        let end = self.filled + length;
+        if self.room.len() < end {
+            self.room.resize(end, 0);
+        }
+        &mut self.room[self.filled..]
     }
 }
 
@@ -278,6 +297,13 @@ impl Side {
         match self {
             Self::Client(tls) => tls.is_handshaking(),
             Self::Server(tls) => tls.is_handshaking(),
+        }
+    }
+
+    fn has_to_send(&self) -> bool {
+        match self {
+            Self::Client(tls) => tls.wants_write(),
+            Self::Server(tls) => tls.wants_write(),
         }
     }
 
@@ -303,7 +329,7 @@ impl Sink<'_> {
 /// seen for good.
 fn handle<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
-    outgoing: &mut Vec<u8>,
+    outgoing: &mut Outgoing,
     sink: &mut Sink<'_>,
 ) -> (usize, Result<Step, LaneError>) {
     let mut discard = status.discard;
@@ -320,15 +346,16 @@ fn handle<Data>(
             }
         },
         Ok(ConnectionState::EncodeTlsData(mut data)) => {
-            let filled = outgoing.len();
-            if let Err(EncodeError::InsufficientSize(needed)) = data.encode(&mut []) {
-                outgoing.resize(filled + needed.required_size, 0);
-                match data.encode(&mut outgoing[filled..]) {
-                    Ok(_) => Ok(Step::Again),
-                    Err(_) => Err(LaneError::Protocol("its handshake cannot be answered")),
+            let needed = match data.encode(&mut []) {
+                Err(EncodeError::InsufficientSize(needed)) => needed.required_size,
+                _ => 0,
+            };
+            match data.encode(outgoing.room_for(needed)) {
+                Ok(written) => {
+                    outgoing.filled += written;
+                    Ok(Step::Again)
                 }
-            } else {
-                Ok(Step::Again)
+                Err(_) => Err(LaneError::Protocol("its handshake cannot be answered")),
             }
         }
         Ok(ConnectionState::TransmitTlsData(data)) => {

@@ -2,6 +2,7 @@
 
 use super::{LaneError, Secure};
 use crate::counters::Meter;
+use crate::endpoint::BindError;
 use crate::identity::Caller;
 use crate::options::{
     ADDRESS_TRIES, CONNECT_TIMEOUT, GRACE, LANE_SILENCE, MAX_LANE_RECORDS, MAX_SERVED_LANES, REQUEST_TIMEOUT,
@@ -9,7 +10,6 @@ use crate::options::{
 use crate::reply::Reply;
 use crate::server::{Answered, Service, Unreadable, count, read_request};
 use crate::{socket, tls};
-use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,15 +20,17 @@ use tokio_util::task::TaskTracker;
 /// The pause after the system could not give us a connection, for which it usually lacks descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Binds UDP and TCP at the same port. A port of our own choice is chosen anew where TCP is taken.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+/// Binds UDP and TCP at the same port. A port of the system's choice is chosen anew where TCP is taken.
+pub(crate) fn listen(address: SocketAddr) -> Result<(UdpSocket, TcpListener), BindError> {
     let mut tries = if address.port() == 0 { ADDRESS_TRIES } else { 1 };
     loop {
-        let udp = socket::bind(address)?;
+        let udp = socket::bind(address);
+        let bound = udp.and_then(|udp| Ok((udp.local_addr()?, udp)));
+        let (both, udp) = bound.map_err(|source| BindError::Listen { address, source })?;
         tries -= 1;
-        match socket::listen(udp.local_addr()?) {
+        match socket::listen(both) {
             Ok(tcp) => return Ok((udp, tcp)),
-            Err(error) if tries == 0 => return Err(error),
+            Err(source) if tries == 0 => return Err(BindError::ListenTcp { address: both, source }),
             Err(_) => {}
         }
     }

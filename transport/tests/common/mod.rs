@@ -102,8 +102,27 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new() -> Self {
+        Self::with(true)
+    }
+
+    /// A pair of which the server has no TCP port, and one of which it has and a lane is open.
+    pub(crate) async fn both() -> [Self; 2] {
+        let with_lanes = Self::new();
+        with_lanes.open_lane().await;
+        [Self::with(false), with_lanes]
+    }
+
+    /// The first large answer goes over QUIC while a lane is opened.
+    pub(crate) async fn open_lane(&self) {
+        read_whole(&self.peer, "/f", 3).await.unwrap();
+        eventually("a lane is open", || self.server.counters().lanes_accepted == 1).await;
+        eventually("here, too", || self.client.counters().lanes_opened == 1).await;
+    }
+
+    pub(crate) fn with(serves_lanes: bool) -> Self {
         let ca = Ca::new();
-        let server = endpoint(ca.identity(&site("onprem")));
+        let options = Options { serves_lanes, ..Options::server("127.0.0.1:0".parse().unwrap()) };
+        let server = Endpoint::bind(options, ca.identity(&site("onprem"))).unwrap();
         let client = endpoint(ca.identity(&site("cloud")));
         let handler = Arc::new(Scripted::default());
         let stop = CancellationToken::new();
@@ -163,6 +182,7 @@ impl Handler for Scripted {
                 return reply.send(&Response::Bytes(vec![0; 2 << 20].into())).await;
             }
             Request::Stat(path) if path.name() == b"changes" => return tell_changes(reply).await,
+            Request::Read { path, .. } if path.name() == b"gone" => return Err(FsError::Stale(None)),
             Request::Read { path, first, count, .. } => {
                 for index in first.0..first.0 + u64::from(*count) {
                     let (header, payload) = pattern(index);
@@ -216,12 +236,33 @@ pub(crate) async fn echo(peer: &Peer, request: &Request, budget: Duration) -> Fs
     Ok(String::from_utf8(bytes.to_vec()).unwrap())
 }
 
+/// Reads chunks to the end of the answer, checks them, and gives their number.
+pub(crate) async fn read_whole(peer: &Peer, name: &str, count: u32) -> FsResult<u32> {
+    let mut answer = peer.request(&read_request(name, count), BUDGET).await?;
+    let mut read = 0;
+    while let Some(Response::Chunk(header)) = answer.next().await? {
+        assert_eq!((header, answer.payload(header.wire_length).await?), pattern(3 + u64::from(read)));
+        read += 1;
+    }
+    Ok(read)
+}
+
 /// A QUIC connection without our client above it, to send what no client of ours would send.
 pub(crate) async fn raw_connection(
     ca: &Ca,
     credentials: Option<&Credentials>,
     address: SocketAddr,
 ) -> (quinn::Endpoint, Result<quinn::Connection, quinn::ConnectionError>) {
+    let config = raw_config(ca, credentials);
+    let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(config));
+    let connection = endpoint.connect_with(config, address, &site("onprem").host()).unwrap().await;
+    (endpoint, connection)
+}
+
+/// What it shakes hands with.
+pub(crate) fn raw_config(ca: &Ca, credentials: Option<&Credentials>) -> rustls::ClientConfig {
     use rustls_pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
     roots.add(rustls_pki_types::CertificateDer::from_pem_slice(ca.pem.as_bytes()).unwrap()).unwrap();
@@ -238,11 +279,7 @@ pub(crate) async fn raw_connection(
         }
     };
     config.alpn_protocols = vec![b"globalfs/1".to_vec()];
-    let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
-    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(config));
-    let connection = endpoint.connect_with(config, address, &site("onprem").host()).unwrap().await;
-    (endpoint, connection)
+    config
 }
 
 /// Waits until `condition` holds, at most five seconds.
