@@ -204,10 +204,11 @@ impl Lanes {
                 }
                 next
             };
-            // Who no longer waits gives it back.
-            match next.map(|next| next.send(lease)) {
-                Some(Err(unwanted)) => lease = unwanted,
-                _ => return,
+            let Some(next) = next else { return };
+            match next.send(lease) {
+                Ok(()) => return,
+                // Who no longer waits gives it back.
+                Err(unwanted) => lease = unwanted,
             }
         }
     }

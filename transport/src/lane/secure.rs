@@ -43,8 +43,8 @@ pub(crate) struct Secure {
 }
 
 enum Side {
-    Client(UnbufferedClientConnection),
-    Server(UnbufferedServerConnection),
+    Client(Box<UnbufferedClientConnection>),
+    Server(Box<UnbufferedServerConnection>),
 }
 
 /// Bytes for the socket.
@@ -84,13 +84,13 @@ impl Secure {
         config: Arc<ClientConfig>,
         host: ServerName<'static>,
     ) -> Result<Self, LaneError> {
-        let tls = Side::Client(UnbufferedClientConnection::new(config, host)?);
+        let tls = Side::Client(Box::new(UnbufferedClientConnection::new(config, host)?));
         Self::begin(socket, tls, CLIENT_BUFFER).await
     }
 
     /// Shakes hands as the one who was connected to.
     pub(crate) async fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> Result<Self, LaneError> {
-        let tls = Side::Server(UnbufferedServerConnection::new(config)?);
+        let tls = Side::Server(Box::new(UnbufferedServerConnection::new(config)?));
         Self::begin(socket, tls, SERVER_BUFFER).await
     }
 
