@@ -78,8 +78,8 @@ fn greet(device: Arc<Device>, options: &Options) -> io::Result<Connection> {
             continue;
         }
         let rings = rings(&device, &offer, options.io_uring);
-        let ring_depth = rings.as_ref().map(Rings::depth);
-        match offer.accept(Wishes { passthrough: options.passthrough, ring_depth }) {
+        let ring_room = rings.as_ref().map(Rings::room);
+        match offer.accept(Wishes { passthrough: options.passthrough, ring_room }) {
             Ok((answer, agreement)) => {
                 debug!(?offer, ?agreement, "agreed with the kernel");
                 reply.structure(&answer);

@@ -59,8 +59,8 @@ pub(crate) struct Offer {
 pub(crate) struct Wishes {
     /// Files are to be passed through to local files.
     pub(crate) passthrough: bool,
-    /// Rings are ready for this many requests of each CPU. The kernel holds requests back until they are registered.
-    pub(crate) ring_depth: Option<u16>,
+    /// Rings are ready for this many requests. The kernel holds requests back until they are registered.
+    pub(crate) ring_room: Option<usize>,
 }
 
 /// What holds from then on.
@@ -103,10 +103,10 @@ impl Offer {
         if (self.major, self.minor) < (abi::MAJOR, abi::OLDEST_MINOR) {
             return Err(InitError::TooOld(self.major, self.minor));
         }
-        let rings = if wishes.ring_depth.is_some() { init_flag::OVER_IO_URING } else { 0 };
+        let rings = if wishes.ring_room.is_some() { init_flag::OVER_IO_URING } else { 0 };
         let passthrough = if wishes.passthrough { init_flag::PASSTHROUGH } else { 0 };
         let flags = (WANTED | rings | passthrough) & self.flags;
-        let max_background = max_background(wishes.ring_depth);
+        let max_background = max_background(wishes.ring_room);
         let passthrough = flags & init_flag::PASSTHROUGH != 0;
         let minor = self.minor.min(abi::MINOR);
         let answer = InitOut {
@@ -128,9 +128,10 @@ impl Offer {
     }
 }
 
-/// Over a ring a caller waits behind the read-ahead of its CPU, unless that leaves some of the ring's room.
-fn max_background(ring_depth: Option<u16>) -> u16 {
-    ring_depth.map_or(MAX_BACKGROUND_REQUESTS, |depth| (depth - depth / 4).clamp(1, MAX_BACKGROUND_REQUESTS))
+/// Over rings, callers would wait behind read-ahead that leaves them no room.
+fn max_background(ring_room: Option<usize>) -> u16 {
+    let room = ring_room.map_or(usize::MAX, |room| room - room / 4);
+    room.clamp(1, MAX_BACKGROUND_REQUESTS.into()) as u16
 }
 
 /// The answer that makes a kernel of another major version ask again in ours.
@@ -154,7 +155,7 @@ mod tests {
     fn only_what_is_offered_is_agreed_on() {
         let all = Offer::parse(&offer(7, 45, u64::MAX)).unwrap();
         assert!(all.has_rings() && all.unique == 2);
-        let wishes = Wishes { passthrough: true, ring_depth: Some(32) };
+        let wishes = Wishes { passthrough: true, ring_room: Some(32) };
         let (answer, agreement) = all.accept(wishes).unwrap();
         assert_eq!(agreement, Agreement { minor: 45, passthrough: true });
         let flags = u64::from(answer.flags) | u64::from(answer.flags2) << 32;
@@ -162,7 +163,7 @@ mod tests {
         assert_eq!(
             (answer.max_background, answer.congestion_threshold),
             (24, 18),
-            "less than the ring has room"
+            "less than the rings have room"
         );
         let (answer, agreement) = all.accept(Wishes::default()).unwrap();
         assert_eq!((answer.flags2, answer.max_stack_depth, agreement.passthrough), (0, 0, false));

@@ -28,8 +28,9 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Requests that one CPU may have here at a time; more wait in the kernel.
-const MAX_DEPTH: usize = 32;
+/// Requests that one CPU may have here at a time; more wait in the kernel. Readers of a distant site wait long, and those
+/// who want what is near wait behind them when this is used up.
+const MAX_DEPTH: usize = 64;
 
 /// Slots of all CPUs together. Each takes up to [`MAX_PAYLOAD`] and a page, as far as it was ever filled, and the
 /// kernel prefers those that it used last: what is used at a time is what is paid for.
@@ -141,7 +142,7 @@ struct Beginning {
 
 /// Rings whose threads wait until the kernel has been told of them. Dropped, they are given up.
 pub(crate) struct Rings {
-    depth: u16,
+    room: usize,
     refused: Arc<AtomicBool>,
     rings: Vec<Prepared>,
 }
@@ -164,12 +165,12 @@ impl Rings {
         let queues = 0..possible.len() as u16;
         let rings = queues.map(|cpu| Prepared::start(cpu, depth_of(cpu), device, &refused));
         let rings = rings.collect::<io::Result<_>>()?;
-        Ok(Self { depth, refused, rings })
+        Ok(Self { room: usize::from(depth) * online.len(), refused, rings })
     }
 
-    /// Requests that one CPU may have here at a time.
-    pub(crate) fn depth(&self) -> u16 {
-        self.depth
+    /// Requests of all CPUs that may be here at a time.
+    pub(crate) fn room(&self) -> usize {
+        self.room
     }
 
     /// Becomes true when the kernel refuses them: then requests come by the device. Known when the first has come.
@@ -180,7 +181,7 @@ impl Rings {
     /// Registers them, now that the kernel waits for it, and hands what comes to `server`. Sets `ended` if one breaks.
     pub(crate) fn begin(self, server: &Arc<Server>, ended: &watch::Sender<bool>) -> RunningRings {
         let beginning = Beginning { server: server.clone(), ended: ended.clone() };
-        debug!(queues = self.rings.len(), depth = self.depth, "the kernel's requests come over io_uring");
+        debug!(queues = self.rings.len(), room = self.room, "the kernel's requests come over io_uring");
         let start = |prepared: Prepared| {
             // The thread waits for this and nothing else.
             let _ = prepared.begin.send(beginning.clone());
@@ -363,7 +364,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_on_machines_of_any_size() {
-        for cpus in [1, 2, 31, 32, 33, 256, 1024] {
+        for cpus in [1, 2, 15, 16, 17, 256, 1024] {
             let depth = depth(cpus).unwrap();
             let depth = usize::from(depth);
             assert!((1..=MAX_DEPTH).contains(&depth) && depth * cpus <= MAX_SLOTS, "{cpus}");
