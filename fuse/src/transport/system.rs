@@ -262,9 +262,9 @@ impl Ring {
         self.with_kernel.iter().all(Option::is_none)
     }
 
-    /// Hands what was pushed to the kernel, and waits for a completion if `wait`. May return before one comes.
-    pub(super) fn submit(&mut self, wait: bool) -> io::Result<()> {
-        match self.ring.submit_and_wait(usize::from(wait)) {
+    /// Hands what was pushed to the kernel, and waits for a completion. May return before one comes.
+    pub(super) fn submit_and_wait(&mut self) -> io::Result<()> {
+        match self.ring.submit_and_wait(1) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy) => {
                 // The kernel lacks memory for the moment.

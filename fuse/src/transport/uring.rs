@@ -296,9 +296,9 @@ impl Worker {
             std::mem::swap(&mut self.answered, &mut answered.entries);
             answered.closed
         };
-        let wait = self.answered.is_empty();
         self.answered.drain(..).try_for_each(|entry| self.ring.commit(entry))?;
-        let outcome = if closed { Ok(()) } else { self.ring.submit(wait) };
+        // What is answered from here on rings the bell.
+        let outcome = if closed { Ok(()) } else { self.ring.submit_and_wait() };
         self.queue.asleep.store(false, Ordering::SeqCst);
         outcome.map(|()| closed)
     }
