@@ -16,6 +16,7 @@ use crate::passthrough::Passthrough;
 use crate::transport::{Device, Reply};
 use crate::volume::Volume;
 use globalfs_proto::FsError;
+use globalfs_proto::limits::CHUNK_SIZE;
 use rustix::io::Errno;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,8 +28,8 @@ use tracing::debug;
 /// `O_ACCMODE` of open(2), of which `O_RDONLY` is 0.
 const ACCESS_MODE: u32 = 0o3;
 
-/// Bytes of a read that a ring's thread works on by itself: it serves one CPU, so others are not kept waiting.
-const SHORT_READ: u32 = 32 * 1024;
+/// Bytes of a read that a ring's thread works on by itself: a chunk. It serves one CPU, so others are not kept waiting.
+const SHORT_READ: u32 = CHUNK_SIZE as u32;
 
 /// Whether more requests are to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
