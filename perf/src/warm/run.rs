@@ -53,7 +53,7 @@ pub(super) fn measure(plan: &Plan, scratch: &Path, programs: &Programs) -> Resul
     let drops_pages = plan.phases.iter().any(|phase| phase.drops_pages());
     let file_system = pages::file_system_of(scratch, drops_pages)?;
     let wan = Wan::start(link())?;
-    let bed = Bed { wan: &wan, dir: scratch.to_owned(), programs: programs.clone() };
+    let bed = Bed { wan: &wan, is_loopback: false, dir: scratch.to_owned(), programs: programs.clone() };
     let field = Field::prepare(bed, plan)?;
     let mut systems: BTreeMap<Phase, BTreeMap<&'static str, Figure>> = BTreeMap::new();
     for kind in &plan.systems {
