@@ -10,9 +10,9 @@ use globalfs_dataplane::disk::{self, Preference};
 use globalfs_dataplane::fetch::{Cached, Options};
 use globalfs_dataplane::testing::MemorySource;
 use globalfs_dataplane::{Deadline, Source};
-use globalfs_fuse::{NodeId, Operations, Volume};
+use globalfs_fuse::{Names, NodeId, Operations, Volume};
 use globalfs_proto::limits::{CHUNK_SIZE, DEFAULT_DEADLINE};
-use globalfs_proto::{Attr, ByteRange, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version};
+use globalfs_proto::{Attr, ByteRange, FsError, FsResult, FsStat, GlobalPath, Version};
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
@@ -176,8 +176,8 @@ impl Volume for Shown {
         deadline.bound(self.0.stat_fresh(path, deadline)).await
     }
 
-    async fn list(&self, path: &GlobalPath) -> FsResult<Arc<[DirEntry]>> {
-        Ok(self.0.list(path, deadline()).await?.entries)
+    async fn list(&self, path: &GlobalPath) -> FsResult<Names> {
+        Ok(Names { entries: self.0.list(path, deadline()).await?.entries, edition: None })
     }
 
     async fn read_link(&self, path: &GlobalPath) -> FsResult<Bytes> {
