@@ -116,7 +116,7 @@ impl Invalidator {
 
     /// All names in `directory`, or anywhere.
     fn forget_names(&self, directory: Option<NodeId>) {
-        // At once, by kernels that can (Linux 6.16): then what is left is their listings.
+        // At once, by kernels that can (FUSE 7.44): then what is left is their listings.
         let at_once = directory.is_none() && self.notifier.inc_epoch().is_ok();
         let mut parents = HashSet::new();
         self.operations.each_place(directory, |parent, name| {

@@ -165,7 +165,7 @@ impl Notifier {
         self.tell(notice::store(node, offset, content))
     }
 
-    /// All names are to be looked up again; `Unsupported` by kernels before FUSE 7.44 (Linux 6.16).
+    /// All names are to be looked up again; `Unsupported` by kernels before FUSE 7.44.
     pub fn inc_epoch(&self) -> io::Result<()> {
         if self.minor < abi::INC_EPOCH_MINOR {
             return Err(io::ErrorKind::Unsupported.into());
