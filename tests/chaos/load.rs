@@ -22,6 +22,9 @@ const READER_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes asked for by one read.
 const READ_LENGTH: usize = 256 * 1024;
 
+/// What memory, offsets and lengths of direct reads are multiples of, as every disk's file system demands.
+const DIRECT_GRAIN: usize = 4096;
+
 /// The longest of many times.
 #[derive(Default)]
 pub(crate) struct Longest(AtomicU64);
@@ -89,31 +92,36 @@ impl Load {
 
     fn read_whole(&self, mount: &Path, random: &mut SmallRng) -> io::Result<()> {
         let file = random.random_range(0..FILES);
-        let opened = self.open(mount, file, random)?;
+        let (opened, _) = self.open(mount, file, random)?;
         self.compare(&opened, file, 0, usize::MAX)
     }
 
     pub(crate) fn read_part(&self, mount: &Path, file: usize, random: &mut SmallRng) -> io::Result<()> {
-        let opened = self.open(mount, file, random)?;
-        let offset = random.random_range(0..=self.files[file].len());
+        let (opened, grain) = self.open(mount, file, random)?;
+        let offset = random.random_range(0..=self.files[file].len()) / grain * grain;
         self.compare(&opened, file, offset, random.random_range(1..READ_LENGTH))
     }
 
-    /// Half of the readers go past the kernel's page cache, to the mount itself.
-    fn open(&self, mount: &Path, file: usize, random: &mut SmallRng) -> io::Result<File> {
-        let flags = if random.random() { OFlags::DIRECT } else { OFlags::empty() };
+    /// Half of the readers go past the kernel's page cache, to the mount itself. Gives besides what their offsets have to
+    /// be multiples of.
+    fn open(&self, mount: &Path, file: usize, random: &mut SmallRng) -> io::Result<(File, usize)> {
+        let (flags, grain) =
+            if random.random() { (OFlags::DIRECT, DIRECT_GRAIN) } else { (OFlags::empty(), 1) };
         let path = mount.join(file_path(file));
-        self.timed("open", || File::options().read(true).custom_flags(flags.bits() as i32).open(path))
+        let open = || File::options().read(true).custom_flags(flags.bits() as i32).open(path);
+        Ok((self.timed("open", open)?, grain))
     }
 
     /// A call may give fewer bytes than asked for, and none at the end alone.
     fn compare(&self, opened: &File, file: usize, offset: usize, length: usize) -> io::Result<()> {
         let rest = &self.files[file][offset..];
         let mut rest = &rest[..length.min(rest.len())];
-        let (mut buffer, mut at) = (vec![0; READ_LENGTH], offset as u64);
+        let (mut room, mut at) = (vec![0; READ_LENGTH + DIRECT_GRAIN], offset as u64);
+        let start = room.as_ptr().align_offset(DIRECT_GRAIN);
+        let buffer = &mut room[start..start + READ_LENGTH];
         while !rest.is_empty() {
-            let wanted = rest.len().min(READ_LENGTH);
-            let got = self.timed("read", || opened.read_at(&mut buffer[..wanted], at))?;
+            let wanted = rest.len().next_multiple_of(DIRECT_GRAIN).min(READ_LENGTH);
+            let got = self.timed("read", || opened.read_at(&mut buffer[..wanted], at))?.min(rest.len());
             if got == 0 || buffer[..got] != rest[..got] {
                 self.fault(format!("file {file}: {got} bytes at {at} are not those of the origin"));
                 return Ok(());
