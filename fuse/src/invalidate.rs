@@ -18,7 +18,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -50,17 +50,18 @@ pub(crate) fn start(
     notifier: Notifier,
     operations: Arc<Operations<dyn Volume>>,
     ended: watch::Receiver<bool>,
-    runtime: Handle,
 ) -> io::Result<()> {
     let mut invalidator = Invalidator { changes, notifier, operations, ended, again: VecDeque::new() };
-    let run = move || while invalidator.step(&runtime) {};
+    // Its own clock: that of the mount's runtime may end before it.
+    let clock = Builder::new_current_thread().enable_time().build()?;
+    let run = move || while invalidator.step(&clock) {};
     thread::Builder::new().name("globalfs-invalidate".to_owned()).spawn(run).map(drop)
 }
 
 impl Invalidator {
     /// Whether there is more to come.
-    fn step(&mut self, runtime: &Handle) -> bool {
-        match runtime.block_on(self.next()) {
+    fn step(&mut self, clock: &Runtime) -> bool {
+        match clock.block_on(self.next()) {
             Event::Heard(changes) => {
                 self.forget_all(&changes);
                 self.again.push_back((Instant::now() + AGAIN_AFTER, changes));

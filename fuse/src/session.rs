@@ -111,10 +111,10 @@ pub fn mount(
     let (pushes, wanted) = mpsc::channel(push::MAX_WAITING);
     running.operations.push_to(pushes);
     let (operations, ended) = (running.operations.clone(), running.ended.clone());
-    push::start(wanted, running.notifier.clone(), operations, ended, runtime.clone()).map_err(refused)?;
+    push::start(wanted, running.notifier.clone(), operations, ended, runtime).map_err(refused)?;
     if let Some(changes) = changes {
         let (operations, ended) = (running.operations.clone(), running.ended.clone());
-        let started = invalidate::start(changes, running.notifier.clone(), operations, ended, runtime);
+        let started = invalidate::start(changes, running.notifier.clone(), operations, ended);
         started.map_err(refused)?;
     }
     let threads = options.threads;
