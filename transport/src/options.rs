@@ -78,9 +78,9 @@ pub(crate) const MAX_PACKET: u16 = 6500;
 /// What Ethernet carries over IPv6, for paths of which the host knows nothing.
 pub(crate) const USUAL_PACKET: u16 = 1452;
 
-/// TCP connections that we keep open to one peer nearby, each for one large answer at a time. Two keep two cores
-/// busy with decrypting and hashing; the others hide the pause between two answers.
-pub const MAX_LANES: usize = 4;
+/// TCP connections that we keep open to one peer nearby, each for one large answer at a time: two readers of large
+/// files, who have four answers each under way.
+pub const MAX_LANES: usize = 8;
 
 /// A round trip below which TCP is nearby: loss is seldom there, and the kernel fills the way by itself. Measured
 /// while TCP connects.
@@ -89,9 +89,9 @@ pub const NEAR_RTT: Duration = Duration::from_millis(2);
 /// A round trip of QUIC above which a peer is certainly not nearby; it has the work of both programs in it.
 pub const UNCERTAIN_RTT: Duration = Duration::from_millis(20);
 
-/// How long a request waits for a lane that others use before it goes over QUIC: what a queue of large answers
-/// takes at 1 Gbit/s.
-pub const LANE_PATIENCE: Duration = Duration::from_millis(250);
+/// How long a request waits for a lane that others use before it goes over QUIC: some answers' time. Longer, and where
+/// many read at once each would wait for all that the others have asked for ahead.
+pub const LANE_PATIENCE: Duration = Duration::from_millis(10);
 
 /// How long a peer that has no TCP port for us, or is not nearby, is not tried again.
 pub const LANE_RETRY: Duration = Duration::from_secs(10);
@@ -102,7 +102,7 @@ pub const LANE_IDLE: Duration = Duration::from_secs(15);
 /// The same for whoever serves it.
 pub const LANE_SILENCE: Duration = Duration::from_secs(60);
 
-/// TCP connections that peers may have open to us: those of a thousand nodes.
+/// TCP connections that peers may have open to us: those of five hundred nodes.
 pub const MAX_SERVED_LANES: usize = 4096;
 
 /// Records under one key after which a lane is closed: half of what AES-GCM permits (RFC 8446, section 5.5), so

@@ -74,14 +74,15 @@ async fn readers_that_do_not_read_keep_no_lane_from_others() {
     let mut held = Vec::new();
     while pair.client.counters().lanes_opened < MAX_LANES as u64 || on_lanes(&pair) < MAX_LANES as u64 {
         held.push(pair.peer.request(&read_request("/f", 32), BUDGET).await.unwrap());
-        assert!(held.len() < 10 * MAX_LANES, "lanes are opened");
+        assert!(held.len() < 100 * MAX_LANES, "lanes are opened");
+        tokio::time::sleep(LANE_PATIENCE).await;
     }
     let (begun, before) = (Instant::now(), on_lanes(&pair));
     for _ in 0..5 {
         assert_eq!(read_whole(&pair.peer, "/f", 32).await, Ok(32));
     }
     // One of them waited, the others knew.
-    assert!(begun.elapsed() < 4 * LANE_PATIENCE, "took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < LANE_PATIENCE + Duration::from_secs(1), "took {:?}", begun.elapsed());
     assert_eq!(on_lanes(&pair), before, "they went over QUIC");
     drop(held);
     eventually("lanes are had again", || pair.client.counters().lanes_opened >= MAX_LANES as u64).await;
