@@ -17,6 +17,10 @@ use tokio::sync::{Semaphore, mpsc};
 /// Reads that hold data at a time, each a megabyte at most; further ones wait, within their deadlines.
 const MAX_READS: usize = 256;
 
+/// What an open waits for an origin that the node sees itself: storage that hangs is read through the site's daemon,
+/// which tells what is wrong.
+const DIRECT_LIMIT: Duration = Duration::from_secs(1);
+
 /// Times that a directory is listed again to have its names and what they are known by together.
 const LISTINGS: usize = 2;
 
@@ -142,7 +146,7 @@ impl Volume for NodeVolume {
             return None;
         }
         if let Some(direct) = &self.direct
-            && let Ok(file) = direct.open_file(path, version, self.deadline()).await
+            && let Ok(file) = direct.open_file(path, version, Deadline::after(DIRECT_LIMIT)).await
         {
             return Some(WholeFile { file, keep: Box::new(()) });
         }

@@ -11,9 +11,9 @@ pub struct Options {
     pub read_only: bool,
     /// The first column of `mount` and `df`.
     pub source: String,
-    /// How long the kernel may answer `stat` by itself.
+    /// How long the kernel may answer `stat` by itself where nobody would tell it of a change.
     pub attr_ttl: Duration,
-    /// How long the kernel may take a name to mean the same file.
+    /// How long the kernel may take a name to mean the same file, likewise.
     pub entry_ttl: Duration,
     /// How long the kernel may take a name to be missing.
     pub negative_ttl: Duration,
