@@ -5,11 +5,13 @@ use crate::trace::Watch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use globalfs_dataplane::fetch::{self, Cached};
+use globalfs_dataplane::fetch::Cached;
 use globalfs_dataplane::origin::DirectOrigin;
 use globalfs_dataplane::{Deadline, Source};
-use globalfs_fuse::{Edition, Lasting, Names, Volume, WholeFile};
-use globalfs_proto::{Attr, ByteRange, Changes, ChunkIndex, FsResult, FsStat, GlobalPath, Version, limits};
+use globalfs_fuse::{Names, Volume, WholeFile};
+use globalfs_proto::{
+    Attr, ByteRange, Changes, ChunkIndex, Edition, FsResult, FsStat, GlobalPath, Lasting, Version, limits,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
@@ -47,11 +49,6 @@ impl NodeVolume {
         Deadline::after(self.deadline)
     }
 
-    fn edition(&self, path: &GlobalPath) -> Option<Edition> {
-        let fetch::Edition { number, lasting } = self.cached.edition(path)?;
-        Some(Edition { number, lasting })
-    }
-
     async fn read_range(
         &self,
         path: &GlobalPath,
@@ -81,16 +78,15 @@ impl Volume for NodeVolume {
     }
 
     fn lasting(&self, path: &GlobalPath, attr: &Attr) -> Lasting {
-        let fetch::Lasting { name, attr } = self.cached.lasting(path, attr);
-        Lasting { name, attr }
+        self.cached.lasting(path, attr)
     }
 
     async fn list(&self, path: &GlobalPath) -> FsResult<Names> {
         let deadline = self.deadline();
-        let mut before = self.edition(path);
+        let mut before = self.cached.edition(path);
         let mut entries = deadline.bound(self.cached.list(path, deadline)).await?.entries;
         for _ in 0..LISTINGS {
-            let edition = self.edition(path);
+            let edition = self.cached.edition(path);
             // One that stands before and after is that of the listing; one that is new may be of a later listing.
             if edition.is_none() || is_same(before, edition) {
                 return Ok(Names { entries, edition });
@@ -102,9 +98,9 @@ impl Volume for NodeVolume {
     }
 
     fn known_names(&self, path: &GlobalPath) -> Option<Names> {
-        let before = self.edition(path)?;
+        let before = self.cached.edition(path)?;
         let entries = self.cached.known_listing(path)?.entries;
-        is_same(self.edition(path), Some(before)).then_some(Names { entries, edition: Some(before) })
+        is_same(self.cached.edition(path), Some(before)).then_some(Names { entries, edition: Some(before) })
     }
 
     async fn read_link(&self, path: &GlobalPath) -> FsResult<Bytes> {

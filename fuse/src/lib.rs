@@ -28,4 +28,4 @@ pub use operations::Operations;
 pub use options::{IoUring, OptionError, Options};
 pub use session::{MountError, Session, mount, prepare};
 pub use transport::Notifier;
-pub use volume::{Edition, Lasting, Names, Volume, WholeFile};
+pub use volume::{Names, Volume, WholeFile};

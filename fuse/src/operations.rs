@@ -7,9 +7,9 @@ use crate::model::{
     DirPosition, Handle, HandleTable, InodeTable, Keeping, Listing, NodeId, OpenFile, Place, Touches,
     dir_position, offset_after,
 };
-use crate::volume::{Lasting, Volume, WholeFile};
+use crate::volume::{Volume, WholeFile};
 use bytes::Bytes;
-use globalfs_proto::{Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, PathError};
+use globalfs_proto::{Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError};
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

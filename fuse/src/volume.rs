@@ -2,11 +2,10 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use globalfs_proto::{Attr, Changes, DirEntry, FsResult, FsStat, GlobalPath, Version};
+use globalfs_proto::{Attr, Changes, DirEntry, Edition, FsResult, FsStat, GlobalPath, Lasting, Version};
 use std::any::Any;
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// A file on a local file system with all bytes of one content, for the kernel to read by itself.
@@ -15,25 +14,6 @@ pub struct WholeFile {
     pub file: Arc<File>,
     /// Dropped when the kernel reads it no longer.
     pub keep: Box<dyn Any + Send + Sync>,
-}
-
-/// For how long an answer counts, so long as [`Volume::changes`] tells nothing of it; zero: the mount's own times to live
-/// decide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Lasting {
-    /// That the name means this file.
-    pub name: Duration,
-    /// The file's attributes.
-    pub attr: Duration,
-}
-
-/// What the names in a directory are known by while [`Volume::changes`] tells of their changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Edition {
-    /// Another number, other names, perhaps. Grows with time.
-    pub number: u64,
-    /// For how long they count, so long as no change is told.
-    pub lasting: Duration,
 }
 
 /// The whole of a directory, without `.` and `..`.

@@ -26,7 +26,6 @@ pub use metadata::NameCounters;
 
 use crate::cache::Cache;
 use crate::changes::Hub;
-pub use crate::model::names::{Edition, Lasting};
 use crate::source::{
     ChangeStream, Chunk, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source,
     WarmStream,
@@ -38,8 +37,8 @@ use bytes::Bytes;
 use flight::{Claim, Flights};
 use globalfs_proto::limits::{CHUNK_SIZE, DEFAULT_DEADLINE};
 use globalfs_proto::{
-    Attr, ByteRange, ChunkIndex, ChunkSpan, FileKind, FsError, FsResult, FsStat, GlobalPath, Version,
-    WantedFile, Warm,
+    Attr, ByteRange, ChunkIndex, ChunkSpan, Edition, FileKind, FsError, FsResult, FsStat, GlobalPath,
+    Lasting, Version, WantedFile, Warm,
 };
 use known::Known;
 use metadata::Metadata;

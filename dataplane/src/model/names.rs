@@ -10,8 +10,6 @@
 
 mod lasting;
 
-pub use lasting::{Edition, Lasting};
-
 use super::directory::{Directory, Origin, is_seen};
 use super::freshness::{Asks, Subscription, Ticket, split};
 use crate::source::Listing;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::some_attr;
-use globalfs_proto::ChangedDirectory;
+use globalfs_proto::{ChangedDirectory, Lasting};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;

@@ -177,8 +177,8 @@ fn dirent(line: &Line<'_>) -> abi::Dirent {
 mod tests {
     use super::*;
     use crate::model::NodeId;
-    use crate::volume::Lasting;
     use globalfs_proto::FileId;
+    use globalfs_proto::Lasting;
 
     fn node(kind: FileKind, mtime_ns: i64) -> Node {
         let file = FileId { origin: 1, inode: 2 };

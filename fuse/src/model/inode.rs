@@ -69,12 +69,21 @@ struct Node {
     name: Box<[u8]>,
     lookups: u64,
     open_handles: u32,
-    children: u32,
+    /// What was last seen in it, as a chain.
+    first_child: Option<NodeId>,
+    previous: Option<NodeId>,
+    next: Option<NodeId>,
 }
 
 impl Node {
+    fn new(attr: &Attr, place: Place<'_>) -> Self {
+        let (parent, name) = (place.parent, place.name.into());
+        let (first_child, previous, next) = (None, None, None);
+        Self { attr: *attr, parent, name, lookups: 1, open_handles: 0, first_child, previous, next }
+    }
+
     fn is_held(&self) -> bool {
-        self.lookups > 0 || self.open_handles > 0 || self.children > 0
+        self.lookups > 0 || self.open_handles > 0 || self.first_child.is_some()
     }
 }
 
@@ -130,8 +139,7 @@ impl InodeTable {
             ctime_ns: 0,
             no_xattrs: false,
         };
-        let parent = NodeId::ROOT;
-        let root = Node { attr, parent, name: Box::default(), lookups: 1, open_handles: 0, children: 0 };
+        let root = Node::new(&attr, Place { parent: NodeId::ROOT, name: b"" });
         let nodes = HashMap::from_iter([(NodeId::ROOT, Box::new(root))]);
         Self { nodes, directories: HashMap::new(), kept_names: KeptNames::default() }
     }
@@ -160,21 +168,15 @@ impl InodeTable {
         if !self.nodes.contains_key(&place.parent) || self.is_inside(place.parent, id) {
             return Err(FsError::Stale(None));
         }
-        let Place { parent, name } = place;
         self.see_directory(id, place, attr);
-        let old_parent = match self.nodes.entry(id) {
-            Entry::Occupied(slot) => slot.into_mut().see_again(place, attr),
-            Entry::Vacant(slot) => {
-                let name = name.into();
-                let node = Node { attr: *attr, parent, name, lookups: 1, open_handles: 0, children: 0 };
-                slot.insert(Box::new(node));
-                None
-            }
-        };
-        if old_parent != Some(parent) {
-            self.node_mut(parent)?.children += 1;
-            old_parent.into_iter().for_each(|old| self.leave(old));
+        let before = self.nodes.get(&id).map(|node| node.parent);
+        let left = before.filter(|parent| *parent != place.parent);
+        left.iter().for_each(|_| self.unchain(id));
+        self.see(id, place, attr);
+        if before != Some(place.parent) {
+            self.chain(id);
         }
+        left.into_iter().for_each(|parent| self.drop_unheld(parent));
         Ok(id)
     }
 
@@ -237,8 +239,9 @@ impl InodeTable {
 
     /// Nodes last seen in `directory`, or anywhere.
     pub(crate) fn nodes_in(&self, directory: Option<NodeId>) -> Vec<NodeId> {
-        let is_in = |node: &Node| directory.is_none_or(|directory| node.parent == directory);
-        self.nodes.iter().filter(|(_, node)| is_in(node)).map(|(id, _)| *id).collect()
+        let Some(directory) = directory else { return self.nodes.keys().copied().collect() };
+        let first = self.nodes.get(&directory).and_then(|node| node.first_child);
+        std::iter::successors(first, |id| self.nodes.get(id)?.next).collect()
     }
 
     /// Where `id` was last seen.
@@ -307,7 +310,7 @@ impl InodeTable {
     /// Whether `at` is `node` or lies below it. A node without children holds nothing, which spares the
     /// walk for files.
     fn is_inside(&self, mut at: NodeId, node: NodeId) -> bool {
-        if at != node && self.nodes.get(&node).is_none_or(|n| n.children == 0) {
+        if at != node && self.nodes.get(&node).is_none_or(|n| n.first_child.is_none()) {
             return false;
         }
         while at != node {
@@ -319,37 +322,62 @@ impl InodeTable {
         true
     }
 
-    /// One child of `parent` is gone.
-    fn leave(&mut self, parent: NodeId) {
-        let node = self.nodes.get_mut(&parent).expect("a parent lives while a child refers to it");
-        node.children -= 1;
-        self.drop_unheld(parent);
+    /// The kernel is told of `id` once more.
+    fn see(&mut self, id: NodeId, place: Place<'_>, attr: &Attr) {
+        match self.nodes.entry(id) {
+            Entry::Occupied(slot) => slot.into_mut().see_again(place, attr),
+            Entry::Vacant(slot) => {
+                slot.insert(Box::new(Node::new(attr, place)));
+            }
+        }
+    }
+
+    /// Puts `id` before the other children of its parent.
+    fn chain(&mut self, id: NodeId) {
+        let parent = self.living(id).parent;
+        let next = self.living(parent).first_child.replace(id);
+        next.into_iter().for_each(|next| self.living(next).previous = Some(id));
+        (self.living(id).previous, self.living(id).next) = (None, next);
+    }
+
+    /// Takes `id` out of the children of its parent.
+    fn unchain(&mut self, id: NodeId) {
+        let node = self.living(id);
+        let (parent, previous, next) = (node.parent, node.previous.take(), node.next.take());
+        match previous {
+            Some(previous) => self.living(previous).next = next,
+            None => self.living(parent).first_child = next,
+        }
+        next.into_iter().for_each(|next| self.living(next).previous = previous);
+    }
+
+    /// A node that another one refers to, which is why it lives.
+    fn living(&mut self, id: NodeId) -> &mut Node {
+        self.nodes.get_mut(&id).expect("a node lives while another refers to it")
     }
 
     /// Drops `id` when nothing holds it, then its parents for which that was the last hold.
     fn drop_unheld(&mut self, mut id: NodeId) {
         while id != NodeId::ROOT && self.nodes.get(&id).is_some_and(|n| !n.is_held()) {
+            self.unchain(id);
             let gone = self.nodes.remove(&id).expect("it was found above");
             if gone.attr.kind == FileKind::Directory {
                 self.kept_names.forget(id);
                 self.leave_place(id, gone.parent, gone.name);
             }
             id = gone.parent;
-            let parent = self.nodes.get_mut(&id).expect("a parent lives while a child refers to it");
-            parent.children -= 1;
         }
     }
 }
 
 impl Node {
-    /// Returns the parent that it had.
-    fn see_again(&mut self, place: Place<'_>, attr: &Attr) -> Option<NodeId> {
+    fn see_again(&mut self, place: Place<'_>, attr: &Attr) {
         self.lookups += 1;
         self.attr = *attr;
         if *self.name != *place.name {
             self.name = place.name.into();
         }
-        Some(std::mem::replace(&mut self.parent, place.parent))
+        self.parent = place.parent;
     }
 }
 

@@ -236,6 +236,11 @@ proptest! {
                 prop_assert_eq!(path_of(&table, id), kernel.path(id));
                 prop_assert_eq!(table.is_open(id), kernel.handles.contains(&id));
             }
+            for &directory in &held {
+                let children: BTreeSet<_> = table.nodes_in(Some(directory)).into_iter().collect();
+                let is_in = |id: &&NodeId| kernel.places.get(id).is_some_and(|place| place.0 == directory);
+                prop_assert_eq!(children, held.iter().filter(is_in).copied().collect::<BTreeSet<_>>());
+            }
         }
         for (id, count) in std::mem::take(&mut kernel.lookups) {
             table.forget(id, count);
@@ -244,6 +249,6 @@ proptest! {
             table.unpin(id);
         }
         prop_assert_eq!(table.len(), 1, "nothing leaks");
-        prop_assert_eq!(table.nodes[&NodeId::ROOT].children, 0);
+        prop_assert_eq!(table.nodes_in(Some(NodeId::ROOT)), []);
     }
 }

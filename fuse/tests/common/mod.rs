@@ -7,10 +7,11 @@ pub(crate) mod ways;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use globalfs_fuse::{Edition, Lasting, Names, Volume, WholeFile};
+use globalfs_fuse::{Names, Volume, WholeFile};
 use globalfs_proto::limits::CHUNK_SIZE;
 use globalfs_proto::{
-    Attr, ByteRange, Changes, DirEntry, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, Version,
+    Attr, ByteRange, Changes, DirEntry, Edition, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath,
+    Lasting, Version,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};

@@ -5,26 +5,8 @@
 use super::super::directory::is_seen;
 use super::super::freshness::split;
 use super::{Names, is_same};
-use globalfs_proto::{Attr, GlobalPath};
+use globalfs_proto::{Attr, Edition, GlobalPath, Lasting};
 use std::time::Duration;
-
-/// For how long what was told counts, so long as no change is told; zero for what goes by the time to live alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Lasting {
-    /// That the name means this file.
-    pub name: Duration,
-    /// The file's attributes.
-    pub attr: Duration,
-}
-
-/// The names in a directory whose changes are heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Edition {
-    /// Another number, other names, perhaps.
-    pub number: u64,
-    /// For how long they count, so long as no change is told.
-    pub lasting: Duration,
-}
 
 impl Names {
     /// What the names in the directory `path` are known by, if all of them are and their changes are heard.
