@@ -9,7 +9,7 @@
 //! them wait for a directory's lock, whose holder waits for an answer of ours.
 
 use crate::model::NodeId;
-use crate::operations::Operations;
+use crate::operations::{OVERDUE, Operations};
 use crate::transport::Notifier;
 use crate::volume::Volume;
 use globalfs_proto::{ChangedDirectory, Changes};
@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// When a name is forgotten once more: longer than an answer takes that was asked for before the change.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -35,12 +35,16 @@ struct Invalidator {
     operations: Arc<Operations<dyn Volume>>,
     ended: watch::Receiver<bool>,
     again: VecDeque<(Instant, Arc<Changes>)>,
+    /// When what the kernel keeps was last looked through.
+    looked: Instant,
 }
 
 /// What comes next.
 enum Event {
     Heard(Arc<Changes>),
     Again,
+    /// Nothing, for a while.
+    Silence,
     End,
 }
 
@@ -51,7 +55,8 @@ pub(crate) fn start(
     operations: Arc<Operations<dyn Volume>>,
     ended: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let mut invalidator = Invalidator { changes, notifier, operations, ended, again: VecDeque::new() };
+    let (again, looked) = (VecDeque::new(), Instant::now());
+    let mut invalidator = Invalidator { changes, notifier, operations, ended, again, looked };
     // Its own clock: that of the mount's runtime may end before it.
     let clock = Builder::new_current_thread().enable_time().build()?;
     let run = move || while invalidator.step(&clock) {};
@@ -61,6 +66,10 @@ pub(crate) fn start(
 impl Invalidator {
     /// Whether there is more to come.
     fn step(&mut self, clock: &Runtime) -> bool {
+        if self.looked.elapsed() >= OVERDUE {
+            self.operations.outlasted().into_iter().for_each(|directory| self.forget_listing(directory));
+            self.looked = Instant::now();
+        }
         match clock.block_on(self.next()) {
             Event::Heard(changes) => {
                 self.forget_all(&changes);
@@ -70,6 +79,7 @@ impl Invalidator {
                 }
             }
             Event::Again => self.forget_oldest(),
+            Event::Silence => {}
             Event::End => return false,
         }
         true
@@ -86,6 +96,7 @@ impl Invalidator {
         tokio::select! {
             _ = self.ended.wait_for(|ended| *ended) => Event::End,
             () = again => Event::Again,
+            () = sleep(OVERDUE) => Event::Silence,
             heard = self.changes.recv() => heard.map_or(Event::End, Event::Heard),
         }
     }
@@ -119,7 +130,8 @@ impl Invalidator {
     fn forget_names(&self, directory: Option<NodeId>) {
         // At once, by kernels that can (FUSE 7.44): then what is left is their listings.
         let at_once = directory.is_none() && self.notifier.inc_epoch().is_ok();
-        let mut parents = HashSet::new();
+        let kept = if directory.is_none() { self.operations.all_kept() } else { Vec::new() };
+        let mut parents: HashSet<_> = kept.into_iter().collect();
         self.operations.each_place(directory, |parent, name| {
             if !at_once {
                 let _ = self.notifier.inval_entry(parent, name);
@@ -131,6 +143,7 @@ impl Invalidator {
 
     /// The directory's own times and link count, and the names that the kernel keeps of it.
     fn forget_listing(&self, directory: NodeId) {
+        self.operations.forget_names(directory);
         let _ = self.notifier.inval_inode(directory, 0, 0);
     }
 }

@@ -22,7 +22,7 @@ mod session;
 mod transport;
 pub mod volume;
 
-pub use model::{Identity, Keeping, NodeId};
+pub use model::{Identity, NodeId};
 pub use mount_point::{Detach, our_mounts, unmount};
 pub use operations::Operations;
 pub use options::{IoUring, OptionError, Options};

@@ -3,16 +3,17 @@
 //! *Invariants:* a read returns bytes of the version that its handle was opened with, all that were asked
 //! for up to the end of the file, or an error; no lock is held while the volume works.
 
+use crate::model::xattr;
 use crate::model::{
-    DirPosition, Handle, HandleTable, InodeTable, Keeping, Listing, NodeId, OpenFile, Place, Touches,
-    dir_position, offset_after,
+    HandleTable, InodeTable, Listing, Listings, Mark, NodeId, Offset, OpenFile, Place, Position, Touches,
 };
-use crate::volume::{Volume, WholeFile};
+use crate::volume::{Names, Volume, WholeFile};
 use bytes::Bytes;
 use globalfs_proto::{Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError};
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Bytes of a file whose reads are not worth another thread: a quarter of a chunk to hash and copy.
@@ -20,6 +21,9 @@ const SMALL_FILE: u64 = 32 * 1024;
 
 /// The longest read that a volume is told of, in bytes.
 const LONGEST_READ: u32 = 1 << 31;
+
+/// How much earlier than names cease to count the kernel is made to forget them: so often is looked for them.
+pub(crate) const OVERDUE: Duration = Duration::from_secs(1);
 
 /// A file as the kernel is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -52,11 +56,27 @@ pub enum Filled {
     Full,
 }
 
+/// What a reader of a directory has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// It has to ask again, if only to hear that this was all.
+    More,
+    /// The end of names whose changes will be told: the kernel may keep what it was told.
+    End,
+    /// The end of what may be out of date: the kernel must forget it before it hears so.
+    OutdatedEnd,
+}
+
 /// A mounted volume: every request comes through here.
 pub struct Operations<V: ?Sized> {
     inodes: Mutex<InodeTable>,
     handles: Mutex<HandleTable>,
+    listings: Mutex<Listings>,
+    /// How many of them nobody would tell changes of.
+    unwatched_listings: AtomicU64,
     touches: Mutex<Touches>,
+    /// Since when its clock runs.
+    born: Instant,
     /// Where is told what the kernel should have before it asks: the number of a handle, and an offset.
     pushes: OnceLock<mpsc::Sender<(u64, u64)>>,
     volume: Arc<V>,
@@ -65,8 +85,16 @@ pub struct Operations<V: ?Sized> {
 impl<V: Volume + ?Sized> Operations<V> {
     /// Nothing looked up, nothing open.
     pub fn new(volume: Arc<V>) -> Self {
-        let (inodes, handles, touches) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { inodes, handles, touches, pushes: OnceLock::new(), volume }
+        Self {
+            inodes: Mutex::default(),
+            handles: Mutex::default(),
+            listings: Mutex::default(),
+            unwatched_listings: AtomicU64::new(0),
+            touches: Mutex::default(),
+            born: Instant::now(),
+            pushes: OnceLock::new(),
+            volume,
+        }
     }
 
     /// From now on `pushes` is told what the kernel should have before it asks.
@@ -114,12 +142,15 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// The value of extended attribute `name` of `id`.
     pub async fn get_xattr(&self, id: NodeId, name: &[u8]) -> FsResult<Bytes> {
-        self.volume.get_xattr(&self.path(id)?, name).await
+        if xattr::is_hidden(name) {
+            return Err(xattr::NOT_SUPPORTED);
+        }
+        self.volume.get_xattr(&self.path(id)?, name).await.map_err(|error| xattr::absent(name, error))
     }
 
     /// The names of the extended attributes of `id`, each with a final NUL.
     pub async fn list_xattr(&self, id: NodeId) -> FsResult<Bytes> {
-        self.volume.list_xattr(&self.path(id)?).await
+        self.volume.list_xattr(&self.path(id)?).await.map(xattr::without_hidden)
     }
 
     /// Totals of the file system that holds `id`.
@@ -135,7 +166,7 @@ impl<V: Volume + ?Sized> Operations<V> {
         let mut inodes = self.inodes.lock();
         inodes.refresh(id, &attr)?;
         inodes.pin(id)?;
-        Ok(self.handles.lock().open(Handle::File(OpenFile { node: id, version: attr.version() })))
+        Ok(self.handles.lock().open(OpenFile { node: id, version: attr.version() }))
     }
 
     /// Tells the volume which thread has opened the file behind `handle`.
@@ -202,47 +233,33 @@ impl<V: Volume + ?Sized> Operations<V> {
         Some((node, start, bytes))
     }
 
-    /// Opens the directory `id`; its listing is taken at the first read. Tells besides what the kernel may do with
-    /// what it keeps of the directory's names.
-    pub fn open_dir(&self, id: NodeId) -> FsResult<(u64, Keeping)> {
-        // A reader who is shown what was kept may go on from there with a question: by the same names.
-        let listing = self.volume.known_names(&self.path(id)?).map(Listing::of);
-        let mut inodes = self.inodes.lock();
-        inodes.pin(id)?;
-        let keeping = inodes.open_names(id, listing.as_ref().map(|listing| listing.edition));
-        let is_kept = keeping != Keeping::Nothing;
-        Ok((self.handles.lock().open(Handle::Directory { node: id, listing, is_kept }), keeping))
-    }
-
-    /// Closes a handle of either kind.
+    /// Closes a file.
     pub fn release(&self, handle: u64) -> FsResult<()> {
         let closed = self.handles.lock().close(handle)?;
-        let mut inodes = self.inodes.lock();
-        if let Handle::Directory { node, is_kept: true, .. } = &closed {
-            inodes.close_names(*node);
-        }
-        inodes.unpin(closed.node());
-        drop(inodes);
+        self.inodes.lock().unpin(closed.node);
         self.volume.closed(handle);
         Ok(())
     }
 
-    /// Offers the lines behind `offset` to `take` until it is full. Counts no lookups.
+    /// Offers the lines of directory `id` behind `offset` to `take` until it is full. Counts no lookups.
     pub async fn read_dir(
         &self,
-        handle: u64,
+        id: NodeId,
         offset: u64,
         mut take: impl FnMut(Line<'_>) -> Filled,
-    ) -> FsResult<()> {
-        let (id, listing) = self.listing(handle, offset).await?;
-        let (inodes, mut position) = (self.inodes.lock(), offset);
-        while let Some(line) = line_at(&inodes, id, &listing, dir_position(position)) {
+    ) -> FsResult<Reached> {
+        let (listing, mut next) = match self.go_on(id, offset).await? {
+            Way::On(listing, position) => (listing, Some(position)),
+            Way::Ended(reached) => return Ok(reached),
+        };
+        let inodes = self.inodes.lock();
+        while let Some(line) = next.and_then(|position| line_at(&inodes, id, &listing, position)) {
             if take(line) == Filled::Full {
                 break;
             }
-            position = line.offset_after;
+            next = following(line.offset_after);
         }
-        Ok(())
+        Ok(Reached::More)
     }
 
     /// Like [`Self::read_dir`], and counts a lookup of each file taken, `.` and `..` apart.
@@ -251,40 +268,86 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// lookup of its name says why.
     pub async fn read_dir_plus(
         &self,
-        handle: u64,
+        parent: NodeId,
         offset: u64,
         mut take: impl FnMut(Line<'_>) -> Filled,
-    ) -> FsResult<()> {
-        let (parent, listing) = self.listing(handle, offset).await?;
-        let mut position = offset;
-        loop {
+    ) -> FsResult<Reached> {
+        let (listing, mut next) = match self.go_on(parent, offset).await? {
+            Way::On(listing, position) => (listing, Some(position)),
+            Way::Ended(reached) => return Ok(reached),
+        };
+        while let Some(position) = next {
             let mut inodes = self.inodes.lock();
-            let next = dir_position(position);
-            let Some(line) = line_at(&inodes, parent, &listing, next) else { return Ok(()) };
-            position = line.offset_after;
-            let DirPosition::Entry(_) = next else {
+            let Some(line) = line_at(&inodes, parent, &listing, position) else { break };
+            next = following(line.offset_after);
+            let Position::Entry(_) = position else {
                 if take(line) == Filled::Full {
-                    return Ok(());
+                    break;
                 }
                 continue;
             };
             let Ok(id) = inodes.look_up(Place { parent, name: line.name }, &line.node.attr) else { continue };
             if take(Line { node: Node { id, ..line.node }, ..line }) == Filled::Full {
                 inodes.forget(id, 1);
-                return Ok(());
+                break;
             }
+        }
+        Ok(Reached::More)
+    }
+
+    /// What a reader of `directory` goes through, and from where on.
+    async fn go_on(&self, directory: NodeId, offset: u64) -> FsResult<Way> {
+        match Offset::parse(offset) {
+            Offset::Start => {
+                let listing = self.listed(self.volume.list(&self.path(directory)?).await?);
+                self.listings.lock().begin(directory, &listing);
+                Ok(Way::On(listing, Position::Itself))
+            }
+            Offset::Within(mark, position) => {
+                let begun = self.listings.lock().go_on(directory, mark);
+                let listing = match begun {
+                    Some(listing) => listing,
+                    None => self.known(directory, mark)?.ok_or(FsError::Stale(None))?,
+                };
+                Ok(Way::On(listing, position))
+            }
+            Offset::End(mark) => self.end(directory, mark).map(Way::Ended),
         }
     }
 
-    /// The listing that the reader of `handle` goes through: a fresh one when it starts or rewinds.
-    async fn listing(&self, handle: u64, offset: u64) -> FsResult<(NodeId, Listing)> {
-        let (id, begun) = self.handles.lock().directory(handle)?;
-        if let Some(listing) = begun.filter(|_| offset > 0) {
-            return Ok((id, listing));
-        }
-        let fresh = Listing::of(self.volume.list(&self.path(id)?).await.map_err(gone_is_stale)?);
-        self.handles.lock().set_listing(handle, fresh.clone());
-        Ok((id, fresh))
+    fn listed(&self, names: Names) -> Listing {
+        Listing::of(names, self.unwatched_listings.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The listing with this mark, if it is what the volume knows now.
+    fn known(&self, directory: NodeId, mark: Mark) -> FsResult<Option<Listing>> {
+        let known = self.volume.known_names(&self.path(directory)?);
+        Ok(known.filter(|names| mark.is_of(names)).map(|names| Listing::of(names, 0)))
+    }
+
+    /// The kernel was told all of the listing with this mark, and keeps it once it hears that it was all. If that is up
+    /// to date now, a later change makes the kernel forget it.
+    fn end(&self, directory: NodeId, mark: Mark) -> FsResult<Reached> {
+        let known = self.known(directory, mark)?;
+        let lasting = known.and_then(|listing| listing.lasting.checked_sub(OVERDUE));
+        let Some(lasting) = lasting else { return Ok(Reached::OutdatedEnd) };
+        self.inodes.lock().keep_names(directory, self.born.elapsed() + lasting);
+        Ok(Reached::End)
+    }
+
+    /// Directories whose names the kernel may keep no longer. To be asked every [`OVERDUE`].
+    pub(crate) fn outlasted(&self) -> Vec<NodeId> {
+        self.inodes.lock().take_outlasted(self.born.elapsed())
+    }
+
+    /// All directories whose names the kernel keeps.
+    pub(crate) fn all_kept(&self) -> Vec<NodeId> {
+        self.inodes.lock().take_outlasted(Duration::MAX)
+    }
+
+    /// The kernel is about to forget the names in `directory`.
+    pub(crate) fn forget_names(&self, directory: NodeId) {
+        self.inodes.lock().forget_names(directory);
     }
 
     /// The directory that the kernel knows at `path`.
@@ -312,19 +375,33 @@ impl<V: Volume + ?Sized> Operations<V> {
     }
 }
 
+/// Where a reader of a directory is.
+enum Way {
+    On(Listing, Position),
+    Ended(Reached),
+}
+
+/// What comes behind a line in its listing.
+fn following(offset_after: u64) -> Option<Position> {
+    match Offset::parse(offset_after) {
+        Offset::Within(_, position) => Some(position),
+        _ => None,
+    }
+}
+
 fn line_at<'a>(
     inodes: &InodeTable,
     directory: NodeId,
     listing: &'a Listing,
-    position: DirPosition,
+    position: Position,
 ) -> Option<Line<'a>> {
     let (id, attr, name): (_, _, &[u8]) = match position {
-        DirPosition::Itself => (directory, inodes.attr(directory).ok()?, b"."),
-        DirPosition::Parent => {
+        Position::Itself => (directory, inodes.attr(directory).ok()?, b"."),
+        Position::Parent => {
             let parent = inodes.parent(directory).ok()?;
             (parent, inodes.attr(parent).ok()?, b"..")
         }
-        DirPosition::Entry(index) => {
+        Position::Entry(index) => {
             let entry = listing.entries.get(index)?;
             (inodes.id_of(&entry.attr), entry.attr, &entry.name)
         }
@@ -332,11 +409,7 @@ fn line_at<'a>(
     let name_lasts = listing.lasting;
     let lasting =
         Lasting { name: name_lasts, attr: if attr.has_one_name() { name_lasts } else { Duration::ZERO } };
-    Some(Line {
-        node: Node { id, attr, lasting },
-        offset_after: offset_after(position, listing.edition),
-        name,
-    })
+    Some(Line { node: Node { id, attr, lasting }, offset_after: listing.offset_after(position), name })
 }
 
 /// A place that holds nothing any more: the kernel is to look the path up again, which gives the

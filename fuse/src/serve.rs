@@ -9,18 +9,18 @@ use crate::errno::{ErrorLog, errno};
 use crate::kernel::abi::{self, open_flag};
 use crate::kernel::reply::{self, Lifetimes, Listing};
 use crate::kernel::request::{self, Operation, Request};
-use crate::model::{Keeping, Mode, NodeId};
-use crate::operations::{Line, Operations};
+use crate::model::{Mode, NodeId};
+use crate::operations::{Line, Operations, Reached};
 use crate::options::Options;
 use crate::passthrough::Passthrough;
-use crate::transport::{Device, Reply};
+use crate::transport::{Device, Notifier, Reply};
 use crate::volume::Volume;
-use globalfs_proto::FsError;
 use globalfs_proto::limits::CHUNK_SIZE;
+use globalfs_proto::{FsError, FsResult};
 use rustix::io::Errno;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use tokio::runtime::Handle;
 use tracing::debug;
@@ -60,6 +60,7 @@ pub(crate) struct Server {
 struct Shared {
     operations: Arc<Operations<dyn Volume>>,
     passthrough: Passthrough,
+    notifier: OnceLock<Notifier>,
     errors: ErrorLog,
 }
 
@@ -83,6 +84,29 @@ impl Shared {
         reply.structure(&answer);
     }
 
+    /// Answers with lines of a directory. Before the kernel hears that it was told all, when it takes what it was told
+    /// to be whole and shows it to others, it has forgotten what it must not show.
+    fn listed(
+        &self,
+        operation: &'static str,
+        node: NodeId,
+        reached: FsResult<Reached>,
+        listing: &Listing,
+        reply: Reply,
+    ) {
+        match (reached, self.notifier.get().cloned()) {
+            (Ok(Reached::OutdatedEnd), Some(notifier)) => {
+                // On a thread of its own, as calls of this kind wait for locks of the kernel.
+                tokio::task::spawn_blocking(move || {
+                    let _ = notifier.inval_inode(node, 0, 0);
+                    reply.bytes(&[]);
+                });
+            }
+            (Ok(_), _) => reply.bytes(listing.bytes()),
+            (Err(error), _) => self.fail(operation, node, &error, reply),
+        }
+    }
+
     fn release(&self, handle: u64, reply: Reply) {
         match self.operations.release(handle) {
             Ok(()) => reply.done(),
@@ -95,8 +119,19 @@ impl Server {
     pub(crate) fn new(operations: Arc<Operations<dyn Volume>>, options: &Options, runtime: Handle) -> Self {
         let lifetimes =
             Lifetimes { attr: options.attr_ttl, entry: options.entry_ttl, negative: options.negative_ttl };
-        let shared = Shared { operations, passthrough: Passthrough::default(), errors: ErrorLog::default() };
+        let shared = Shared {
+            operations,
+            passthrough: Passthrough::default(),
+            notifier: OnceLock::new(),
+            errors: ErrorLog::default(),
+        };
         Self { shared: Arc::new(shared), lifetimes, runtime }
+    }
+
+    /// The kernel is told by `notifier` what it must forget.
+    pub(crate) fn notify_by(&self, notifier: Notifier) {
+        // A second one is not heard: a volume is mounted once.
+        let _ = self.shared.notifier.set(notifier);
     }
 
     /// The kernel behind `device` may read local files by itself.
@@ -133,18 +168,8 @@ impl Server {
                 self.shared.passthrough.close(node);
                 self.shared.release(handle, reply);
             }
-            Operation::ReleaseDir { handle } => self.shared.release(handle, reply),
-            Operation::OpenDir => match self.shared.operations.open_dir(node) {
-                Ok((handle, keeping)) => {
-                    let flags = keeping_flags(keeping);
-                    reply.structure(&abi::OpenOut { handle, flags, backing_id: 0 });
-                }
-                Err(error) => reply.error(errno(&error)),
-            },
-            Operation::ReadDir { handle, offset, size } => self.read_dir(node, handle, offset, size, reply),
-            Operation::ReadDirPlus { handle, offset, size } => {
-                self.read_dir_plus(node, handle, offset, size, reply);
-            }
+            Operation::ReadDir { offset, size } => self.read_dir(node, offset, size, reply),
+            Operation::ReadDirPlus { offset, size } => self.read_dir_plus(node, offset, size, reply),
             Operation::StatFs => self.fs_stat(node, reply),
             Operation::GetXattr { name, size } => self.get_xattr(node, name, size, reply),
             Operation::ListXattr { size } => self.list_xattr(node, size, reply),
@@ -255,26 +280,22 @@ impl Server {
         if here { self.answer(work) } else { self.spawn(work) }
     }
 
-    fn read_dir(&self, node: NodeId, handle: u64, offset: u64, size: u32, reply: Reply) {
+    fn read_dir(&self, node: NodeId, offset: u64, size: u32, reply: Reply) {
         self.answer(|shared| async move {
             let mut listing = Listing::new(size);
             let take = |line: Line<'_>| listing.take(&line);
-            match shared.operations.read_dir(handle, offset, take).await {
-                Ok(()) => reply.bytes(listing.bytes()),
-                Err(error) => shared.fail("readdir", node, &error, reply),
-            }
+            let reached = shared.operations.read_dir(node, offset, take).await;
+            shared.listed("readdir", node, reached, &listing, reply);
         });
     }
 
-    fn read_dir_plus(&self, node: NodeId, handle: u64, offset: u64, size: u32, reply: Reply) {
+    fn read_dir_plus(&self, node: NodeId, offset: u64, size: u32, reply: Reply) {
         let lifetimes = self.lifetimes;
         self.answer(|shared| async move {
             let mut listing = Listing::new(size);
             let take = |line: Line<'_>| listing.take_plus(&line, &lifetimes);
-            match shared.operations.read_dir_plus(handle, offset, take).await {
-                Ok(()) => reply.bytes(listing.bytes()),
-                Err(error) => shared.fail("readdirplus", node, &error, reply),
-            }
+            let reached = shared.operations.read_dir_plus(node, offset, take).await;
+            shared.listed("readdirplus", node, reached, &listing, reply);
         });
     }
 
@@ -304,15 +325,6 @@ impl Server {
                 Err(error) => shared.fail("listxattr", node, &error, reply),
             }
         });
-    }
-}
-
-/// What the kernel may do with the names of a directory that it keeps.
-fn keeping_flags(keeping: Keeping) -> u32 {
-    match keeping {
-        Keeping::Nothing => 0,
-        Keeping::Anew => open_flag::CACHE_DIR,
-        Keeping::On => open_flag::CACHE_DIR | open_flag::KEEP_CACHE,
     }
 }
 

@@ -102,6 +102,7 @@ pub fn mount(
         server.permit_passthrough(&connection.device);
     }
     let notifier = Notifier::new(connection.device.clone(), connection.agreement.minor);
+    server.notify_by(notifier.clone());
     let device = mount_point::device(&mountpoint);
     let (sender, ended) = watch::channel(false);
     let rings_refused = connection.rings.as_ref().map(Rings::refused);

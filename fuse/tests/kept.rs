@@ -91,7 +91,7 @@ fn what_changed_is_listed_anew() {
     let mut want = many();
     want.remove("file-0000");
     want.insert("new".to_owned());
-    assert_eq!(names(&mounted), want, "also before the kernel heard of it");
+    mounted.eventually("the directory is listed anew", |mounted| names(mounted) == want);
     mounted.eventually("the name is gone", |mounted| fs::metadata(mounted.at("d/file-0000")).is_err());
     mounted.volume.change("/d/new", "longer", false);
     mounted.volume.set_edition(3);
@@ -102,6 +102,57 @@ fn what_changed_is_listed_anew() {
     tell(&mounted, &[]);
     mounted.eventually("a whole directory", |mounted| fs::metadata(mounted.at("d/new")).unwrap().len() == 12);
     assert_eq!(names(&mounted), want);
+}
+
+#[test]
+fn names_are_asked_for_again_when_they_have_lasted() {
+    if !inside("names_are_asked_for_again_when_they_have_lasted") {
+        return;
+    }
+    let mounted = start();
+    mounted.volume.set_edition(1);
+    mounted.volume.set_lasting(Duration::from_secs(3));
+    for _ in 0..3 {
+        assert_eq!(names(&mounted), many());
+    }
+    let before = lists(&mounted);
+    assert_eq!(names(&mounted), many());
+    assert_eq!(lists(&mounted), before, "the kernel needs nobody");
+    mounted.volume.file("/d/new", "told to nobody");
+    mounted.eventually("the new name is there", |mounted| names(mounted).contains("new"));
+}
+
+#[test]
+fn lists_of_who_may_are_obeyed_and_kept() {
+    if !inside("lists_of_who_may_are_obeyed_and_kept") {
+        return;
+    }
+    let mounted = Mounted::new("allow_other");
+    let attr = mounted.volume.file("/f", "content");
+    mounted.volume.edit("/f", |attr| (attr.uid, attr.gid, attr.mode) = (1001, 1001, 0o640));
+    // Version 2, then tag, permissions and id: the owner rw-, user 1002 r--, the group ---, the mask r--, others ---.
+    let entry = |tag: u16, may: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &may.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let nobody = u32::MAX;
+    let entries = [
+        entry(1, 6, nobody),
+        entry(2, 4, 1002),
+        entry(4, 0, nobody),
+        entry(16, 4, nobody),
+        entry(32, 0, nobody),
+    ];
+    let list: &'static [u8] = [&2u32.to_le_bytes()[..], &entries.concat()].concat().leak();
+    mounted.volume.set_xattr("/f", "system.posix_acl_access", list);
+    assert_eq!(attr.mode & 0o40, 0o40, "by its mode alone the group could read");
+    let read = |user: u32, group: u32| {
+        let command = format!("setpriv --reuid {user} --regid {group} --clear-groups cat f 2>&1 || true");
+        mounted.shell(&command)
+    };
+    assert_eq!(read(1001, 1001), "content");
+    assert_eq!(read(1002, 1002), "content", "who is named");
+    assert!(read(1003, 1001).contains("Permission denied"), "the group");
+    assert!(read(1003, 1003).contains("Permission denied"));
 }
 
 #[test]
@@ -157,8 +208,9 @@ fn a_reader_under_way_sees_each_name_that_stays_once() {
         }
         mounted.volume.set_edition(1000 + edition);
         tell(&mounted, &[&here[3..], &gone[3..]]);
+        mounted.eventually("the new name is there", |mounted| names(mounted).contains(&here[3..]));
         let now = names(&mounted);
-        assert!(now.contains(&here[3..]) && now.len() == FILES + 1, "{edition}: {}", now.len());
+        assert_eq!(now.len(), FILES + 1, "{edition}");
         seen.extend(early.map(|entry| entry.unwrap().file_name()));
         let stayed: Vec<_> = seen.iter().filter(|name| many().contains(name.to_str().unwrap())).collect();
         let once: BTreeSet<_> = stayed.iter().collect();

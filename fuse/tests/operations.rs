@@ -4,7 +4,7 @@
 mod common;
 
 use common::{MemoryVolume, path};
-use globalfs_fuse::operations::{Filled, Line, Operations};
+use globalfs_fuse::operations::{Filled, Line, Operations, Reached};
 use globalfs_fuse::{Identity, NodeId};
 use globalfs_proto::{FileKind, FsError, FsResult};
 use std::sync::Arc;
@@ -140,7 +140,7 @@ async fn a_file_renamed_at_the_origin_is_followed() {
 
 type Seen = Vec<(Vec<u8>, NodeId, u64)>;
 
-async fn list(operations: &Operations<MemoryVolume>, handle: u64, from: u64, room: usize) -> Seen {
+async fn list(operations: &Operations<MemoryVolume>, directory: NodeId, from: u64, room: usize) -> Seen {
     let mut seen = Seen::new();
     let take = |line: Line<'_>| {
         if seen.len() == room {
@@ -149,7 +149,7 @@ async fn list(operations: &Operations<MemoryVolume>, handle: u64, from: u64, roo
         seen.push((line.name.to_vec(), line.node.id, line.offset_after));
         Filled::Taken
     };
-    operations.read_dir_plus(handle, from, take).await.unwrap();
+    operations.read_dir_plus(directory, from, take).await.unwrap();
     seen
 }
 
@@ -159,17 +159,16 @@ async fn a_listing_stays_what_it_was_until_rewound() {
     for n in 0..5 {
         volume.file(&format!("/{n}"), "");
     }
-    let handle = operations.open_dir(ROOT).unwrap().0;
-    let first = list(&operations, handle, 0, 4).await;
+    let first = list(&operations, ROOT, 0, 4).await;
     let names: Vec<_> = first.iter().map(|(name, ..)| &name[..]).collect();
     assert_eq!(names, [&b"."[..], b"..", b"0", b"1"]);
     volume.remove("/3");
-    let rest = list(&operations, handle, first[3].2, 100).await;
+    let rest = list(&operations, ROOT, first[3].2, 100).await;
     assert_eq!(rest.iter().map(|(name, ..)| &name[..]).collect::<Vec<_>>(), [&b"2"[..], b"3", b"4"]);
-    assert_eq!(list(&operations, handle, rest[2].2, 100).await.len(), 0);
-    assert_eq!(list(&operations, handle, 4, 1).await[0].0, b"2", "seekable");
+    assert_eq!(list(&operations, ROOT, rest[2].2, 100).await.len(), 0);
+    assert_eq!(list(&operations, ROOT, first[3].2, 1).await[0].0, b"2", "seekable");
     assert_eq!(volume.lists.load(Ordering::Relaxed), 1);
-    assert_eq!(list(&operations, handle, 0, 100).await.len(), 2 + 4);
+    assert_eq!(list(&operations, ROOT, 0, 100).await.len(), 2 + 4);
     assert_eq!(volume.lists.load(Ordering::Relaxed), 2);
 }
 
@@ -179,19 +178,72 @@ async fn listings_count_lookups_of_what_was_taken_alone() {
     for n in 0..10 {
         volume.file(&format!("/{n}"), "");
     }
-    let handle = operations.open_dir(ROOT).unwrap().0;
-    let seen = list(&operations, handle, 0, 5).await;
-    assert_eq!(operations.counts(), (1 + 3, 1), "the root and three files");
+    let seen = list(&operations, ROOT, 0, 5).await;
+    assert_eq!(operations.counts(), (1 + 3, 0), "the root and three files");
     let mut plain = 0;
     let count = |_: Line<'_>| {
         plain += 1;
         Filled::Taken
     };
-    operations.read_dir(handle, 0, count).await.unwrap();
+    operations.read_dir(ROOT, 0, count).await.unwrap();
     assert_eq!((plain, operations.counts().0), (12, 4), "plain listings count none");
     seen[2..].iter().for_each(|(_, id, _)| operations.forget(*id, 1));
-    operations.release(handle).unwrap();
     assert_eq!(operations.counts(), (1, 0));
+}
+
+#[tokio::test]
+async fn the_kernel_keeps_what_it_was_told_while_it_counts() {
+    let (volume, operations) = mounted();
+    volume.file("/f", "");
+    let end = async |from| {
+        let mut after = from;
+        loop {
+            let before = after;
+            let take = |line: Line<'_>| {
+                after = line.offset_after;
+                Filled::Taken
+            };
+            let reached = operations.read_dir(ROOT, before, take).await.unwrap();
+            if after == before {
+                return (reached, before);
+            }
+        }
+    };
+    let (reached, unwatched) = end(0).await;
+    assert_eq!(reached, Reached::OutdatedEnd, "nobody would tell");
+    volume.set_edition(7);
+    let (reached, seventh) = end(0).await;
+    assert_eq!(reached, Reached::End);
+    assert_eq!(end(unwatched).await.0, Reached::OutdatedEnd);
+    volume.set_edition(8);
+    assert_eq!(end(seventh).await.0, Reached::OutdatedEnd);
+    volume.remove("/f");
+    volume.set_edition(9);
+    assert_eq!(end(0).await.0, Reached::End);
+    assert_eq!(end(seventh).await.0, Reached::OutdatedEnd);
+}
+
+#[tokio::test]
+async fn a_listing_of_long_ago_is_stale() {
+    let (volume, operations) = mounted();
+    volume.directory("/d");
+    for n in 0..3 {
+        volume.file(&format!("/{n}"), "");
+    }
+    volume.set_edition(1);
+    let first = list(&operations, ROOT, 0, 3).await[2].2;
+    let d = operations.look_up(ROOT, b"d").await.unwrap().id;
+    let others = async |editions: std::ops::Range<u64>| {
+        for edition in editions {
+            volume.set_edition(edition);
+            list(&operations, d, 0, 3).await;
+        }
+    };
+    others(1000..20_000).await;
+    volume.set_edition(1);
+    assert_eq!(list(&operations, ROOT, first, 9).await.len(), 3, "that is known again");
+    others(1000..20_000).await;
+    assert!(is_stale(operations.read_dir(ROOT, first, |_| Filled::Taken).await));
 }
 
 #[tokio::test]
@@ -200,8 +252,7 @@ async fn both_kinds_of_listing_and_a_lookup_agree_on_numbers() {
     volume.file("/f", "x");
     volume.hard_link("/f", "/g");
     volume.put(&path("/p"), FileKind::Fifo, 0o600, "".into());
-    let handle = operations.open_dir(ROOT).unwrap().0;
-    for (name, id, _) in list(&operations, handle, 2, 10).await {
+    for (name, id, _) in list(&operations, ROOT, 0, 10).await.split_off(2) {
         assert_eq!(operations.look_up(ROOT, &name).await.unwrap().id, id);
     }
     let f = operations.look_up(ROOT, b"f").await.unwrap();
@@ -232,5 +283,8 @@ async fn extended_attributes_are_handed_on() {
     let node = operations.look_up(ROOT, b"f").await.unwrap();
     assert_eq!(operations.get_xattr(node.id, b"user.a").await.unwrap(), "1");
     assert_eq!(operations.get_xattr(node.id, b"user.c").await, Err(FsError::Os(common::ENODATA)));
+    assert_eq!(operations.list_xattr(node.id).await.unwrap(), "user.a\0user.b\0");
+    volume.set_xattr("/f", "security.selinux", b"label");
+    assert_eq!(operations.get_xattr(node.id, b"security.selinux").await, Err(FsError::Os(95)));
     assert_eq!(operations.list_xattr(node.id).await.unwrap(), "user.a\0user.b\0");
 }

@@ -39,9 +39,7 @@ pub(crate) mod opcode {
     pub(crate) const LISTXATTR: u32 = 23;
     pub(crate) const REMOVEXATTR: u32 = 24;
     pub(crate) const INIT: u32 = 26;
-    pub(crate) const OPENDIR: u32 = 27;
     pub(crate) const READDIR: u32 = 28;
-    pub(crate) const RELEASEDIR: u32 = 29;
     pub(crate) const CREATE: u32 = 35;
     pub(crate) const DESTROY: u32 = 38;
     pub(crate) const IOCTL: u32 = 39;
@@ -61,6 +59,7 @@ pub(crate) mod init_flag {
     pub(crate) const BIG_WRITES: u64 = 1 << 5;
     pub(crate) const DO_READDIRPLUS: u64 = 1 << 13;
     pub(crate) const PARALLEL_DIROPS: u64 = 1 << 18;
+    pub(crate) const POSIX_ACL: u64 = 1 << 20;
     pub(crate) const MAX_PAGES: u64 = 1 << 22;
     pub(crate) const CACHE_SYMLINKS: u64 = 1 << 23;
     /// The second word counts.
@@ -72,7 +71,6 @@ pub(crate) mod init_flag {
 /// How an opened file is to be treated.
 pub(crate) mod open_flag {
     pub(crate) const KEEP_CACHE: u32 = 1 << 1;
-    pub(crate) const CACHE_DIR: u32 = 1 << 3;
     pub(crate) const PASSTHROUGH: u32 = 1 << 7;
 }
 

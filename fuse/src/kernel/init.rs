@@ -29,6 +29,8 @@ const WANTED: u64 = init_flag::ASYNC_READ
     // and with it `find` over 100,000 entries looked up each of them by name.
     | init_flag::DO_READDIRPLUS
     | init_flag::PARALLEL_DIROPS
+    // The kernel asks for each file's access control list once, and obeys it.
+    | init_flag::POSIX_ACL
     // Safe: a link with another target is another node.
     | init_flag::CACHE_SYMLINKS;
 

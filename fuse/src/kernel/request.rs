@@ -45,17 +45,11 @@ pub(crate) enum Operation<'a> {
     Release {
         handle: u64,
     },
-    ReleaseDir {
-        handle: u64,
-    },
-    OpenDir,
     ReadDir {
-        handle: u64,
         offset: u64,
         size: u32,
     },
     ReadDirPlus {
-        handle: u64,
         offset: u64,
         size: u32,
     },
@@ -174,15 +168,13 @@ fn operation(opcode: u32, body: Body<'_>) -> Result<Operation<'_>, &'static str>
             Operation::Read { handle: read.handle, offset: read.offset, length: read.size, is_direct }
         }
         opcode::RELEASE => Operation::Release { handle: body.argument::<abi::ReleaseIn>()?.0.handle },
-        opcode::RELEASEDIR => Operation::ReleaseDir { handle: body.argument::<abi::ReleaseIn>()?.0.handle },
-        opcode::OPENDIR => body.argument::<abi::OpenIn>().map(|_| Operation::OpenDir)?,
         opcode::READDIR => {
             let read = body.argument::<abi::ReadIn>()?.0;
-            Operation::ReadDir { handle: read.handle, offset: read.offset, size: read.size }
+            Operation::ReadDir { offset: read.offset, size: read.size }
         }
         opcode::READDIRPLUS => {
             let read = body.argument::<abi::ReadIn>()?.0;
-            Operation::ReadDirPlus { handle: read.handle, offset: read.offset, size: read.size }
+            Operation::ReadDirPlus { offset: read.offset, size: read.size }
         }
         opcode::STATFS => Operation::StatFs,
         opcode::GETXATTR => {

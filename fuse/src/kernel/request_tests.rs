@@ -47,12 +47,10 @@ fn requests_are_understood_from_device_and_ring() {
     let direct = abi::ReadIn { flags: OFlags::DIRECT.bits() | 1, ..Default::default() };
     let want = Operation::Read { handle: 0, offset: 0, length: 0, is_direct: true };
     check(opcode::READ, direct.as_bytes(), b"", want);
-    check(opcode::READDIR, read, b"", Operation::ReadDir { handle: 1, offset: 2, size: 3 });
-    check(opcode::READDIRPLUS, read, b"", Operation::ReadDirPlus { handle: 1, offset: 2, size: 3 });
+    check(opcode::READDIR, read, b"", Operation::ReadDir { offset: 2, size: 3 });
+    check(opcode::READDIRPLUS, read, b"", Operation::ReadDirPlus { offset: 2, size: 3 });
     let release = abi::ReleaseIn { handle: 8, ..Default::default() };
     check(opcode::RELEASE, release.as_bytes(), b"", Operation::Release { handle: 8 });
-    check(opcode::RELEASEDIR, release.as_bytes(), b"", Operation::ReleaseDir { handle: 8 });
-    check(opcode::OPENDIR, abi::OpenIn::default().as_bytes(), b"", Operation::OpenDir);
     check(opcode::STATFS, b"", b"", Operation::StatFs);
     check(opcode::GETXATTR, xattr.as_bytes(), b"user.a\0", Operation::GetXattr { name: b"user.a", size: 5 });
     check(opcode::LISTXATTR, xattr.as_bytes(), b"", Operation::ListXattr { size: 5 });

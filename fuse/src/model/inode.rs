@@ -4,12 +4,13 @@
 //! living node lies in it. While it lives, its number stands for nothing else. Walking up from any node
 //! ends at the root.
 
-use crate::model::kept_names::{Keeping, KeptNames};
+use crate::model::kept_names::KeptNames;
 use globalfs_proto::limits::MAX_PATH;
 use globalfs_proto::{Attr, FileId, FileKind, FsError, FsResult, GlobalPath};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Duration;
 
 /// The number of a node, which is also the `st_ino` that applications see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -227,14 +228,21 @@ impl InodeTable {
         self.drop_unheld(id);
     }
 
-    /// A reader of the directory `id` is opened while `edition` of its names counts.
-    pub(crate) fn open_names(&mut self, id: NodeId, edition: Option<u64>) -> Keeping {
-        self.kept_names.open(id, edition)
+    /// The kernel keeps the names in the directory `id`, which count until then.
+    pub(crate) fn keep_names(&mut self, id: NodeId, until: Duration) {
+        if self.nodes.contains_key(&id) {
+            self.kept_names.keep(id, until);
+        }
     }
 
-    /// A reader that the kernel keeps names of is closed.
-    pub(crate) fn close_names(&mut self, id: NodeId) {
-        self.kept_names.close(id);
+    /// The kernel is about to forget the names in `id`.
+    pub(crate) fn forget_names(&mut self, id: NodeId) {
+        self.kept_names.forget(id);
+    }
+
+    /// Takes out the directories whose names the kernel may keep no longer.
+    pub(crate) fn take_outlasted(&mut self, now: Duration) -> Vec<NodeId> {
+        self.kept_names.take_due(now)
     }
 
     /// Nodes last seen in `directory`, or anywhere.

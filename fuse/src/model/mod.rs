@@ -3,13 +3,14 @@
 mod handle;
 mod inode;
 mod kept_names;
+mod listing;
 mod mode;
 mod touches;
+pub(crate) mod xattr;
 
-pub(crate) use handle::{DirPosition, Handle, HandleTable, Listing, OpenFile, dir_position, offset_after};
+pub(crate) use handle::{HandleTable, OpenFile};
 pub use inode::{Identity, NodeId};
 pub(crate) use inode::{InodeTable, Place};
-pub use kept_names::Keeping;
-
+pub(crate) use listing::{Listing, Listings, Mark, Offset, Position};
 pub(crate) use mode::{Mode, Modes};
 pub(crate) use touches::Touches;

@@ -58,6 +58,8 @@ struct Tree {
     failure: Option<FsError>,
     /// When set, it is the edition of every directory's names, of whose changes the test tells.
     edition: Option<u64>,
+    /// For how long it counts; `None`: for long.
+    lasting: Option<Duration>,
     /// When set, every call panics.
     is_broken: bool,
     /// When set, reads return this many bytes too few.
@@ -174,6 +176,11 @@ impl MemoryVolume {
         self.tree.lock().edition = Some(edition);
     }
 
+    /// From now on names count for so long.
+    pub(crate) fn set_lasting(&self, lasting: Duration) {
+        self.tree.lock().lasting = Some(lasting);
+    }
+
     pub(crate) fn tell(&self, changes: Changes) {
         self.changes.lock().as_ref().unwrap().blocking_send(Arc::new(changes)).unwrap();
     }
@@ -208,20 +215,21 @@ impl Volume for MemoryVolume {
         let children = tree.entries.range(path.clone()..).filter(|(p, _)| p.parent().as_ref() == Some(path));
         let entry = |p: &GlobalPath, attr| DirEntry::new(Bytes::copy_from_slice(p.name()), attr);
         let entries = children.map(|(p, (attr, _))| entry(p, *attr)).collect();
-        let edition = tree.edition.map(|number| Edition { number, lasting: LASTING });
+        let lasting = tree.lasting.unwrap_or(LASTING);
+        let edition = tree.edition.map(|number| Edition { number, lasting });
         Ok(Names { entries, edition })
     }
 
     fn known_names(&self, path: &GlobalPath) -> Option<Names> {
-        let edition = self.tree.lock().edition?;
-        let mut names = self.list(path).now_or_never()?.ok()?;
+        self.tree.lock().edition?;
+        let names = self.list(path).now_or_never()?.ok()?;
         self.lists.fetch_sub(1, Ordering::Relaxed);
-        names.edition = Some(Edition { number: edition, lasting: LASTING });
         Some(names)
     }
 
     fn lasting(&self, _path: &GlobalPath, _attr: &Attr) -> Lasting {
-        let lasting = if self.tree.lock().edition.is_some() { LASTING } else { Duration::ZERO };
+        let tree = self.tree.lock();
+        let lasting = tree.edition.and(tree.lasting.or(Some(LASTING))).unwrap_or_default();
         Lasting { name: lasting, attr: lasting }
     }
 
