@@ -2,7 +2,10 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use globalfs_proto::{Attr, Changes, DirEntry, Edition, FsResult, FsStat, GlobalPath, Lasting, Version};
+use globalfs_proto::{
+    Attr, Change, Changed, Changes, DirEntry, Edition, FsError, FsResult, FsStat, GlobalPath, Lasting,
+    Version,
+};
 use std::any::Any;
 use std::fs::File;
 use std::sync::Arc;
@@ -25,7 +28,7 @@ pub struct Names {
     pub edition: Option<Edition>,
 }
 
-/// A read-only tree of files. Every method ends before the volume's own deadline, in data or an error.
+/// A tree of files. Every method ends before the volume's own deadline, in data or an error.
 #[async_trait]
 pub trait Volume: Send + Sync + 'static {
     /// Attributes of `path`, not following a final symbolic link.
@@ -84,6 +87,12 @@ pub trait Volume: Send + Sync + 'static {
     /// not here.
     async fn held_around(&self, _version: Version, _offset: u64) -> Option<(u64, Bytes)> {
         None
+    }
+
+    /// Changes something. When it is answered the volume answers anew itself; others hear of it by their own
+    /// [`Volume::changes`]. A write may be of any length that the kernel asks for.
+    async fn change(&self, _change: Change) -> FsResult<Changed> {
+        Err(FsError::READ_ONLY)
     }
 
     /// What becomes out of date from now on, so that the kernel forgets it; `None` when nobody tells. The volume

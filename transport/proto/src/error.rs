@@ -40,6 +40,8 @@ impl FsError {
     pub const NOT_FOUND: Self = Self::Os(2);
     /// The error for reading a directory that is none.
     pub const NOT_A_DIRECTORY: Self = Self::Os(20);
+    /// The error for a change where nothing can be changed.
+    pub const READ_ONLY: Self = Self::Os(30);
 
     /// Whether the same request may succeed elsewhere or later, unchanged.
     pub fn is_transient(&self) -> bool {

@@ -6,6 +6,7 @@
 
 pub mod attr;
 pub mod bulk;
+pub mod change;
 pub mod chunk;
 pub mod codec;
 pub mod error;
@@ -20,6 +21,7 @@ pub mod warm;
 
 pub use attr::{Attr, DirEntry, FileId, FileKind, FsStat, Version};
 pub use bulk::{PackHeader, PackedChunk, Record, WantedFile};
+pub use change::{Allocation, Change, Changed, Existing, NewAttr, NewFile, NewTime, Owner, Target};
 pub use chunk::{ByteRange, ChunkHash, ChunkIndex, ChunkSpan};
 pub use codec::{DecodeError, Reader, Writer};
 pub use error::{FsError, FsResult};

@@ -82,6 +82,9 @@ pub const MAX_DIR_ENTRIES: usize = 4_000_000;
 /// Bytes of an extended attribute's value (`XATTR_SIZE_MAX`), which also bounds a list of names.
 pub const MAX_XATTR: usize = 64 * 1024;
 
+/// Bytes of one write. Larger ones are several, so that a request stays below its limit.
+pub const MAX_WRITE: usize = 512 * 1024;
+
 /// Bytes of the explanation inside an error that crosses the network.
 pub const MAX_ERROR_TEXT: usize = 512;
 
@@ -113,5 +116,6 @@ const _: () = assert!(PACK_TARGET + CHUNK_SIZE as usize + 1024 < MAX_PACK);
 const _: () = assert!(MAX_PACKED_FILE <= MAX_PACKED_BYTES);
 const _: () = assert!(MAX_PATH + MAX_NAME + 256 < MAX_FILES_FRAME && MAX_FILES_FRAME <= MAX_REQUEST_FRAME);
 const _: () = assert!(MAX_TRACE_BYTES + 1024 <= MAX_REQUEST_FRAME);
+const _: () = assert!(MAX_WRITE + MAX_PATH + 1024 <= MAX_REQUEST_FRAME);
 const _: () = assert!(MAX_PATH + MAX_XATTR < MAX_FRAME);
 const _: () = assert!(MAX_TRACE_BYTES + MAX_NAME < MAX_FRAME);

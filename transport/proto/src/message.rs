@@ -5,6 +5,7 @@
 
 use crate::attr::{Attr, FsStat, Version};
 use crate::bulk::{PackHeader, WantedFile, decode_files, encode_files};
+use crate::change::{Change, Changed};
 use crate::chunk::{ChunkHash, ChunkIndex};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
@@ -104,6 +105,8 @@ pub enum Request {
     ListTraces,
     /// Forgets a trace. Answer: [`Response::Bytes`], empty; `ENOENT` when there is none.
     RemoveTrace(TraceName),
+    /// Changes a name, attributes or content. Answer: [`Response::Changed`].
+    Change(Change),
 }
 
 /// How the bytes of a chunk travel.
@@ -189,6 +192,8 @@ pub enum Response {
     Pack(PackHeader),
     /// How far the warming of one part is.
     Warmed(Warmed),
+    /// What came of a change.
+    Changed(Changed),
 }
 
 impl Request {
@@ -218,6 +223,7 @@ impl Request {
             Self::GetTrace(name) => w.u8(15).bytes(name.as_str().as_bytes()),
             Self::ListTraces => w.u8(16),
             Self::RemoveTrace(name) => w.u8(17).bytes(name.as_str().as_bytes()),
+            Self::Change(change) => change.encode(w.u8(18)),
         };
         w.finish()
     }
@@ -244,6 +250,7 @@ impl Request {
             15 => Self::GetTrace(decode_name(&mut r)?),
             16 => Self::ListTraces,
             17 => Self::RemoveTrace(decode_name(&mut r)?),
+            18 => Self::Change(Change::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("request", other)),
         };
         r.finish().map(|()| (header, request))
@@ -293,6 +300,7 @@ impl Response {
             Self::LeftOut(path) => w.u8(12).path(path),
             Self::Pack(header) => header.encode(w.u8(9)),
             Self::Warmed(step) => step.encode(w.u8(11)),
+            Self::Changed(changed) => changed.encode(w.u8(13)),
         };
         w.finish()
     }
@@ -313,6 +321,7 @@ impl Response {
             12 => Self::LeftOut(r.path()?),
             9 => Self::Pack(PackHeader::decode(&mut r)?),
             11 => Self::Warmed(Warmed::decode(&mut r)?),
+            13 => Self::Changed(Changed::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("response", other)),
         };
         r.finish().map(|()| response)

@@ -43,6 +43,8 @@ fn requests_have_their_frozen_form() {
         Request::List { path: GlobalPath::root(), below: 5, subscription: 6 },
         "02010000002f050000000600000000000000",
     );
+    let remove = Change::Remove { path: path(), directory: false };
+    check(Request::Change(remove), "1203040000002f612fff00");
     check(Request::ReadLink(path()), "03040000002f612fff");
     check(Request::GetXattr(path(), Bytes::from_static(b"user.x")), "04040000002f612fff06000000757365722e78");
     check(Request::ListXattr(path()), "05040000002f612fff");
@@ -113,6 +115,9 @@ fn responses_have_their_frozen_form() {
     let hashes = vec![hash, ChunkHash([1; 32])];
     let golden = format!("0a070000000000000002000000{}{}", "ab".repeat(32), "01".repeat(32));
     check(Response::Hashes { first: ChunkIndex(7), hashes }, &golden);
+    check(Response::Changed(Changed::default()), "0d0000");
+    let changed = Changed { before: Some(attr().version()), attr: Some(attr()) };
+    check(Response::Changed(changed), &format!("0d01{}01{attr_hex}", &attr_hex[..80]));
     check(Response::Error(FsError::NOT_FOUND), "06010200000000000000");
     check(Response::Error(FsError::Stale(None)), "0602");
     check(Response::Error(FsError::Stale(Some(Box::new(attr())))), &format!("0603{attr_hex}"));
