@@ -10,7 +10,8 @@ use globalfs_dataplane::origin::DirectOrigin;
 use globalfs_dataplane::{Deadline, Source};
 use globalfs_fuse::{Names, Volume, WholeFile};
 use globalfs_proto::{
-    Attr, ByteRange, Changes, ChunkIndex, Edition, FsResult, FsStat, GlobalPath, Lasting, Version, limits,
+    Attr, ByteRange, Change, Changed, Changes, ChunkIndex, Edition, FsResult, FsStat, GlobalPath, Lasting,
+    Version, limits,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +60,22 @@ impl NodeVolume {
         let _turn = self.reads.acquire().await.expect("the semaphore is never closed");
         self.cached.read_range(path, version, range, deadline).await
     }
+}
+
+/// `change` in parts that a request can carry.
+fn parts(change: Change) -> impl Iterator<Item = Change> {
+    let pieces = match &change {
+        Change::Write { data, .. } => data.len().div_ceil(limits::MAX_WRITE).max(1),
+        _ => 1,
+    };
+    (0..pieces).map(move |n| match &change {
+        Change::Write { target, offset, data } => {
+            let (start, end) = (n * limits::MAX_WRITE, data.len().min((n + 1) * limits::MAX_WRITE));
+            let offset = offset.map(|offset| offset + start as u64);
+            Change::Write { target: target.clone(), offset, data: data.slice(start..end) }
+        }
+        other => other.clone(),
+    })
 }
 
 fn is_same(one: Option<Edition>, other: Option<Edition>) -> bool {
@@ -121,6 +138,16 @@ impl Volume for NodeVolume {
     async fn fs_stat(&self, path: &GlobalPath) -> FsResult<FsStat> {
         let deadline = self.deadline();
         deadline.bound(self.cached.fs_stat(path, deadline)).await
+    }
+
+    async fn change(&self, change: Change) -> FsResult<Changed> {
+        let deadline = self.deadline();
+        let mut all = Changed::default();
+        for part in parts(change) {
+            let changed = deadline.bound(self.cached.change(&part, deadline)).await?;
+            all = Changed { before: all.before.or(changed.before), ..changed };
+        }
+        Ok(all)
     }
 
     async fn read(

@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_DEADLINE, MAX_HASHES_PER_REQUEST};
 use globalfs_proto::{
-    Attr, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, Request, Response,
-    Version, WantedFile, Warm,
+    Attr, Change, Changed, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, FsStat, GlobalPath,
+    Request, Response, Version, WantedFile, Warm,
 };
 use globalfs_transport::{Answer, Peer};
 use std::collections::VecDeque;
@@ -212,6 +212,13 @@ impl Source for Remote {
     async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
         match self.ask_one(Request::FsStat(path.clone()), deadline).await? {
             Response::FsStat(stat) => Ok(stat),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
+        match self.ask_one(Request::Change(change.clone()), deadline).await? {
+            Response::Changed(changed) => Ok(changed),
             _ => Err(self.unexpected()),
         }
     }

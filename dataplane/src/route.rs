@@ -26,7 +26,7 @@ use crate::warm::Group;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use globalfs_proto::{
-    Attr, Changes, DirEntry, FileId, FileKind, FsError, FsResult, GlobalPath, SiteName, Warm,
+    Attr, Change, Changes, DirEntry, FileId, FileKind, FsError, FsResult, GlobalPath, SiteName, Warm,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,6 +39,12 @@ const CHILD_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Children of one listing that are asked for at the same time.
 const CHILDREN_AT_ONCE: usize = 32;
+
+/// `EXDEV`: names of two masters. Programs then copy.
+const OTHER_DEVICE: FsError = FsError::Os(18);
+
+/// `EBUSY`: other sites master something below the name.
+const BUSY: FsError = FsError::Os(16);
 
 /// Who is the master of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +150,26 @@ impl Routes {
             Master::Site(site) => Err(FsError::Refused(format!("{path} is not mastered here but at {site}"))),
             Master::Nowhere(why) => Err(FsError::Refused(format!("{path} is not mastered here: {why}"))),
         }
+    }
+
+    /// Whether this site alone decides about all that `change` concerns.
+    fn may_change(&self, change: &Change) -> FsResult<()> {
+        let masters: Vec<_> = change.paths().map(|path| (path, self.placement.master(path))).collect();
+        if masters.iter().any(|(_, master)| *master != masters[0].1) {
+            return Err(OTHER_DEVICE);
+        }
+        match &masters[0].1 {
+            Master::Here => {}
+            Master::Site(_) => return Err(FsError::READ_ONLY),
+            Master::Nowhere(why) => {
+                return Err(FsError::Unreachable(format!("{} has no master: {why}", masters[0].0)));
+            }
+        }
+        let moves = matches!(change, Change::Rename { .. } | Change::Remove { directory: true, .. });
+        if moves && change.paths().any(|path| !self.is_plain(path, &Master::Here)) {
+            return Err(BUSY);
+        }
+        Ok(())
     }
 
     async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {

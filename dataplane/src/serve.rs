@@ -261,6 +261,7 @@ impl Handler for Server {
             Request::ListXattr(path) => Response::Bytes(source.list_xattr(&path, deadline).await?),
             Request::FsStat(path) => Response::FsStat(source.fs_stat(&path, deadline).await?),
             Request::Ping => Response::Bytes(Bytes::new()),
+            Request::Change(change) => Response::Changed(source.change(&change, deadline).await?),
             Request::Warm(warm) => return warm::send(source.warm(warm, deadline).await?, reply).await,
             Request::PutTrace(_) | Request::GetTrace(_) | Request::ListTraces | Request::RemoveTrace(_) => {
                 return Err(FsError::Refused("no traces are kept here".to_owned()));

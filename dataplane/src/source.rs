@@ -13,8 +13,8 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use globalfs_proto::{
-    Attr, Changes, ChunkHash, ChunkIndex, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath,
-    Version, WantedFile, Warm,
+    Attr, Change, Changed, Changes, ChunkHash, ChunkIndex, ChunkSpan, DirEntry, FsError, FsResult, FsStat,
+    GlobalPath, Version, WantedFile, Warm,
 };
 use std::future::Future;
 use std::ops::Deref;
@@ -179,6 +179,12 @@ pub trait Source: Send + Sync + 'static {
 
     /// Totals of the file system that holds `path`.
     async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat>;
+
+    /// Changes something. An error of the network leaves open whether it was done: it is not asked for twice.
+    async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
+        let _ = (change, deadline);
+        Err(FsError::READ_ONLY)
+    }
 
     /// Starts reading the chunks `span` of content `version` of the regular file `path`.
     ///

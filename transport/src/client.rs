@@ -9,7 +9,7 @@ use crate::{failure, frame};
 use bytes::Bytes;
 use globalfs_proto::limits::MAX_DEADLINE;
 use globalfs_proto::{FsError, FsResult, PeerIdentity, Request, RequestHeader};
-use quinn::Connection;
+use quinn::{Connection, RecvStream, SendStream};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -20,7 +20,9 @@ pub struct Peer(Arc<Link>);
 
 /// Why an attempt failed, by what to do next.
 enum Failure {
-    /// The connection died before anything was answered: once more on a new one.
+    /// The connection had died before the request was sent: once more on a new one.
+    NotSent(FsError),
+    /// The connection died before anything was answered: once more on a new one, if that may be done twice.
     ConnectionLost(FsError),
     /// Tell the caller.
     Final(FsError),
@@ -71,15 +73,25 @@ impl Peer {
 
     async fn try_twice(&self, request: &Request, deadline: Instant) -> FsResult<Answer> {
         let attempt = match self.attempt(request, deadline).await {
-            Err(Failure::ConnectionLost(error)) => {
-                tracing::debug!(peer = %self.0.whom(), %error, "asking again on a new connection");
-                self.attempt(request, deadline).await
+            Err(Failure::NotSent(error)) => self.try_again(request, deadline, error).await,
+            Err(Failure::ConnectionLost(error)) if request.may_repeat() => {
+                self.try_again(request, deadline, error).await
             }
             other => other,
         };
         attempt.map_err(|failure| match failure {
-            Failure::ConnectionLost(error) | Failure::Final(error) => error,
+            Failure::NotSent(error) | Failure::ConnectionLost(error) | Failure::Final(error) => error,
         })
+    }
+
+    async fn try_again(
+        &self,
+        request: &Request,
+        deadline: Instant,
+        error: FsError,
+    ) -> Result<Answer, Failure> {
+        tracing::debug!(peer = %self.0.whom(), %error, "asking again on a new connection");
+        self.attempt(request, deadline).await
     }
 
     async fn attempt(&self, request: &Request, deadline: Instant) -> Result<Answer, Failure> {
@@ -89,10 +101,13 @@ impl Peer {
         {
             return Ok(answer);
         }
-        match self.ask(&connection, request, deadline).await {
-            Ok(answer) => Ok(answer),
-            Err(error) => Err(self.judge(&connection, error)),
-        }
+        let whom = self.0.whom();
+        let opened = connection.open_bi().await.map_err(|e| failure::of_connection(&whom, &e));
+        let stream = opened.map_err(|error| match self.judge(&connection, error) {
+            Failure::ConnectionLost(error) => Failure::NotSent(error),
+            other => other,
+        })?;
+        self.ask(stream, request, deadline).await.map_err(|error| self.judge(&connection, error))
     }
 
     /// Nothing if there is no lane, or it fails before the answer has begun: then QUIC is asked, which also knows
@@ -124,10 +139,13 @@ impl Peer {
         }
     }
 
-    async fn ask(&self, connection: &Connection, request: &Request, deadline: Instant) -> FsResult<Answer> {
+    async fn ask(
+        &self,
+        (mut send, receive): (SendStream, RecvStream),
+        request: &Request,
+        deadline: Instant,
+    ) -> FsResult<Answer> {
         let whom = self.0.whom();
-        let opened = connection.open_bi().await;
-        let (mut send, receive) = opened.map_err(|e| failure::of_connection(&whom, &e))?;
         let message = sealed(request, deadline);
         let meter = self.0.meter();
         meter.add(|live| &live.bytes_sent, message.len());

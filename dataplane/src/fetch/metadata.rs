@@ -13,7 +13,7 @@ use crate::model::names::{Answer, Ask, Names};
 use crate::source::{ChangeStream, Deadline, Listing, Source};
 use bytes::Bytes;
 use globalfs_proto::limits::{DEFAULT_DEADLINE, MAX_ENTRIES_BELOW};
-use globalfs_proto::{Attr, Edition, FsError, FsResult, GlobalPath, Lasting};
+use globalfs_proto::{Attr, Change, Changed, Edition, FsError, FsResult, GlobalPath, Lasting};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -244,6 +244,20 @@ impl Metadata {
     pub(super) fn learn_directory(&self, ticket: Ticket, path: &GlobalPath, listing: Option<Listing>) {
         self.0.counts.directories.fetch_add(1, Relaxed);
         self.0.state.lock().names.learn_directory(ticket, path, listing, self.now());
+    }
+
+    /// Asks for a change and takes over what came of it, unless others' changes have overtaken that.
+    pub(super) async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
+        self.start_watching();
+        let asking = self.asking();
+        let outcome = deadline.bound(self.0.upstream.change(change, deadline)).await;
+        let attr = outcome.as_ref().ok().and_then(|changed| changed.attr);
+        for path in change.paths() {
+            self.0.state.lock().names.forget(path);
+            self.0.small.forget(path).await;
+            attr.into_iter().for_each(|attr| self.learn(asking.ticket, path, Some(attr)));
+        }
+        outcome
     }
 
     /// What is known of `path` is out of date; its attributes may be known anew.

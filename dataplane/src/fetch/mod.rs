@@ -37,8 +37,8 @@ use bytes::Bytes;
 use flight::{Claim, Flights};
 use globalfs_proto::limits::{CHUNK_SIZE, DEFAULT_DEADLINE};
 use globalfs_proto::{
-    Attr, ByteRange, ChunkIndex, ChunkSpan, Edition, FileKind, FsError, FsResult, FsStat, GlobalPath,
-    Lasting, Version, WantedFile, Warm,
+    Attr, ByteRange, Change, Changed, ChunkIndex, ChunkSpan, Edition, FileKind, FsError, FsResult, FsStat,
+    GlobalPath, Lasting, Version, WantedFile, Warm,
 };
 use known::Known;
 use metadata::Metadata;
@@ -252,6 +252,11 @@ impl Source for Cached {
 
     async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
         deadline.bound(self.0.upstream.fs_stat(path, deadline)).await
+    }
+
+    /// What it concerns is asked for anew from then on, however it ended.
+    async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
+        self.0.metadata.change(change, deadline).await
     }
 
     async fn read(

@@ -4,6 +4,7 @@
 //! had the wanted version before and after it was read (see `read`); no call blocks an async thread; at most
 //! [`MAX_CALLS`] threads are in the file system at a time, so storage that hangs cannot take them all.
 
+mod change;
 mod details;
 mod direct;
 mod files;
@@ -28,7 +29,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use globalfs_proto::limits::MAX_DIR_ENTRIES;
-use globalfs_proto::{Attr, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, SiteName, Version, WantedFile};
+use globalfs_proto::{
+    Attr, Change, Changed, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, SiteName, Version, WantedFile,
+};
 use hashes::HashTable;
 use list::Contents;
 use read::Reading;
@@ -113,6 +116,7 @@ struct Inner {
     counters: Counters,
     calls: Arc<Semaphore>,
     hashes: HashTable,
+    changes: change::Changes,
     watcher: Option<Arc<Watcher>>,
 }
 
@@ -127,7 +131,8 @@ impl Origin {
         let tree = Tree::open(dir, site)?;
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
         let (counters, hashes, watcher) = (Counters::default(), HashTable::default(), Watcher::new(dir));
-        Ok(Self(Arc::new(Inner { tree, disk, options, counters, calls, hashes, watcher })))
+        let changes = change::Changes::default();
+        Ok(Self(Arc::new(Inner { tree, disk, options, counters, calls, hashes, changes, watcher })))
     }
 
     /// What was done so far.
@@ -238,6 +243,12 @@ impl Source for Origin {
     async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
         let path = path.clone();
         self.call(deadline, move |inner| inner.tree.fs_stat(&path)).await
+    }
+
+    /// What was begun is carried out, also when its deadline passes meanwhile.
+    async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
+        let change = change.clone();
+        self.call(deadline, move |inner| inner.changes.apply(&inner.tree, &change)).await
     }
 
     async fn read(

@@ -24,9 +24,9 @@ use std::path::{Path, PathBuf};
 /// How often a resolution is repeated that the kernel gave up because of a rename meanwhile.
 const MAX_RESOLVE_REPEATS: u32 = 32;
 
-const EINVAL: FsError = FsError::Os(22);
+pub(super) const EINVAL: FsError = FsError::Os(22);
 const EIO: FsError = FsError::Os(5);
-const EISDIR: FsError = FsError::Os(21);
+pub(super) const EISDIR: FsError = FsError::Os(21);
 
 /// One origin's directory.
 #[derive(Debug)]

@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use globalfs_proto::{
-    Attr, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version, WantedFile, Warm,
+    Attr, Change, Changed, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version, WantedFile,
+    Warm,
 };
 use std::time::Duration;
 
@@ -51,6 +52,11 @@ impl Source for ForNodes {
 
     async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
         self.0.source_of(path)?.fs_stat(path, deadline).await
+    }
+
+    async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
+        self.0.may_change(change)?;
+        self.0.origin.change(change, deadline).await
     }
 
     async fn read(

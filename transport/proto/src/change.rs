@@ -125,7 +125,7 @@ pub enum Change {
         /// If that is there already.
         existing: Existing,
     },
-    /// Attributes are set, all or none. Answer: those of the file afterwards.
+    /// Attributes are set: owner, mode, length, times, in this order. Answer: those of the file afterwards.
     SetAttr {
         /// The file.
         target: Target,
@@ -200,6 +200,20 @@ impl Change {
             | Self::Sync { target, .. } => (&target.path, None),
         };
         std::iter::once(one).chain(other)
+    }
+
+    /// Whether it may be asked for again by who does not know whether it was done: then it is done, or is once more.
+    pub fn may_repeat(&self) -> bool {
+        match self {
+            Self::SetAttr { .. } | Self::Sync { .. } | Self::Allocate { .. } => true,
+            Self::Write { offset, .. } => offset.is_some(),
+            Self::SetXattr { existing, .. } => *existing == Existing::Replace,
+            Self::Make { .. }
+            | Self::Link { .. }
+            | Self::Remove { .. }
+            | Self::Rename { .. }
+            | Self::RemoveXattr { .. } => false,
+        }
     }
 
     pub(crate) fn encode<'w>(&self, w: &'w mut Writer) -> &'w mut Writer {

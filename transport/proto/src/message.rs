@@ -197,6 +197,14 @@ pub enum Response {
 }
 
 impl Request {
+    /// Whether it may be asked again by who does not know whether it was carried out.
+    pub fn may_repeat(&self) -> bool {
+        match self {
+            Self::Change(change) => change.may_repeat(),
+            _ => true,
+        }
+    }
+
     /// The frame of this request behind its header.
     pub fn encode(&self, header: RequestHeader) -> Bytes {
         let mut w = Writer::new();

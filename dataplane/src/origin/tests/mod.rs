@@ -1,5 +1,6 @@
 //! What an origin must do, on real files in a scratch directory.
 
+mod changes;
 mod confinement;
 mod content;
 mod files;

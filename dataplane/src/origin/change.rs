@@ -1,0 +1,299 @@
+//! The system calls of an origin that change it. They block.
+//!
+//! Who asks is a node of this site, whose kernel has checked that the user may; what is made is given to the user.
+//!
+//! *Invariants:* as for the rest of the origin no name leads outside; a file whose content or attributes are changed is the
+//! one that was meant, whatever has taken its place; changes of one file that tell its content before and after come one
+//! after another.
+
+use super::details::has_no_xattrs;
+use super::tree::{EINVAL, EISDIR, Tree, os, proc_path, resolve_in};
+use globalfs_proto::{
+    Allocation, Attr, Change, Changed, Existing, FileKind, FsError, FsResult, GlobalPath, NewAttr, NewFile,
+    NewTime, Owner, Target,
+};
+use parking_lot::{Mutex, MutexGuard};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec,
+    Timestamps, UTIME_NOW, UTIME_OMIT, Uid, XattrFlags,
+};
+use rustix::io::{Errno, Result};
+
+/// Locks that the files share.
+const LOCKS: usize = 64;
+
+/// Permissions while a new file is not yet its owner's.
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// Of directories: what is made in them gets their group.
+const SET_GID: u32 = 0o2000;
+
+const DEFAULT_LIST: &str = "system.posix_acl_default";
+
+/// Who changes a file waits for who does so before.
+#[derive(Debug)]
+pub(super) struct Changes([Mutex<()>; LOCKS]);
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self([const { Mutex::new(()) }; LOCKS])
+    }
+}
+
+impl Changes {
+    fn lock(&self, target: &Target) -> MutexGuard<'_, ()> {
+        self.0[target.file.inode as usize % LOCKS].lock()
+    }
+
+    pub(super) fn apply(&self, tree: &Tree, change: &Change) -> FsResult<Changed> {
+        match change {
+            Change::Make { path, new, owner } => make(tree, path, new, *owner).map(told),
+            Change::Link { target, path } => link(tree, target, path).map(told),
+            Change::Remove { path, directory } => remove(tree, path, *directory),
+            Change::Rename { from, to, existing } => rename(tree, from, to, *existing),
+            Change::SetAttr { target, attr } => {
+                self.within(tree, target, |found, before| set_attr(found, before, attr))
+            }
+            Change::SetXattr { target, name, value, existing } => self.within(tree, target, |found, _| {
+                let flags = match existing {
+                    Existing::Replace => XattrFlags::empty(),
+                    Existing::Refuse => XattrFlags::CREATE,
+                    Existing::Exchange => XattrFlags::REPLACE,
+                };
+                rustix::fs::setxattr(proc_path(found), &name[..], value, flags).map_err(os)
+            }),
+            Change::RemoveXattr { target, name } => self.within(tree, target, |found, _| {
+                rustix::fs::removexattr(proc_path(found), &name[..]).map_err(os)
+            }),
+            Change::Write { target, offset, data } => {
+                self.within(tree, target, |found, before| write(found, before, *offset, data))
+            }
+            Change::Allocate { target, allocation } => {
+                self.within(tree, target, |found, before| allocate(found, before, *allocation))
+            }
+            Change::Sync { target, data_only } => {
+                self.within(tree, target, |found, before| sync(found, before, *data_only))
+            }
+        }
+    }
+
+    /// Does `work` with the file that is meant, and tells what it was before and is afterwards.
+    fn within(
+        &self,
+        tree: &Tree,
+        target: &Target,
+        work: impl FnOnce(&OwnedFd, &Attr) -> FsResult<()>,
+    ) -> FsResult<Changed> {
+        let _turn = self.lock(target);
+        let (found, before) = find(tree, target)?;
+        work(&found, &before)?;
+        Ok(Changed { before: Some(before.version()), attr: Some(attr_of(tree, &found)?) })
+    }
+}
+
+fn told(attr: Attr) -> Changed {
+    Changed { before: None, attr: Some(attr) }
+}
+
+fn attr_of(tree: &Tree, found: &OwnedFd) -> FsResult<Attr> {
+    Ok(Attr { no_xattrs: has_no_xattrs(found), ..tree.attr(found)? })
+}
+
+fn find(tree: &Tree, target: &Target) -> FsResult<(OwnedFd, Attr)> {
+    let found = tree.find(&target.path).map_err(os)?;
+    let attr = tree.attr(&found)?;
+    if attr.file == target.file { Ok((found, attr)) } else { Err(FsError::Stale(Some(Box::new(attr)))) }
+}
+
+/// A name in a directory that is open.
+struct Place<'p> {
+    directory: OwnedFd,
+    name: &'p [u8],
+}
+
+impl<'p> Place<'p> {
+    /// The root has no name that could be changed.
+    fn of(tree: &Tree, path: &'p GlobalPath) -> FsResult<Self> {
+        const EBUSY: FsError = FsError::Os(16);
+        let parent = path.parent().ok_or(EBUSY)?;
+        let directory = tree.resolve(&parent, OFlags::PATH | OFlags::DIRECTORY).map_err(os)?;
+        Ok(Self { directory, name: path.name() })
+    }
+
+    fn find(&self) -> Result<OwnedFd> {
+        resolve_in(&self.directory, self.name, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::empty())
+    }
+
+    fn remove(&self, directory: bool) -> Result<()> {
+        let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        rustix::fs::unlinkat(&self.directory, self.name, flags)
+    }
+}
+
+fn make(tree: &Tree, path: &GlobalPath, new: &NewFile, owner: Owner) -> FsResult<Attr> {
+    let place = Place::of(tree, path)?;
+    let (parent, mode) = (tree.attr(&place.directory)?, Mode::from_raw_mode(owner.mode & 0o777));
+    make_node(&place, new, mode).map_err(os)?;
+    let given = place.find().map_err(os).and_then(|found| {
+        give(&found, new, &parent, &place, owner).map_err(os)?;
+        attr_of(tree, &found)
+    });
+    if given.is_err() {
+        // Nobody is left with a file that belongs to the daemon. If that fails, too, the first error says more.
+        let _ = place.remove(*new == NewFile::Directory);
+    }
+    given
+}
+
+fn make_node(place: &Place<'_>, new: &NewFile, mode: Mode) -> Result<()> {
+    let (directory, name) = (&place.directory, place.name);
+    match new {
+        NewFile::Regular => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(directory, name, flags, mode & PRIVATE).map(drop)
+        }
+        NewFile::Directory => rustix::fs::mkdirat(directory, name, mode),
+        NewFile::Symlink(target) => rustix::fs::symlinkat(&target[..], directory, name),
+        NewFile::Special(kind, device) => {
+            let kind = match kind {
+                FileKind::Fifo => FileType::Fifo,
+                FileKind::Socket => FileType::Socket,
+                FileKind::CharDevice => FileType::CharacterDevice,
+                FileKind::BlockDevice => FileType::BlockDevice,
+                _ => return Err(Errno::INVAL),
+            };
+            rustix::fs::mknodat(directory, name, kind, mode & PRIVATE, *device)
+        }
+    }
+}
+
+/// Makes what is new that of who asked for it, with the permissions that it would have had there.
+fn give(found: &OwnedFd, new: &NewFile, parent: &Attr, place: &Place<'_>, owner: Owner) -> Result<()> {
+    let by_directory = parent.mode & SET_GID != 0;
+    let gid = if by_directory { parent.gid } else { owner.gid };
+    set_owner(found, Some(owner.uid), Some(gid))?;
+    if matches!(new, NewFile::Symlink(_)) {
+        return Ok(());
+    }
+    let directory_bit = if by_directory && *new == NewFile::Directory { SET_GID } else { 0 };
+    let mut mode = owner.mode | directory_bit;
+    if has_default_list(&place.directory) {
+        // The list that was inherited grants what both it and the mode do.
+        let inherited = rustix::fs::fstat(found)?.st_mode;
+        mode = (mode & !0o070) | (mode & inherited & 0o070);
+    }
+    rustix::fs::chmod(proc_path(found), Mode::from_raw_mode(mode))
+}
+
+fn has_default_list(directory: &OwnedFd) -> bool {
+    let mut nothing: [u8; 0] = [];
+    rustix::fs::getxattr(proc_path(directory), DEFAULT_LIST, &mut nothing).is_ok_and(|length| length > 0)
+}
+
+fn set_owner(found: &OwnedFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+    rustix::fs::chownat(found, c"", uid, gid, AtFlags::EMPTY_PATH)
+}
+
+fn link(tree: &Tree, target: &Target, path: &GlobalPath) -> FsResult<Attr> {
+    let ((found, _), place) = (find(tree, target)?, Place::of(tree, path)?);
+    // By its handle's name: the one that is meant, be it a symbolic link.
+    let from = proc_path(&found);
+    rustix::fs::linkat(CWD, from, &place.directory, place.name, AtFlags::SYMLINK_FOLLOW).map_err(os)?;
+    attr_of(tree, &found)
+}
+
+fn remove(tree: &Tree, path: &GlobalPath, directory: bool) -> FsResult<Changed> {
+    Place::of(tree, path)?.remove(directory).map_err(os)?;
+    Ok(Changed::default())
+}
+
+fn rename(tree: &Tree, from: &GlobalPath, to: &GlobalPath, existing: Existing) -> FsResult<Changed> {
+    let (from, to) = (Place::of(tree, from)?, Place::of(tree, to)?);
+    let flags = match existing {
+        Existing::Replace => RenameFlags::empty(),
+        Existing::Refuse => RenameFlags::NOREPLACE,
+        Existing::Exchange => RenameFlags::EXCHANGE,
+    };
+    rustix::fs::renameat_with(&from.directory, from.name, &to.directory, to.name, flags).map_err(os)?;
+    Ok(Changed::default())
+}
+
+/// The owner first, which takes set-id bits away; the length before the times, which it moves.
+fn set_attr(found: &OwnedFd, before: &Attr, new: &NewAttr) -> FsResult<()> {
+    if new.uid.is_some() || new.gid.is_some() {
+        set_owner(found, new.uid, new.gid).map_err(os)?;
+    }
+    if let Some(mode) = new.mode {
+        if before.kind == FileKind::Symlink {
+            return Err(FsError::Os(Errno::OPNOTSUPP.raw_os_error()));
+        }
+        rustix::fs::chmod(proc_path(found), Mode::from_raw_mode(mode)).map_err(os)?;
+    }
+    if let Some(size) = new.size {
+        rustix::fs::ftruncate(open(found, before, OFlags::WRONLY)?, size).map_err(os)?;
+    }
+    if new.atime.is_some() || new.mtime.is_some() {
+        let times = Timestamps { last_access: timespec(new.atime), last_modification: timespec(new.mtime) };
+        rustix::fs::utimensat(found, c"", &times, AtFlags::EMPTY_PATH).map_err(os)?;
+    }
+    Ok(())
+}
+
+fn timespec(time: Option<NewTime>) -> Timespec {
+    const SECOND: i64 = 1_000_000_000;
+    match time {
+        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        Some(NewTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+        Some(NewTime::At(ns)) => Timespec { tv_sec: ns.div_euclid(SECOND), tv_nsec: ns.rem_euclid(SECOND) },
+    }
+}
+
+/// Opens the regular file that `found` refers to.
+fn open(found: &OwnedFd, attr: &Attr, flags: OFlags) -> FsResult<OwnedFd> {
+    match attr.kind {
+        FileKind::Regular => {}
+        FileKind::Directory => return Err(EISDIR),
+        _ => return Err(EINVAL),
+    }
+    rustix::fs::openat(CWD, proc_path(found), flags | OFlags::CLOEXEC, Mode::empty()).map_err(os)
+}
+
+fn write(found: &OwnedFd, before: &Attr, offset: Option<u64>, data: &[u8]) -> FsResult<()> {
+    let append = if offset.is_none() { OFlags::APPEND } else { OFlags::empty() };
+    let file = open(found, before, OFlags::WRONLY | append)?;
+    let mut written = 0;
+    while written < data.len() {
+        let rest = &data[written..];
+        let some = match offset {
+            Some(offset) => rustix::io::pwrite(&file, rest, offset + written as u64),
+            None => rustix::io::write(&file, rest),
+        };
+        written += match some {
+            Ok(0) => return Err(FsError::Os(Errno::IO.raw_os_error())),
+            Err(Errno::INTR) => 0,
+            other => other.map_err(os)?,
+        };
+    }
+    Ok(())
+}
+
+fn allocate(found: &OwnedFd, before: &Attr, allocation: Allocation) -> FsResult<()> {
+    let Allocation { offset, length, mode } = allocation;
+    let flags = FallocateFlags::from_bits_retain(mode);
+    rustix::fs::fallocate(open(found, before, OFlags::RDWR)?, flags, offset, length).map_err(os)
+}
+
+/// What is neither file nor directory has nothing to be kept but its name, which is its directory's.
+fn sync(found: &OwnedFd, before: &Attr, data_only: bool) -> FsResult<()> {
+    let kind = match before.kind {
+        FileKind::Regular => OFlags::empty(),
+        FileKind::Directory => OFlags::DIRECTORY,
+        _ => return Ok(()),
+    };
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | kind;
+    let file = rustix::fs::openat(CWD, proc_path(found), flags, Mode::empty()).map_err(os)?;
+    let file = file.as_fd();
+    if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }.map_err(os)
+}
