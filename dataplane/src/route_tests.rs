@@ -244,3 +244,28 @@ async fn many_files_are_divided_among_their_masters() {
     assert_eq!(sites[0], nodes[0]);
     assert!(sites[1..4].iter().all(|told| matches!(told, Err(FsError::Refused(_)))));
 }
+
+#[tokio::test]
+async fn nodes_change_what_this_site_masters_and_nothing_else() {
+    let site = site();
+    site.origin.put_directory("/mixed");
+    site.origin.put_file("/mixed/a-file", "");
+    let change = async |change: Change| site.routed.for_nodes().change(&change, soon()).await.map(drop);
+    let remove = |name: &str, directory| Change::Remove { path: path(name), directory };
+    assert_eq!(change(remove("/results/r", false)).await, Err(FsError::READ_ONLY));
+    assert!(matches!(change(remove("/lost/c", false)).await, Err(FsError::Unreachable(_))));
+    let rename = |from: &str, to: &str| Change::Rename {
+        from: path(from),
+        to: path(to),
+        existing: globalfs_proto::Existing::Replace,
+    };
+    assert_eq!(change(rename("/here", "/results/here")).await, Err(OTHER_DEVICE));
+    assert_eq!(change(rename("/results/r", "/mixed/c-r")).await, Err(FsError::READ_ONLY));
+    assert_eq!(change(rename("/mixed", "/moved")).await, Err(BUSY), "others have files in it");
+    assert_eq!(change(remove("/mixed", true)).await, Err(BUSY));
+    let refused = site.routed.for_sites().change(&remove("/here", false), soon()).await;
+    assert_eq!(refused.map(drop), Err(FsError::READ_ONLY), "other sites have leases, or nothing");
+    assert_eq!(change(remove("/mixed/a-file", false)).await, Ok(()));
+    assert_eq!(change(remove("/here", false)).await, Ok(()));
+    assert_eq!(site.routed.for_nodes().stat(&path("/here"), soon()).await, Err(FsError::NOT_FOUND));
+}

@@ -12,8 +12,8 @@ use crate::source::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::{
-    Attr, ChunkHash, ChunkIndex, ChunkSpan, DirEntry, FileId, FileKind, FsError, FsResult, FsStat,
-    GlobalPath, Version,
+    Attr, Change, Changed, ChunkHash, ChunkIndex, ChunkSpan, DirEntry, FileId, FileKind, FsError, FsResult,
+    FsStat, GlobalPath, Version,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 const CHUNKS_AHEAD: usize = 4;
 const ENODATA: i32 = 61;
 const EINVAL: i32 = 22;
+const EOPNOTSUPP: i32 = 95;
 
 /// A tree of files in memory. Cheap to clone: clones share the tree.
 #[derive(Clone, Default)]
@@ -278,6 +279,23 @@ impl Source for MemorySource {
         self.find(path, deadline).await?;
         let files = self.0.tree.lock().len() as u64;
         Ok(FsStat { block_size: 4096, blocks: 1000, blocks_free: 400, files, ..FsStat::default() })
+    }
+
+    /// Removes and writes whole files; other changes are refused as unsupported.
+    async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
+        match change {
+            Change::Remove { path, .. } => {
+                self.find(path, deadline).await?;
+                self.0.tree.lock().remove(path);
+                Ok(Changed::default())
+            }
+            Change::Write { target, data, .. } => {
+                let before = self.find(&target.path, deadline).await?.attr.version();
+                let attr = self.put(&target.path, FileKind::Regular, data.clone());
+                Ok(Changed { before: Some(before), attr: Some(attr) })
+            }
+            _ => Err(FsError::Os(EOPNOTSUPP)),
+        }
     }
 
     async fn read(

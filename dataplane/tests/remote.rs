@@ -6,13 +6,17 @@ mod common;
 
 use bytes::Bytes;
 use common::{endpoints, soon};
+use globalfs_dataplane::cache::{self, Cache};
+use globalfs_dataplane::disk::Preference;
+use globalfs_dataplane::fetch::{self, Cached};
 use globalfs_dataplane::remote::{MAX_REFETCHES, Remote};
 use globalfs_dataplane::serve::{Server, Tamper};
 use globalfs_dataplane::testing::MemorySource;
 use globalfs_dataplane::{Chunk, Deadline, Source};
-use globalfs_proto::limits::{CHUNK_SIZE, MAX_CHUNKS_PER_READ};
+use globalfs_proto::limits::{CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_WRITE};
 use globalfs_proto::{
-    Attr, ChunkEncoding, ChunkIndex, ChunkSpan, FileKind, FsError, FsResult, GlobalPath, Response, WantedFile,
+    Attr, Change, Changed, ChunkEncoding, ChunkIndex, ChunkSpan, FileKind, FsError, FsResult, GlobalPath,
+    Response, Target, WantedFile,
 };
 use globalfs_transport::Peer;
 use std::collections::BTreeMap;
@@ -368,4 +372,44 @@ async fn wherever_a_pack_is_damaged_its_files_are_right_or_an_error() {
         }
     }
     assert!(right > 120 * 25 && failed > 0, "{right} right, {failed} failed");
+}
+
+#[tokio::test]
+async fn changes_are_carried_out_there() {
+    let pair = Pair::new();
+    let before = pair.source.put_file("/f", "before");
+    let target = Target { path: path("/f"), file: before.file };
+    let data = Bytes::from(vec![7; MAX_WRITE]);
+    let write = Change::Write { target: target.clone(), offset: Some(0), data };
+    let changed = pair.remote.change(&write, soon()).await.unwrap();
+    assert_eq!(changed.before, Some(before.version()));
+    let now = pair.source.stat(&path("/f"), soon()).await.unwrap();
+    assert_eq!((changed.attr, now.size), (Some(now), MAX_WRITE as u64));
+    let remove = Change::Remove { path: path("/f"), directory: false };
+    assert_eq!(pair.remote.change(&remove, soon()).await, Ok(Changed::default()));
+    assert_eq!(pair.remote.change(&remove, soon()).await, Err(FsError::NOT_FOUND));
+    let sync = Change::Sync { target, data_only: false };
+    assert_eq!(pair.remote.change(&sync, soon()).await, Err(FsError::Os(95)));
+}
+
+#[tokio::test]
+async fn a_cache_in_front_answers_anew_after_a_change() {
+    let pair = Pair::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let options = cache::Options { dir: scratch.path().to_owned(), quota_bytes: 1 << 30 };
+    let cache = Cache::open(options, globalfs_dataplane::disk::open(Preference::Auto).unwrap()).unwrap();
+    let cached = Cached::new(Arc::new(pair.remote.clone()), cache, fetch::Options::default());
+    let before = pair.source.put_file("/f", "before");
+    assert_eq!(cached.list(&GlobalPath::root(), soon()).await.unwrap().len(), 1);
+    assert_eq!(cached.stat(&path("/f"), soon()).await.unwrap(), before);
+    let target = Target { path: path("/f"), file: before.file };
+    let write = Change::Write { target, offset: Some(0), data: Bytes::from_static(b"and after") };
+    let attr = cached.change(&write, soon()).await.unwrap().attr.unwrap();
+    assert_eq!(cached.stat(&path("/f"), soon()).await.unwrap(), attr);
+    assert_eq!(cached.list(&GlobalPath::root(), soon()).await.unwrap()[0].attr, attr);
+    let span = ChunkSpan { first: ChunkIndex(0), count: 1 };
+    assert_eq!(collect(&cached, &path("/f"), &attr, span).await.unwrap()[0].data, "and after");
+    cached.change(&Change::Remove { path: path("/f"), directory: false }, soon()).await.unwrap();
+    assert_eq!(cached.stat(&path("/f"), soon()).await, Err(FsError::NOT_FOUND));
+    assert_eq!(cached.list(&GlobalPath::root(), soon()).await.unwrap().len(), 0);
 }
