@@ -16,6 +16,7 @@ mod pushed;
 mod ranges;
 mod tree;
 mod whole;
+mod writes;
 
 use common::{Setup, TestCluster};
 use std::path::PathBuf;

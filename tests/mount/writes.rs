@@ -1,0 +1,173 @@
+//! Writing where the node's own site masters the path: what programs do there lies in the origin, and others see it.
+
+use super::{mount_with, within};
+use crate::common::{Setup, TestCluster, can_mount, shell};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Names, kinds, modes, owners, sizes, times to the second, targets and contents of a whole tree.
+const TREE: &str = "find . -mindepth 1 -printf '%P %y %m %U %G %n %l ' \
+    \\( -type f -printf '%s %Ts ' -exec md5sum {} \\; -o -printf '\\n' \\) | sed 's/  .*//' | sort";
+
+struct Written {
+    test: TestCluster,
+    mount: PathBuf,
+}
+
+fn start() -> Written {
+    let mut test = Setup::default().start(|origin| fs::write(origin.join("old"), "content").unwrap());
+    let mount = mount_with(&mut test, "node-1", "onprem", "", &["-o", "rw"]);
+    Written { test, mount }
+}
+
+fn same(one: &Path, other: &Path) {
+    assert_eq!(shell(one, TREE), shell(other, TREE));
+}
+
+#[test]
+fn what_programs_make_lies_in_the_origin() {
+    if !can_mount("what_programs_make_lies_in_the_origin") {
+        return;
+    }
+    let mut written = start();
+    let script = "set -e
+        umask 027
+        mkdir -p a/b/c && echo one > a/b/c/one && printf two >> a/b/c/one
+        ln a/b/c/one a/two && ln -s b/c/one a/link && mkfifo a/fifo
+        chmod 4750 a/two && chown 1234:2345 a/link a/two -h && touch -d @1500000000 a/two
+        setfattr -n user.colour -v blue a/two
+        cp -a a copy && mv copy/b moved && mv -n moved copy
+        dd if=/dev/zero of=holes bs=1 count=1 seek=9999999 status=none
+        truncate -s 12345 old && fallocate -l 20000 old && fallocate -p -o 0 -l 4096 old
+        seq 100000 > numbers && sed -i s/7/seven/g numbers && sort -o numbers numbers
+        install -d -m 2775 -g 2345 shared && touch shared/file && mkdir shared/dir
+        rm -r copy/moved && rmdir a/b/c 2>/dev/null || true
+        getfattr -n user.colour --only-values a/two
+        stat -c %s:%a:%u:%g:%h:%Y a/two; cat a/link; wc -c < holes; sync numbers a";
+    let said = shell(&written.mount, script);
+    let end = "blue7:4750:1234:2345:2:1500000000\none\ntwo10000000\n";
+    assert_eq!(said, end);
+    let origin = written.test.origin("onprem");
+    same(&written.mount, &origin);
+    let neighbour = written.test.mount("node-2", "onprem");
+    same(&neighbour, &origin);
+    let far = written.test.mount("node-3", "cloud");
+    same(&far, &origin);
+    let denied = shell(&far, "touch new 2>&1 || true; echo x 2>&1 >> old || true; rm -f numbers 2>&1 || true");
+    assert_eq!(denied.matches("Read-only file system").count(), 3, "{denied}");
+    same(&written.mount, &origin);
+}
+
+#[test]
+fn programs_that_depend_on_their_files_work() {
+    if !can_mount("programs_that_depend_on_their_files_work") {
+        return;
+    }
+    let written = start();
+    let git = "set -e; export HOME=$PWD; git init -q r; cd r; git config user.email a@b; git config user.name c
+        for n in $(seq 30); do seq $((n * 100)) > f$n; done; git add .; git commit -qm one
+        seq 5 > f1; git mv f2 g2; git commit -qam two; git gc -q; git fsck --strict 2>&1; git status --short
+        cd ..; git clone -q r s; cd s; git log --oneline | wc -l";
+    let said = shell(&written.mount, git);
+    assert!(said.ends_with("2\n"), "{said}");
+    let sqlite = "import sqlite3, sys
+for mode in ('WAL', 'DELETE', 'TRUNCATE'):
+    db = sqlite3.connect('d.db'); other = None
+    assert db.execute('pragma journal_mode=' + mode).fetchone()[0] == mode.lower()
+    db.execute('create table if not exists t (a integer, b text)')
+    for n in range(30):
+        with db: db.executemany('insert into t values (?, ?)', [(i, 'x' * (i % 700)) for i in range(50)])
+    other = sqlite3.connect('d.db')
+    assert other.execute('pragma integrity_check').fetchone()[0] == 'ok'
+    print(other.execute('select count(*) from t').fetchone()[0]); other.close(); db.close()
+";
+    fs::write(written.test.scratch.path().join("sqlite.py"), sqlite).unwrap();
+    let run = format!("python3 {}/sqlite.py", written.test.scratch.path().display());
+    assert_eq!(shell(&written.mount, &run), "1500\n3000\n4500\n");
+    let tar = "set -e; cp -a r t; tar -cf t.tar t; mkdir u; tar -xf t.tar -C u; diff -r t u/t; rm -r t u";
+    shell(&written.mount, tar);
+    same(&written.mount, &written.test.origin("onprem"));
+}
+
+#[test]
+fn mapped_and_plain_writes_meet() {
+    if !can_mount("mapped_and_plain_writes_meet") {
+        return;
+    }
+    let written = start();
+    let program = "import mmap, os
+f = os.open('m', os.O_RDWR | os.O_CREAT); os.ftruncate(f, 1 << 20); m = mmap.mmap(f, 1 << 20)
+m[5000:5005] = b'mmap!'; assert os.pread(f, 5, 5000) == b'mmap!'
+os.pwrite(f, b'plain', 9000); assert m[9000:9005] == b'plain'
+m.flush(); os.close(f); del m
+print(open('m', 'rb').read()[4999:9006].strip(b'\\0'))
+";
+    fs::write(written.test.scratch.path().join("map.py"), program).unwrap();
+    let said = shell(&written.mount, &format!("python3 {}/map.py", written.test.scratch.path().display()));
+    assert!(said.starts_with("b'mmap!") && said.ends_with("plain'\n"), "{said}");
+    same(&written.mount, &written.test.origin("onprem"));
+}
+
+#[test]
+fn what_was_acknowledged_survives_the_daemon() {
+    if !can_mount("what_was_acknowledged_survives_the_daemon") {
+        return;
+    }
+    let mut written = start();
+    let mut acknowledged = Vec::new();
+    for round in 0..5 {
+        for n in 0..40 {
+            let name = format!("{round}-{n}");
+            let write = || -> std::io::Result<()> {
+                let mut file = File::create(written.mount.join(&name))?;
+                file.write_all(name.as_bytes())?;
+                file.sync_all()
+            };
+            if write().is_ok() {
+                acknowledged.push(name);
+            }
+            if n == 20 {
+                written.test.cluster.kill("onprem").unwrap();
+                written.test.cluster.start_site("onprem").unwrap();
+            }
+        }
+    }
+    assert!(acknowledged.len() > 150, "{} of 200 were written", acknowledged.len());
+    for name in &acknowledged {
+        assert_eq!(fs::read(written.test.origin("onprem").join(name)).unwrap(), name.as_bytes());
+    }
+    let open = File::options().write(true).open(written.mount.join(&acknowledged[0])).unwrap();
+    written.test.cluster.kill("onprem").unwrap();
+    written.test.cluster.start_site("onprem").unwrap();
+    within(Duration::from_secs(20), || open.write_all_at(b"again", 0).map_err(|error| error.to_string()));
+    let there = fs::read(written.test.origin("onprem").join(&acknowledged[0])).unwrap();
+    assert!(there.starts_with(b"again"), "an open file goes on");
+}
+
+#[test]
+fn a_full_disk_and_a_quota_of_names_are_told() {
+    if !can_mount("a_full_disk_and_a_quota_of_names_are_told") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let small = scratch.path().join("small");
+    fs::create_dir(&small).unwrap();
+    shell(scratch.path(), "mount -t tmpfs -o size=2m,nr_inodes=50 small small");
+    let mut test = Setup::default().start(|origin| {
+        fs::create_dir(origin.join("small")).unwrap();
+        shell(origin, &format!("mount --bind {} small", small.display()));
+    });
+    let mount = mount_with(&mut test, "node-1", "onprem", "", &["-o", "rw"]);
+    let said = shell(&mount, "LC_ALL=C dd if=/dev/zero of=small/f bs=64k 2>&1 || true");
+    assert!(said.contains("No space left on device"), "{said}");
+    let said = shell(&mount, "rm small/f; for n in $(seq 60); do : > small/$n || break; done 2>&1");
+    assert!(said.contains("No space left on device"), "{said}");
+    let said = shell(&mount, "rm -r small/*; echo fits > small/f; cat small/f");
+    assert_eq!(said, "fits\n");
+    let origin = test.origin("onprem");
+    drop(test);
+    shell(scratch.path(), &format!("umount {}/small 2>/dev/null; umount small", origin.display()));
+}
