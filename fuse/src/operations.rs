@@ -1,20 +1,28 @@
 //! What each request of the kernel means, in terms of a [`Volume`] and the tables of nodes and handles.
 //!
-//! *Invariants:* a read returns bytes of the version that its handle was opened with, all that were asked
-//! for up to the end of the file, or an error; no lock is held while the volume works.
+//! *Invariants:* a read returns bytes of one version, which is that of its node: all that were asked for up to the end of
+//! the file, or an error; no lock is held while the volume works, but that a file is changed once at a time.
 
-use crate::model::xattr;
-use crate::model::{
-    HandleTable, InodeTable, Listing, Listings, Mark, NodeId, Offset, OpenFile, Place, Position, Touches,
-};
-use crate::volume::{Names, Volume, WholeFile};
+mod changes;
+mod directories;
+mod names;
+mod turns;
+
+pub use changes::Writing;
+
+use crate::model::{HandleTable, InodeTable, Listings, NodeId, Pages, Place, Sight, Touches};
+use crate::model::{hidden, xattr};
+use crate::volume::{Volume, WholeFile};
 use bytes::Bytes;
-use globalfs_proto::{Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError};
+use globalfs_proto::{
+    Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError, Version,
+};
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{RwLock, mpsc};
+use turns::Turns;
 
 /// Bytes of a file whose reads are not worth another thread: a quarter of a chunk to hash and copy.
 const SMALL_FILE: u64 = 32 * 1024;
@@ -24,6 +32,12 @@ const LONGEST_READ: u32 = 1 << 31;
 
 /// How much earlier than names cease to count the kernel is made to forget them: so often is looked for them.
 pub(crate) const OVERDUE: Duration = Duration::from_secs(1);
+
+/// How often something is tried again that changes of this mount, or of others, have overtaken.
+const MAX_TRIES: usize = 5;
+
+/// Makes the kernel forget all pages of a node.
+type DropPages = Box<dyn Fn(NodeId) + Send + Sync>;
 
 /// A file as the kernel is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +93,11 @@ pub struct Operations<V: ?Sized> {
     born: Instant,
     /// Where is told what the kernel should have before it asks: the number of a handle, and an offset.
     pushes: OnceLock<mpsc::Sender<(u64, u64)>>,
+    /// How the kernel forgets pages.
+    drop_pages: OnceLock<DropPages>,
+    turns: Turns,
+    /// Held for reading while names move, so that who missed a file knows when to look again.
+    moves: RwLock<()>,
     volume: Arc<V>,
 }
 
@@ -93,6 +112,9 @@ impl<V: Volume + ?Sized> Operations<V> {
             touches: Mutex::default(),
             born: Instant::now(),
             pushes: OnceLock::new(),
+            drop_pages: OnceLock::new(),
+            turns: Turns::default(),
+            moves: RwLock::new(()),
             volume,
         }
     }
@@ -103,12 +125,38 @@ impl<V: Volume + ?Sized> Operations<V> {
         let _ = self.pushes.set(pushes);
     }
 
+    /// From now on `drop_pages` makes the kernel forget what others have changed. It must not wait.
+    pub fn drop_pages_by(&self, drop_pages: impl Fn(NodeId) + Send + Sync + 'static) {
+        // A second one is not heard: a volume is mounted once.
+        let _ = self.drop_pages.set(Box::new(drop_pages));
+    }
+
+    /// The kernel reads one content of `id` by itself, and others are to see the next ones: they get another node.
+    pub(crate) fn part(&self, id: NodeId) {
+        self.inodes.lock().part(id);
+    }
+
+    fn settle(&self, id: NodeId, pages: Pages) {
+        if let (Pages::Drop, Some(drop_pages)) = (pages, self.drop_pages.get()) {
+            drop_pages(id);
+        }
+    }
+
     /// The file `name` in `parent`; counts one lookup of it.
     pub async fn look_up(&self, parent: NodeId, name: &[u8]) -> FsResult<Node> {
-        let path = self.path(parent)?.join(name).map_err(name_error)?;
+        if hidden::is_hidden(name) {
+            return Err(FsError::NOT_FOUND);
+        }
+        let path = self.path_in(parent, name)?;
         let attr = self.volume.stat(&path).await?;
-        let id = self.inodes.lock().look_up(Place { parent, name }, &attr)?;
-        Ok(Node { id, attr, lasting: self.volume.lasting(&path, &attr) })
+        self.see(Place { parent, name }, &path, &attr)
+    }
+
+    /// `attr` is what was found at `place`, which is `path`; counts one lookup of it.
+    fn see(&self, place: Place<'_>, path: &GlobalPath, attr: &Attr) -> FsResult<Node> {
+        let Sight { id, attr, pages } = self.inodes.lock().sight(place, attr)?;
+        self.settle(id, pages);
+        Ok(Node { id, attr, lasting: self.volume.lasting(path, &attr) })
     }
 
     /// The kernel drops `count` lookups of `id`.
@@ -120,19 +168,41 @@ impl<V: Volume + ?Sized> Operations<V> {
     ///
     /// `Stale` when its place now holds something else or nothing: the kernel then looks the path up again.
     pub async fn get_attr(&self, id: NodeId) -> FsResult<Node> {
-        if let Some(attr) = self.pinned_attr(id)? {
+        if let Some(attr) = self.open_attr(id).await? {
             return Ok(Node { id, attr, lasting: Lasting::default() });
         }
         let path = self.path(id)?;
         let attr = self.volume.stat(&path).await.map_err(gone_is_stale)?;
-        self.inodes.lock().refresh(id, &attr)?;
+        let pages = self.inodes.lock().refresh(id, &attr)?;
+        self.settle(id, pages);
+        let attr = self.inodes.lock().attr(id)?;
         Ok(Node { id, attr, lasting: self.volume.lasting(&path, &attr) })
     }
 
-    fn pinned_attr(&self, id: NodeId) -> FsResult<Option<Attr>> {
+    /// Those of an open regular file. Of one that is open for writing they are the newest, if it is still there.
+    async fn open_attr(&self, id: NodeId) -> FsResult<Option<Attr>> {
+        let (attr, is_live) = {
+            let inodes = self.inodes.lock();
+            (inodes.attr(id)?, inodes.follows(id))
+        };
+        if attr.kind != FileKind::Regular || !self.inodes.lock().is_open(id) {
+            return Ok(None);
+        }
+        // What is being changed is known when it has been.
+        if is_live && let Some(_turn) = self.turns.try_take(id) {
+            match self.volume.stat(&self.path(id)?).await.map_err(gone_is_stale) {
+                Ok(attr) => {
+                    let pages = self.inodes.lock().refresh(id, &attr);
+                    self.settle(id, pages.unwrap_or(Pages::Keep));
+                }
+                Err(FsError::Stale(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
         let inodes = self.inodes.lock();
         let attr = inodes.attr(id)?;
-        Ok((attr.kind == FileKind::Regular && inodes.is_open(id)).then_some(attr))
+        let names = attr.nlink.saturating_sub(inodes.is_removed(id).into());
+        Ok(Some(Attr { nlink: names, ..attr }))
     }
 
     /// Where the symbolic link `id` points.
@@ -161,30 +231,47 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// Opens the regular file `id` and pins its version. `Stale` when its place now holds another
     /// version: the kernel then looks the path up again and opens the node that it finds.
     pub async fn open(&self, id: NodeId) -> FsResult<u64> {
+        self.open_to(id, false).await.map(|(handle, _)| handle)
+    }
+
+    /// The same, to write as well if `writes`; and whether the pages that the kernel has are right.
+    pub(crate) async fn open_to(&self, id: NodeId, writes: bool) -> FsResult<(u64, Pages)> {
         let path = self.path(id)?;
+        if writes && !self.volume.is_writable(&path) {
+            return Err(FsError::READ_ONLY);
+        }
         let attr = self.volume.stat_for_open(&path).await.map_err(gone_is_stale)?;
         let mut inodes = self.inodes.lock();
-        inodes.refresh(id, &attr)?;
+        let pages = inodes.refresh(id, &attr)?;
+        if writes {
+            inodes.go_live(id)?;
+        }
         inodes.pin(id)?;
-        Ok(self.handles.lock().open(OpenFile { node: id, version: attr.version() }))
+        Ok((self.handles.lock().open(id), pages))
     }
 
     /// Tells the volume which thread has opened the file behind `handle`.
     pub async fn tell_opener(&self, handle: u64, tid: u32) -> FsResult<()> {
-        let OpenFile { node, version } = self.handles.lock().file(handle)?;
+        let (node, version) = self.opened(handle)?;
         self.volume.opened(handle, tid, &self.path(node)?, version.size).await;
         Ok(())
     }
 
+    /// What `handle` is open on, and which content is read of it.
+    fn opened(&self, handle: u64) -> FsResult<(NodeId, Version)> {
+        let node = self.handles.lock().node(handle)?;
+        Ok((node, self.inodes.lock().version(node)?))
+    }
+
     /// A local file with all that `handle` may read.
     pub async fn whole_file(&self, handle: u64) -> Option<WholeFile> {
-        let OpenFile { node, version } = self.handles.lock().file(handle).ok()?;
+        let (node, version) = self.opened(handle).ok()?;
         self.volume.whole_file(&self.path(node).ok()?, version).await
     }
 
     /// The kernel reads the file behind `handle` by itself from now on, and nobody sees what of it: all, for all we know.
     pub fn passed_through(&self, handle: u64) {
-        let Ok(OpenFile { version, .. }) = self.handles.lock().file(handle) else { return };
+        let Ok((_, version)) = self.opened(handle) else { return };
         let mut offset = 0;
         while offset < version.size {
             let length = (version.size - offset).min(LONGEST_READ.into());
@@ -195,19 +282,39 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// Whether the file behind `handle` is so small that to read it is quickly done, once it is here.
     pub fn is_small(&self, handle: u64) -> bool {
-        self.handles.lock().file(handle).is_ok_and(|file| file.version.size <= SMALL_FILE)
+        self.opened(handle).is_ok_and(|(_, version)| version.size <= SMALL_FILE)
     }
 
-    /// Up to `length` bytes at `offset` of the version that `handle` pins; fewer only at the end.
+    /// Up to `length` bytes at `offset` of the version of what `handle` is open on; fewer only at the end.
     pub async fn read(&self, handle: u64, offset: u64, length: u32) -> FsResult<Vec<Bytes>> {
-        let OpenFile { node, version } = self.handles.lock().file(handle)?;
-        let Some(range) = ByteRange::of_read(offset, length.into(), version.size) else {
-            return Ok(Vec::new());
-        };
         self.volume.reading(handle, offset, length);
-        let (path, wanted) = (self.path(node)?, range.length());
+        let mut tries = 1..MAX_TRIES;
+        loop {
+            let (node, version) = self.opened(handle)?;
+            let Some(range) = ByteRange::of_read(offset, length.into(), version.size) else {
+                return Ok(Vec::new());
+            };
+            let path = self.path(node)?;
+            match self.read_range(&path, version, range).await {
+                Err(error) if is_gone(&error) => {
+                    if !self.is_overtaken(node, &path, version, &error).await || tries.next().is_none() {
+                        return Err(gone_is_stale(error));
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn read_range(
+        &self,
+        path: &GlobalPath,
+        version: Version,
+        range: ByteRange,
+    ) -> FsResult<Vec<Bytes>> {
+        let (offset, wanted) = (range.start(), range.length());
         let length = u32::try_from(wanted).expect("a read is no longer than was asked");
-        let pieces = self.volume.read(&path, version, offset, length).await.map_err(gone_is_stale)?;
+        let pieces = self.volume.read(path, version, offset, length).await?;
         let got: u64 = pieces.iter().map(|p| p.len() as u64).sum();
         if got != wanted {
             return Err(FsError::Protocol(format!("{got} bytes instead of {wanted} at {offset} of {path}")));
@@ -215,11 +322,38 @@ impl<V: Volume + ?Sized> Operations<V> {
         Ok(pieces)
     }
 
+    /// Content `version` of `id` was not found at `path`: whether it is worth to look again, as this mount has changed or
+    /// moved it meanwhile, or others have changed what this mount writes to, too.
+    async fn is_overtaken(&self, id: NodeId, path: &GlobalPath, version: Version, error: &FsError) -> bool {
+        if self.has_moved(id, path).await {
+            return true;
+        }
+        let Ok(_turn) = self.turns.take(id).await else { return false };
+        let mut inodes = self.inodes.lock();
+        if inodes.version(id).is_ok_and(|now| now != version) {
+            return true;
+        }
+        let FsError::Stale(Some(attr)) = error else { return false };
+        let keeps = inodes.keeps_content(id, attr);
+        let is_corrected = inodes.correct(id, attr);
+        drop(inodes);
+        if is_corrected && !keeps {
+            self.settle(id, Pages::Drop);
+        }
+        is_corrected
+    }
+
+    /// `id` was not at `path`: whether this mount has moved it. Waits for moves that are under way.
+    async fn has_moved(&self, id: NodeId, path: &GlobalPath) -> bool {
+        drop(self.moves.write().await);
+        self.path(id).is_ok_and(|now| now != *path)
+    }
+
     /// `length` bytes at `offset` were just read through the page cache. Who comes back to a part of a file may find all
     /// of it there soon.
     pub(crate) fn come_by(&self, handle: u64, offset: u64, length: u32) {
         let Some(pushes) = self.pushes.get() else { return };
-        let Ok(OpenFile { node, version }) = self.handles.lock().file(handle) else { return };
+        let Ok((node, version)) = self.opened(handle) else { return };
         if self.touches.lock().read(node, offset, length.into(), version.size) {
             // When too many wait it is left out.
             let _ = pushes.try_send((handle, offset));
@@ -228,111 +362,19 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// The part around `offset` that the volume has here: of which node, from which offset on, and its bytes.
     pub(crate) async fn held_around(&self, handle: u64, offset: u64) -> Option<(NodeId, u64, Bytes)> {
-        let OpenFile { node, version } = self.handles.lock().file(handle).ok()?;
+        let (node, version) = self.opened(handle).ok()?;
         let (start, bytes) = self.volume.held_around(version, offset).await?;
         Some((node, start, bytes))
     }
 
-    /// Closes a file.
-    pub fn release(&self, handle: u64) -> FsResult<()> {
-        let closed = self.handles.lock().close(handle)?;
-        self.inodes.lock().unpin(closed.node);
+    /// Closes a file; gives back what has to go with its last close.
+    pub fn release(&self, handle: u64) -> FsResult<Option<GlobalPath>> {
+        let node = self.handles.lock().close(handle)?;
         self.volume.closed(handle);
-        Ok(())
-    }
-
-    /// Offers the lines of directory `id` behind `offset` to `take` until it is full. Counts no lookups.
-    pub async fn read_dir(
-        &self,
-        id: NodeId,
-        offset: u64,
-        mut take: impl FnMut(Line<'_>) -> Filled,
-    ) -> FsResult<Reached> {
-        let (listing, mut next) = match self.go_on(id, offset).await? {
-            Way::On(listing, position) => (listing, Some(position)),
-            Way::Ended(reached) => return Ok(reached),
-        };
-        let inodes = self.inodes.lock();
-        while let Some(line) = next.and_then(|position| line_at(&inodes, id, &listing, position)) {
-            if take(line) == Filled::Full {
-                break;
-            }
-            next = following(line.offset_after);
-        }
-        Ok(Reached::More)
-    }
-
-    /// Like [`Self::read_dir`], and counts a lookup of each file taken, `.` and `..` apart.
-    ///
-    /// A file that cannot be made a node here (its place contradicts what is known) is left out; a
-    /// lookup of its name says why.
-    pub async fn read_dir_plus(
-        &self,
-        parent: NodeId,
-        offset: u64,
-        mut take: impl FnMut(Line<'_>) -> Filled,
-    ) -> FsResult<Reached> {
-        let (listing, mut next) = match self.go_on(parent, offset).await? {
-            Way::On(listing, position) => (listing, Some(position)),
-            Way::Ended(reached) => return Ok(reached),
-        };
-        while let Some(position) = next {
-            let mut inodes = self.inodes.lock();
-            let Some(line) = line_at(&inodes, parent, &listing, position) else { break };
-            next = following(line.offset_after);
-            let Position::Entry(_) = position else {
-                if take(line) == Filled::Full {
-                    break;
-                }
-                continue;
-            };
-            let Ok(id) = inodes.look_up(Place { parent, name: line.name }, &line.node.attr) else { continue };
-            if take(Line { node: Node { id, ..line.node }, ..line }) == Filled::Full {
-                inodes.forget(id, 1);
-                break;
-            }
-        }
-        Ok(Reached::More)
-    }
-
-    /// What a reader of `directory` goes through, and from where on.
-    async fn go_on(&self, directory: NodeId, offset: u64) -> FsResult<Way> {
-        match Offset::parse(offset) {
-            Offset::Start => {
-                let listing = self.listed(self.volume.list(&self.path(directory)?).await?);
-                self.listings.lock().begin(directory, &listing);
-                Ok(Way::On(listing, Position::Itself))
-            }
-            Offset::Within(mark, position) => {
-                let begun = self.listings.lock().go_on(directory, mark);
-                let listing = match begun {
-                    Some(listing) => listing,
-                    None => self.known(directory, mark)?.ok_or(FsError::Stale(None))?,
-                };
-                Ok(Way::On(listing, position))
-            }
-            Offset::End(mark) => self.end(directory, mark).map(Way::Ended),
-        }
-    }
-
-    fn listed(&self, names: Names) -> Listing {
-        Listing::of(names, self.unwatched_listings.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// The listing with this mark, if it is what the volume knows now.
-    fn known(&self, directory: NodeId, mark: Mark) -> FsResult<Option<Listing>> {
-        let known = self.volume.known_names(&self.path(directory)?);
-        Ok(known.filter(|names| mark.is_of(names)).map(|names| Listing::of(names, 0)))
-    }
-
-    /// The kernel was told all of the listing with this mark, and keeps it once it hears that it was all. If that is up
-    /// to date now, a later change makes the kernel forget it.
-    fn end(&self, directory: NodeId, mark: Mark) -> FsResult<Reached> {
-        let known = self.known(directory, mark)?;
-        let lasting = known.and_then(|listing| listing.lasting.checked_sub(OVERDUE));
-        let Some(lasting) = lasting else { return Ok(Reached::OutdatedEnd) };
-        self.inodes.lock().keep_names(directory, self.born.elapsed() + lasting);
-        Ok(Reached::End)
+        let mut inodes = self.inodes.lock();
+        let path = inodes.is_removed(node).then(|| inodes.path(node).ok()).flatten();
+        inodes.unpin(node);
+        Ok(path.filter(|_| !inodes.is_open(node)))
     }
 
     /// Directories whose names the kernel may keep no longer. To be asked every [`OVERDUE`].
@@ -373,43 +415,10 @@ impl<V: Volume + ?Sized> Operations<V> {
     fn path(&self, id: NodeId) -> FsResult<GlobalPath> {
         self.inodes.lock().path(id)
     }
-}
 
-/// Where a reader of a directory is.
-enum Way {
-    On(Listing, Position),
-    Ended(Reached),
-}
-
-/// What comes behind a line in its listing.
-fn following(offset_after: u64) -> Option<Position> {
-    match Offset::parse(offset_after) {
-        Offset::Within(_, position) => Some(position),
-        _ => None,
+    fn path_in(&self, parent: NodeId, name: &[u8]) -> FsResult<GlobalPath> {
+        self.path(parent)?.join(name).map_err(name_error)
     }
-}
-
-fn line_at<'a>(
-    inodes: &InodeTable,
-    directory: NodeId,
-    listing: &'a Listing,
-    position: Position,
-) -> Option<Line<'a>> {
-    let (id, attr, name): (_, _, &[u8]) = match position {
-        Position::Itself => (directory, inodes.attr(directory).ok()?, b"."),
-        Position::Parent => {
-            let parent = inodes.parent(directory).ok()?;
-            (parent, inodes.attr(parent).ok()?, b"..")
-        }
-        Position::Entry(index) => {
-            let entry = listing.entries.get(index)?;
-            (inodes.id_of(&entry.attr), entry.attr, &entry.name)
-        }
-    };
-    let name_lasts = listing.lasting;
-    let lasting =
-        Lasting { name: name_lasts, attr: if attr.has_one_name() { name_lasts } else { Duration::ZERO } };
-    Some(Line { node: Node { id, attr, lasting }, offset_after: listing.offset_after(position), name })
 }
 
 /// A place that holds nothing any more: the kernel is to look the path up again, which gives the
@@ -419,6 +428,10 @@ fn gone_is_stale(error: FsError) -> FsError {
         FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY => FsError::Stale(None),
         other => other,
     }
+}
+
+fn is_gone(error: &FsError) -> bool {
+    matches!(error, FsError::Stale(_) | &FsError::NOT_FOUND | &FsError::NOT_A_DIRECTORY)
 }
 
 fn name_error(error: PathError) -> FsError {

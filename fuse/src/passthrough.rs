@@ -59,6 +59,17 @@ impl Passthrough {
         mode
     }
 
+    /// `node` is opened once more, to be written: whether it can be, which is not so while the kernel reads one content
+    /// of it by itself.
+    pub(crate) fn open_cached(&self, node: NodeId) -> bool {
+        self.modes.lock().open_cached(node)
+    }
+
+    /// Whether the kernel reads `node` by itself.
+    pub(crate) fn is_passed(&self, node: NodeId) -> bool {
+        self.modes.lock().is_passed(node)
+    }
+
     /// The kernel has closed `node` once.
     pub(crate) fn close(&self, node: NodeId) {
         let last = self.modes.lock().close(node);

@@ -2,8 +2,8 @@
 //!
 //! Each is answered at once with what is known, or becomes a task, so that a thread which takes requests waits for
 //! none of them.
-//!
-//! *Invariant:* whatever would change the volume answers `EROFS`, however it is mounted.
+
+mod changes;
 
 use crate::errno::{ErrorLog, errno};
 use crate::kernel::abi::{self, open_flag};
@@ -15,6 +15,7 @@ use crate::options::Options;
 use crate::passthrough::Passthrough;
 use crate::transport::{Device, Notifier, Reply};
 use crate::volume::Volume;
+use changes::{cached, writes};
 use globalfs_proto::limits::CHUNK_SIZE;
 use globalfs_proto::{FsError, FsResult};
 use rustix::io::Errno;
@@ -24,9 +25,6 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use tokio::runtime::Handle;
 use tracing::debug;
-
-/// `O_ACCMODE` of open(2), of which `O_RDONLY` is 0.
-const ACCESS_MODE: u32 = 0o3;
 
 /// Bytes of a read that a ring's thread works on by itself: a chunk. It serves one CPU, so others are not kept waiting.
 const SHORT_READ: u32 = CHUNK_SIZE as u32;
@@ -71,17 +69,19 @@ impl Shared {
         reply.error(errno(error));
     }
 
-    async fn opened(&self, node: NodeId, handle: u64, reply: Reply) {
+    async fn open_to_read(&self, node: NodeId, tid: u32) -> FsResult<abi::OpenOut> {
+        let (handle, pages) = self.operations.open_to(node, false).await?;
+        // A handle that is gone already is the volume's affair no more.
+        let _ = self.operations.tell_opener(handle, tid).await;
         let whole = self.operations.whole_file(handle);
-        let answer = match self.passthrough.open(node, whole).await {
-            // Keeping the page cache is safe: a node has one version.
-            Mode::Cached => abi::OpenOut { handle, flags: open_flag::KEEP_CACHE, backing_id: 0 },
+        Ok(match self.passthrough.open(node, whole).await {
+            // Keeping the page cache is safe: a node has one version, or its pages are dropped when others change it.
+            Mode::Cached => cached(handle, pages),
             Mode::Passed(backing) => {
                 self.operations.passed_through(handle);
                 abi::OpenOut { handle, flags: open_flag::PASSTHROUGH, backing_id: backing.id.number() }
             }
-        };
-        reply.structure(&answer);
+        })
     }
 
     /// Answers with lines of a directory. Before the kernel hears that it was told all, when it takes what it was told
@@ -106,13 +106,6 @@ impl Shared {
             (Err(error), _) => self.fail(operation, node, &error, reply),
         }
     }
-
-    fn release(&self, handle: u64, reply: Reply) {
-        match self.operations.release(handle) {
-            Ok(()) => reply.done(),
-            Err(error) => reply.error(errno(&error)),
-        }
-    }
 }
 
 impl Server {
@@ -130,6 +123,12 @@ impl Server {
 
     /// The kernel is told by `notifier` what it must forget.
     pub(crate) fn notify_by(&self, notifier: Notifier) {
+        let (runtime, by) = (self.runtime.clone(), notifier.clone());
+        // On a thread of its own: such a call waits for pages that are being read or written.
+        self.shared.operations.drop_pages_by(move |node| {
+            let by = by.clone();
+            runtime.spawn_blocking(move || by.inval_inode(node, 0, 0));
+        });
         // A second one is not heard: a volume is mounted once.
         let _ = self.shared.notifier.set(notifier);
     }
@@ -164,17 +163,14 @@ impl Server {
             Operation::Read { handle, offset, length, is_direct } => {
                 self.read(node, ReadAt { handle, offset, length, is_direct }, reply);
             }
-            Operation::Release { handle } => {
-                self.shared.passthrough.close(node);
-                self.shared.release(handle, reply);
-            }
+            Operation::Release { handle } => self.release(node, handle, reply),
             Operation::ReadDir { offset, size } => self.read_dir(node, offset, size, reply),
             Operation::ReadDirPlus { offset, size } => self.read_dir_plus(node, offset, size, reply),
             Operation::StatFs => self.fs_stat(node, reply),
             Operation::GetXattr { name, size } => self.get_xattr(node, name, size, reply),
             Operation::ListXattr { size } => self.list_xattr(node, size, reply),
             Operation::Ioctl => reply.error(Errno::NOTTY),
-            Operation::Change => reply.error(Errno::ROFS),
+            Operation::Change(change) => self.change(request, change, reply),
             Operation::NotifyReply => reply.not_needed(),
             Operation::Destroy => {
                 reply.done();
@@ -247,16 +243,13 @@ impl Server {
     }
 
     fn open(&self, node: NodeId, flags: u32, tid: u32, reply: Reply) {
-        if flags & ACCESS_MODE != 0 {
-            return reply.error(Errno::ROFS);
-        }
         self.answer(|shared| async move {
-            match shared.operations.open(node).await {
-                Ok(handle) => {
-                    // A handle that is gone already is the volume's affair no more.
-                    let _ = shared.operations.tell_opener(handle, tid).await;
-                    shared.opened(node, handle, reply).await;
-                }
+            let opened = match writes(flags) {
+                true => shared.open_to_write(node, tid).await,
+                false => shared.open_to_read(node, tid).await,
+            };
+            match opened {
+                Ok(answer) => reply.structure(&answer),
                 Err(error) => shared.fail("open", node, &error, reply),
             }
         });
@@ -278,6 +271,18 @@ impl Server {
             }
         };
         if here { self.answer(work) } else { self.spawn(work) }
+    }
+
+    fn release(&self, node: NodeId, handle: u64, reply: Reply) {
+        self.shared.passthrough.close(node);
+        match self.shared.operations.release(handle) {
+            Ok(hidden) => {
+                reply.done();
+                let remove = |path| self.spawn(|shared| async move { shared.remove_hidden(path).await });
+                hidden.into_iter().for_each(remove);
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
     }
 
     fn read_dir(&self, node: NodeId, offset: u64, size: u32, reply: Reply) {

@@ -89,6 +89,11 @@ pub trait Volume: Send + Sync + 'static {
         None
     }
 
+    /// Whether `path` can be changed at all, so that an open for writing fails where a write would. Must not wait.
+    fn is_writable(&self, _path: &GlobalPath) -> bool {
+        false
+    }
+
     /// Changes something. When it is answered the volume answers anew itself; others hear of it by their own
     /// [`Volume::changes`]. A write may be of any length that the kernel asks for.
     async fn change(&self, _change: Change) -> FsResult<Changed> {

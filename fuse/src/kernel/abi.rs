@@ -34,12 +34,14 @@ pub(crate) mod opcode {
     pub(crate) const WRITE: u32 = 16;
     pub(crate) const STATFS: u32 = 17;
     pub(crate) const RELEASE: u32 = 18;
+    pub(crate) const FSYNC: u32 = 20;
     pub(crate) const SETXATTR: u32 = 21;
     pub(crate) const GETXATTR: u32 = 22;
     pub(crate) const LISTXATTR: u32 = 23;
     pub(crate) const REMOVEXATTR: u32 = 24;
     pub(crate) const INIT: u32 = 26;
     pub(crate) const READDIR: u32 = 28;
+    pub(crate) const FSYNCDIR: u32 = 30;
     pub(crate) const CREATE: u32 = 35;
     pub(crate) const DESTROY: u32 = 38;
     pub(crate) const IOCTL: u32 = 39;
@@ -48,9 +50,6 @@ pub(crate) mod opcode {
     pub(crate) const FALLOCATE: u32 = 43;
     pub(crate) const READDIRPLUS: u32 = 44;
     pub(crate) const RENAME2: u32 = 45;
-    pub(crate) const COPY_FILE_RANGE: u32 = 47;
-    pub(crate) const TMPFILE: u32 = 51;
-    pub(crate) const COPY_FILE_RANGE_64: u32 = 53;
 }
 
 /// What both sides can and want, in the two flag words of INIT taken together.
@@ -62,6 +61,7 @@ pub(crate) mod init_flag {
     pub(crate) const POSIX_ACL: u64 = 1 << 20;
     pub(crate) const MAX_PAGES: u64 = 1 << 22;
     pub(crate) const CACHE_SYMLINKS: u64 = 1 << 23;
+    pub(crate) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     /// The second word counts.
     pub(crate) const INIT_EXT: u64 = 1 << 30;
     pub(crate) const PASSTHROUGH: u64 = 1 << 37;
@@ -73,6 +73,29 @@ pub(crate) mod open_flag {
     pub(crate) const KEEP_CACHE: u32 = 1 << 1;
     pub(crate) const PASSTHROUGH: u32 = 1 << 7;
 }
+
+/// Which attributes are to be set.
+pub(crate) mod set_flag {
+    pub(crate) const MODE: u32 = 1 << 0;
+    pub(crate) const UID: u32 = 1 << 1;
+    pub(crate) const GID: u32 = 1 << 2;
+    pub(crate) const SIZE: u32 = 1 << 3;
+    pub(crate) const ATIME: u32 = 1 << 4;
+    pub(crate) const MTIME: u32 = 1 << 5;
+    pub(crate) const ATIME_NOW: u32 = 1 << 7;
+    pub(crate) const MTIME_NOW: u32 = 1 << 8;
+    pub(crate) const KILL_SUIDGID: u32 = 1 << 11;
+}
+
+/// What a write is.
+pub(crate) mod write_flag {
+    /// Of pages that were changed in memory; the handle is any that may write.
+    pub(crate) const CACHE: u32 = 1 << 0;
+    pub(crate) const KILL_SUIDGID: u32 = 1 << 2;
+}
+
+/// Of FSYNC: attributes may stay behind.
+pub(crate) const DATA_ONLY: u32 = 1 << 0;
 
 /// What may be told without being asked.
 pub(crate) mod notice_code {
@@ -101,7 +124,7 @@ pub(crate) const MIN_READ_BUFFER: usize = 8192;
 macro_rules! structures {
     ($($(#[$doc:meta])* $name:ident: $size:literal { $($field:ident: $kind:ty),* $(,)? })*) => {$(
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
         #[repr(C)]
         pub(crate) struct $name { $(pub(crate) $field: $kind),* }
         const _: () = assert!(size_of::<$name>() == $size);
@@ -140,6 +163,30 @@ structures! {
     }
     GetattrIn: 16 { flags: u32, padding: u32, handle: u64 }
     AttrOut: 104 { valid: u64, valid_ns: u32, padding: u32, attr: Attr }
+    SetattrIn: 88 {
+        valid: u32, padding: u32, handle: u64, size: u64, lock_owner: u64, atime: i64, mtime: i64, ctime: i64,
+        atime_ns: u32, mtime_ns: u32, ctime_ns: u32, mode: u32, unused: u32, uid: u32, gid: u32, more_unused: u32,
+    }
+    /// Behind it comes the name, as in the next ones.
+    MknodIn: 16 { mode: u32, device: u32, umask: u32, padding: u32 }
+    MkdirIn: 8 { mode: u32, umask: u32 }
+    CreateIn: 16 { flags: u32, mode: u32, umask: u32, open_flags: u32 }
+    LinkIn: 8 { node: u64 }
+    /// Behind it come both names.
+    RenameIn: 8 { new_parent: u64 }
+    /// Behind it come both names.
+    Rename2In: 16 { new_parent: u64, flags: u32, padding: u32 }
+    /// Behind it come `size` bytes.
+    WriteIn: 40 {
+        handle: u64, offset: u64, size: u32, write_flags: u32, lock_owner: u64, flags: u32, padding: u32,
+    }
+    WriteOut: 8 { size: u32, padding: u32 }
+    FsyncIn: 16 { handle: u64, fsync_flags: u32, padding: u32 }
+    FallocateIn: 32 { handle: u64, offset: u64, length: u64, mode: u32, padding: u32 }
+    /// The form without [`init_flag`] `SETXATTR_EXT`. Behind it come the name and `size` bytes.
+    SetxattrIn: 8 { size: u32, flags: u32 }
+    /// The answer to CREATE.
+    CreateOut: 144 { entry: EntryOut, open: OpenOut }
     ForgetIn: 8 { lookups: u64 }
     BatchForgetIn: 8 { count: u32, padding: u32 }
     ForgetOne: 16 { node: u64, lookups: u64 }

@@ -31,6 +31,9 @@ const WANTED: u64 = init_flag::ASYNC_READ
     | init_flag::PARALLEL_DIROPS
     // The kernel asks for each file's access control list once, and obeys it.
     | init_flag::POSIX_ACL
+    // Set-id bits are taken away with what takes them away: else the kernel would ask for `security.capability` before
+    // every write.
+    | init_flag::HANDLE_KILLPRIV_V2
     // Safe: a link with another target is another node.
     | init_flag::CACHE_SYMLINKS;
 

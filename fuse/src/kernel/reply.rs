@@ -55,6 +55,11 @@ pub(crate) fn no_entry(lifetime: Duration) -> abi::EntryOut {
     abi::EntryOut { entry_valid, entry_valid_ns, ..Default::default() }
 }
 
+/// The answer that `node` was made, and is open.
+pub(crate) fn created(node: &Node, lifetimes: &Lifetimes, open: abi::OpenOut) -> abi::CreateOut {
+    abi::CreateOut { entry: entry(node, lifetimes), open }
+}
+
 /// The answer to a question for attributes.
 pub(crate) fn attributes(node: &Node, lifetimes: &Lifetimes) -> abi::AttrOut {
     let (_, lifetime) = lifetimes.of(node);

@@ -1,7 +1,9 @@
 //! From the kernel's bytes to a request. What is short or does not fit together is an error, never a guess.
 
 use crate::kernel::abi::{self, InHeader, opcode};
+use crate::kernel::change_request::{self, ChangeRequest};
 use crate::model::NodeId;
+use bytes::Bytes;
 use rustix::fs::OFlags;
 use zerocopy::FromBytes;
 
@@ -14,6 +16,12 @@ pub(crate) struct Request<'a> {
     pub(crate) node: NodeId,
     /// The thread that asks; 0 for the kernel's own.
     pub(crate) tid: u32,
+    /// The user who asks.
+    pub(crate) uid: u32,
+    /// The group of who asks.
+    pub(crate) gid: u32,
+    /// What its data lies in, if that can be kept without a copy.
+    pub(crate) buffer: Option<&'a Bytes>,
     /// What is to be done.
     pub(crate) operation: Operation<'a>,
 }
@@ -63,8 +71,8 @@ pub(crate) enum Operation<'a> {
     },
     Ioctl,
     Destroy,
-    /// Whatever would change the volume.
-    Change,
+    /// Something is to be changed.
+    Change(ChangeRequest<'a>),
     /// The answer to a question that is never asked here.
     NotifyReply,
     /// What the kernel does alone when nobody else does.
@@ -116,7 +124,7 @@ pub(crate) enum Body<'a> {
 
 impl<'a> Body<'a> {
     /// The operation's structure and what comes behind it.
-    fn argument<T: FromBytes>(self) -> Result<(T, &'a [u8]), &'static str> {
+    pub(crate) fn argument<T: FromBytes>(self) -> Result<(T, &'a [u8]), &'static str> {
         const SHORT: &str = "its structure is cut short";
         match self {
             Self::Joined(bytes) => T::read_from_prefix(bytes).map_err(|_| SHORT),
@@ -127,7 +135,7 @@ impl<'a> Body<'a> {
     }
 
     /// What there is when the operation has no structure.
-    fn data(self) -> &'a [u8] {
+    pub(crate) fn data(self) -> &'a [u8] {
         match self {
             Self::Joined(data) | Self::Apart { data, .. } => data,
         }
@@ -147,7 +155,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Request<'_>, RequestError> {
 /// The request of which header and body are known.
 pub(crate) fn parse_parts<'a>(header: &InHeader, body: Body<'a>) -> Result<Request<'a>, RequestError> {
     let operation = operation(header.opcode, body).map_err(|what| malformed(header, what))?;
-    Ok(Request { unique: header.unique, node: NodeId(header.node), tid: header.pid, operation })
+    let InHeader { unique, node, uid, gid, pid: tid, .. } = *header;
+    Ok(Request { unique, node: NodeId(node), tid, uid, gid, buffer: None, operation })
 }
 
 fn malformed(header: &InHeader, what: &'static str) -> RequestError {
@@ -185,37 +194,15 @@ fn operation(opcode: u32, body: Body<'_>) -> Result<Operation<'_>, &'static str>
         opcode::IOCTL => Operation::Ioctl,
         opcode::DESTROY => Operation::Destroy,
         opcode::NOTIFY_REPLY => Operation::NotifyReply,
-        _ if is_change(opcode) => Operation::Change,
-        opcode => Operation::Other { opcode },
+        opcode => match change_request::parse(opcode, body)? {
+            Some(change) => Operation::Change(change),
+            None => Operation::Other { opcode },
+        },
     })
 }
 
-fn is_change(opcode: u32) -> bool {
-    use opcode::*;
-    let changes = [
-        SETATTR,
-        SYMLINK,
-        MKNOD,
-        MKDIR,
-        UNLINK,
-        RMDIR,
-        RENAME,
-        RENAME2,
-        LINK,
-        CREATE,
-        TMPFILE,
-        WRITE,
-        SETXATTR,
-        REMOVEXATTR,
-        FALLOCATE,
-        COPY_FILE_RANGE,
-        COPY_FILE_RANGE_64,
-    ];
-    changes.contains(&opcode)
-}
-
 /// A name ends with the only NUL.
-fn name(bytes: &[u8]) -> Result<&[u8], &'static str> {
+pub(crate) fn name(bytes: &[u8]) -> Result<&[u8], &'static str> {
     match bytes.split_last() {
         Some((0, name)) if !name.is_empty() && !name.contains(&0) => Ok(name),
         _ => Err("its name is empty or does not end with the only NUL"),

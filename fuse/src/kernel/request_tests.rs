@@ -5,7 +5,16 @@ use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
 fn header(opcode: u32, length: usize) -> InHeader {
-    InHeader { length: 40 + length as u32, opcode, unique: 9, node: 7, pid: 42, ..InHeader::default() }
+    InHeader {
+        length: 40 + length as u32,
+        opcode,
+        unique: 9,
+        node: 7,
+        pid: 42,
+        uid: 3,
+        gid: 4,
+        ..InHeader::default()
+    }
 }
 
 fn bytes(opcode: u32, body: &[u8]) -> Vec<u8> {
@@ -16,6 +25,7 @@ fn bytes(opcode: u32, body: &[u8]) -> Vec<u8> {
 fn parsed<'a>(opcode: u32, joined: &'a [u8], argument: &'a [u8], data: &'a [u8]) -> Operation<'a> {
     let request = parse(joined).unwrap();
     assert_eq!((request.unique, request.node, request.tid), (9, NodeId(7), 42));
+    assert_eq!((request.uid, request.gid), (3, 4));
     let mut longer = [0xff; 128];
     longer[..argument.len()].copy_from_slice(argument);
     let longer: &'static [u8] = Vec::leak(longer.to_vec());
@@ -57,9 +67,8 @@ fn requests_are_understood_from_device_and_ring() {
     check(opcode::DESTROY, b"", b"", Operation::Destroy);
     check(opcode::IOCTL, &[0; 32], b"", Operation::Ioctl);
     check(999, &[1, 2, 3], b"", Operation::Other { opcode: 999 });
-    for change in [opcode::WRITE, opcode::RENAME2, opcode::TMPFILE, opcode::COPY_FILE_RANGE_64] {
-        check(change, &[1; 16], b"x", Operation::Change);
-    }
+    let unlink = Operation::Change(ChangeRequest::Remove { name: b"name", directory: false });
+    check(opcode::UNLINK, b"", b"name\0", unlink);
 }
 
 #[test]

@@ -1,12 +1,19 @@
 //! The nodes that the kernel knows: what each stands for, where it was last seen, how often it is held.
 //!
+//! What this mount changes by itself leaves the rule that a node is one version: see `own.rs`.
+//!
 //! *Invariants:* a node lives as long as the kernel holds a lookup of it, a handle is open on it, or a
 //! living node lies in it. While it lives, its number stands for nothing else. Walking up from any node
 //! ends at the root.
 
+mod own;
+
+pub(crate) use own::Pages;
+
 use crate::model::kept_names::KeptNames;
 use globalfs_proto::limits::MAX_PATH;
 use globalfs_proto::{Attr, FileId, FileKind, FsError, FsResult, GlobalPath};
+use own::FoundBy;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -63,6 +70,17 @@ pub(crate) struct Place<'a> {
     pub(crate) name: &'a [u8],
 }
 
+/// A file as it was just seen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sight {
+    /// Its node.
+    pub(crate) id: NodeId,
+    /// What is known of it.
+    pub(crate) attr: Attr,
+    /// What becomes of its pages.
+    pub(crate) pages: Pages,
+}
+
 #[derive(Debug)]
 struct Node {
     attr: Attr,
@@ -70,6 +88,15 @@ struct Node {
     name: Box<[u8]>,
     lookups: u64,
     open_handles: u32,
+    found_by: FoundBy,
+    /// It has changed, or may have, by this mount's own doing since it was first seen.
+    is_own: bool,
+    /// And what came of it is not known: its content is the same.
+    is_loose: bool,
+    /// This mount is changing it: what comes of it will be told.
+    is_changing: bool,
+    /// Its name was taken away while it was open; it has one that nobody sees.
+    is_removed: bool,
     /// What was last seen in it, as a chain.
     first_child: Option<NodeId>,
     previous: Option<NodeId>,
@@ -80,7 +107,21 @@ impl Node {
     fn new(attr: &Attr, place: Place<'_>) -> Self {
         let (parent, name) = (place.parent, place.name.into());
         let (first_child, previous, next) = (None, None, None);
-        Self { attr: *attr, parent, name, lookups: 1, open_handles: 0, first_child, previous, next }
+        Self {
+            attr: *attr,
+            parent,
+            name,
+            lookups: 1,
+            open_handles: 0,
+            found_by: FoundBy::Version,
+            is_own: false,
+            is_loose: false,
+            is_changing: false,
+            is_removed: false,
+            first_child,
+            previous,
+            next,
+        }
     }
 
     fn is_held(&self) -> bool {
@@ -113,6 +154,8 @@ pub(crate) struct InodeTable {
     directories: HashMap<(NodeId, Box<[u8]>), NodeId>,
     /// Of directories that live.
     kept_names: KeptNames,
+    /// Nodes that this mount has changed, by what they are, as their numbers are those of what they were.
+    own: HashMap<FileId, NodeId>,
 }
 
 impl Default for InodeTable {
@@ -142,7 +185,7 @@ impl InodeTable {
         };
         let root = Node::new(&attr, Place { parent: NodeId::ROOT, name: b"" });
         let nodes = HashMap::from_iter([(NodeId::ROOT, Box::new(root))]);
-        Self { nodes, directories: HashMap::new(), kept_names: KeptNames::default() }
+        Self { nodes, directories: HashMap::new(), kept_names: KeptNames::default(), own: HashMap::new() }
     }
 
     /// Number of living nodes, the root included.
@@ -152,9 +195,12 @@ impl InodeTable {
 
     /// The number that `attr`'s identity has, or would have if it were looked up now.
     pub(crate) fn id_of(&self, attr: &Attr) -> NodeId {
+        if let Some(id) = self.own_id(attr) {
+            return id;
+        }
         let identity = Identity::of(attr);
         let mut id = identity.preferred_id();
-        while self.nodes.get(&id).is_some_and(|n| Identity::of(&n.attr) != identity) {
+        while self.nodes.get(&id).is_some_and(|n| !n.is_of(&identity)) {
             id = NodeId(id.0.wrapping_add(1).max(NodeId::FIRST));
         }
         id
@@ -164,7 +210,7 @@ impl InodeTable {
     ///
     /// `Stale` when the parent is not known, or when the place lies inside the node itself, which only a
     /// view mixed from before and after a rename can show.
-    pub(crate) fn look_up(&mut self, place: Place<'_>, attr: &Attr) -> FsResult<NodeId> {
+    pub(crate) fn sight(&mut self, place: Place<'_>, attr: &Attr) -> FsResult<Sight> {
         let id = self.id_of(attr);
         if !self.nodes.contains_key(&place.parent) || self.is_inside(place.parent, id) {
             return Err(FsError::Stale(None));
@@ -173,12 +219,12 @@ impl InodeTable {
         let before = self.nodes.get(&id).map(|node| node.parent);
         let left = before.filter(|parent| *parent != place.parent);
         left.iter().for_each(|_| self.unchain(id));
-        self.see(id, place, attr);
+        let pages = self.see(id, place, attr);
         if before != Some(place.parent) {
             self.chain(id);
         }
         left.into_iter().for_each(|parent| self.drop_unheld(parent));
-        Ok(id)
+        Ok(Sight { id, attr: self.living(id).attr, pages })
     }
 
     /// The directory at `path`, if it and all above it are known.
@@ -225,6 +271,9 @@ impl InodeTable {
     pub(crate) fn unpin(&mut self, id: NodeId) {
         let node = self.nodes.get_mut(&id).expect("a node lives while a handle is open on it");
         node.open_handles -= 1;
+        if node.open_handles == 0 && node.found_by == FoundBy::File {
+            node.found_by = FoundBy::Version;
+        }
         self.drop_unheld(id);
     }
 
@@ -270,16 +319,6 @@ impl InodeTable {
     /// The directory in which `id` was last seen; the root's is the root.
     pub(crate) fn parent(&self, id: NodeId) -> FsResult<NodeId> {
         self.node(id).map(|n| n.parent)
-    }
-
-    /// Takes over fresh attributes of `id`; `Stale` when they describe something else.
-    pub(crate) fn refresh(&mut self, id: NodeId, attr: &Attr) -> FsResult<()> {
-        let node = self.node_mut(id)?;
-        if id != NodeId::ROOT && Identity::of(&node.attr) != Identity::of(attr) {
-            return Err(FsError::Stale(Some(Box::new(*attr))));
-        }
-        node.attr = *attr;
-        Ok(())
     }
 
     /// The path of `id` by the places where it and its parents were last seen; `ENAMETOOLONG` when it
@@ -331,11 +370,12 @@ impl InodeTable {
     }
 
     /// The kernel is told of `id` once more.
-    fn see(&mut self, id: NodeId, place: Place<'_>, attr: &Attr) {
+    fn see(&mut self, id: NodeId, place: Place<'_>, attr: &Attr) -> Pages {
         match self.nodes.entry(id) {
             Entry::Occupied(slot) => slot.into_mut().see_again(place, attr),
             Entry::Vacant(slot) => {
                 slot.insert(Box::new(Node::new(attr, place)));
+                Pages::Keep
             }
         }
     }
@@ -373,19 +413,20 @@ impl InodeTable {
                 self.kept_names.forget(id);
                 self.leave_place(id, gone.parent, gone.name);
             }
+            self.leave_own(id, &gone.attr);
             id = gone.parent;
         }
     }
 }
 
 impl Node {
-    fn see_again(&mut self, place: Place<'_>, attr: &Attr) {
+    fn see_again(&mut self, place: Place<'_>, attr: &Attr) -> Pages {
         self.lookups += 1;
-        self.attr = *attr;
         if *self.name != *place.name {
             self.name = place.name.into();
         }
         self.parent = place.parent;
+        self.take_over(attr)
     }
 }
 

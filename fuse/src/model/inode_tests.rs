@@ -4,22 +4,28 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
-fn attr(inode: u64, kind: FileKind, ctime_ns: i64) -> Attr {
+impl InodeTable {
+    pub(super) fn look_up(&mut self, place: Place<'_>, attr: &Attr) -> FsResult<NodeId> {
+        self.sight(place, attr).map(|sight| sight.id)
+    }
+}
+
+pub(super) fn attr(inode: u64, kind: FileKind, ctime_ns: i64) -> Attr {
     let file = FileId { origin: 7, inode };
     let (mode, nlink, uid, gid, rdev, size, blocks) = (0o644, 1, 0, 0, 0, 3, 8);
     let (atime_ns, mtime_ns, no_xattrs) = (0, 0, false);
     Attr { file, kind, mode, nlink, uid, gid, rdev, size, blocks, atime_ns, mtime_ns, ctime_ns, no_xattrs }
 }
 
-fn file(inode: u64) -> Attr {
+pub(super) fn file(inode: u64) -> Attr {
     attr(inode, FileKind::Regular, 0)
 }
 
-fn directory(inode: u64) -> Attr {
+pub(super) fn directory(inode: u64) -> Attr {
     attr(inode, FileKind::Directory, 0)
 }
 
-fn at(parent: NodeId, name: &[u8]) -> Place<'_> {
+pub(super) fn at(parent: NodeId, name: &[u8]) -> Place<'_> {
     Place { parent, name }
 }
 

@@ -6,7 +6,7 @@
 //! *Invariants:* an offset means the same entry for as long as its listing is known; it is in no other listing of the same
 //! directory the same.
 
-use crate::model::NodeId;
+use crate::model::{NodeId, hidden};
 use crate::volume::Names;
 use globalfs_proto::DirEntry;
 use lru::LruCache;
@@ -99,7 +99,8 @@ impl Listing {
     /// `names` as they were told just now; see [`Mark::of`].
     pub(crate) fn of(names: Names, unwatched: u64) -> Self {
         let (mark, lasting) = (Mark::of(&names, unwatched), names.edition.map(|edition| edition.lasting));
-        Self { entries: names.entries, mark, lasting: lasting.unwrap_or_default() }
+        let entries = without_hidden(names.entries);
+        Self { entries, mark, lasting: lasting.unwrap_or_default() }
     }
 
     /// The kernel's number for the offset behind `position`, where its reader goes on.
@@ -112,6 +113,14 @@ impl Listing {
         let is_last = count == self.entries.len() as u64 + 2;
         u64::from(self.mark.0) << (COUNT_BITS + 1) | u64::from(is_last) << COUNT_BITS | count
     }
+}
+
+/// What a mount shows of `entries`.
+fn without_hidden(entries: Arc<[DirEntry]>) -> Arc<[DirEntry]> {
+    if entries.iter().all(|entry| !hidden::is_hidden(&entry.name)) {
+        return entries;
+    }
+    entries.iter().filter(|entry| !hidden::is_hidden(&entry.name)).cloned().collect()
 }
 
 /// Listings that readers may be going through.

@@ -1,6 +1,7 @@
 //! The tables behind a mount, without IO, clock and async: which nodes the kernel knows, what is open.
 
 mod handle;
+pub(crate) mod hidden;
 mod inode;
 mod kept_names;
 mod listing;
@@ -8,9 +9,9 @@ mod mode;
 mod touches;
 pub(crate) mod xattr;
 
-pub(crate) use handle::{HandleTable, OpenFile};
+pub(crate) use handle::HandleTable;
 pub use inode::{Identity, NodeId};
-pub(crate) use inode::{InodeTable, Place};
+pub(crate) use inode::{InodeTable, Pages, Place, Sight};
 pub(crate) use listing::{Listing, Listings, Mark, Offset, Position};
 pub(crate) use mode::{Mode, Modes};
 pub(crate) use touches::Touches;

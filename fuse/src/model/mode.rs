@@ -60,6 +60,22 @@ impl<B> Modes<B> {
         opens.mode.clone()
     }
 
+    /// One more open, which must be cached, since the file is to be written: whether it may. Not beside those that read
+    /// one content from a local file.
+    pub(crate) fn open_cached(&mut self, node: NodeId) -> bool {
+        match self.0.entry(node) {
+            Entry::Occupied(opens) if matches!(opens.get().mode, Mode::Passed(_)) => return false,
+            Entry::Occupied(opens) => opens.into_mut().count += 1,
+            Entry::Vacant(slot) => drop(slot.insert(Opens { mode: Mode::Cached, count: 1 })),
+        }
+        true
+    }
+
+    /// Whether the kernel reads `node` by itself.
+    pub(crate) fn is_passed(&self, node: NodeId) -> bool {
+        self.0.get(&node).is_some_and(|opens| matches!(opens.mode, Mode::Passed(_)))
+    }
+
     /// One open less. Gives the mode back with the last one, so that what it holds ends outside any lock.
     pub(crate) fn close(&mut self, node: NodeId) -> Option<Mode<B>> {
         let Entry::Occupied(mut opens) = self.0.entry(node) else { return None };
@@ -95,6 +111,17 @@ mod tests {
         assert_eq!(backing(&modes.open(NODE, Mode::Passed(Arc::new(2)))), Some(2));
         assert_eq!(backing(&modes.open(NODE, Mode::Passed(Arc::new(3)))), Some(2), "one backing for all");
         assert_eq!(backing(&modes.open(NODE, Mode::Cached)), Some(2));
+    }
+
+    #[test]
+    fn who_writes_is_never_beside_a_local_file() {
+        let mut modes = Modes::default();
+        assert!(modes.open_cached(NODE) && modes.open_cached(NODE) && !modes.is_passed(NODE));
+        assert_eq!(backing(&modes.open(NODE, Mode::Passed(Arc::new(1)))), None);
+        (0..3).for_each(|_| drop(modes.close(NODE)));
+        assert_eq!(backing(&modes.open(NODE, Mode::Passed(Arc::new(2)))), Some(2));
+        assert!(!modes.open_cached(NODE) && modes.is_passed(NODE));
+        assert!(modes.close(NODE).is_some(), "who was refused does not count");
     }
 
     proptest! {

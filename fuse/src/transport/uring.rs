@@ -11,8 +11,9 @@ use super::system::{Completion, Entry, Ring};
 use super::{Device, Reply};
 use crate::kernel::abi::{InHeader, OutHeader, RingEntry};
 use crate::kernel::init::MAX_PAYLOAD;
-use crate::kernel::request::{self, Body};
+use crate::kernel::request::{self, Body, Request};
 use crate::serve::Server;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::event::EventfdFlags;
 use rustix::io::Errno;
@@ -35,9 +36,6 @@ const MAX_DEPTH: usize = 64;
 /// Slots of all CPUs together. Each takes up to [`MAX_PAYLOAD`] and a page, as far as it was ever filled, and the
 /// kernel prefers those that it used last: what is used at a time is what is paid for.
 const MAX_SLOTS: usize = 1024;
-
-/// What is looked at of a request behind its structure: a name. Only a change has more.
-const MAX_DATA: usize = 4096;
 
 /// How long the kernel may take to give slots back after the end of the mount.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -306,12 +304,12 @@ impl Worker {
     fn take(&self, entry: Entry) {
         let header = *entry.header();
         let data = entry.payload().get(..header.entry.payload_size as usize).unwrap_or_default();
-        // The slot goes with the duty to answer, so what is short in it is copied.
-        let data = data[..data.len().min(MAX_DATA)].to_vec();
+        // The slot goes with the duty to answer, so what is in it is copied, once.
+        let data = Bytes::copy_from_slice(data);
         let Ok((start, _)) = InHeader::read_from_prefix(&header.in_out) else { return };
         let reply = Reply::by_ring(Held { entry, queue: self.queue.clone() }, start.unique);
         match request::parse_parts(&start, Body::Apart { argument: &header.argument, data: &data }) {
-            Ok(request) => drop(self.server.handle(&request, reply)),
+            Ok(request) => drop(self.server.handle(&Request { buffer: Some(&data), ..request }, reply)),
             Err(error) => warn!(%error, "a request was refused"),
         }
     }

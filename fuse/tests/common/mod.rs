@@ -3,6 +3,7 @@
 
 pub(crate) mod mounted;
 pub(crate) mod ways;
+mod writable;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,8 +11,8 @@ use futures_util::FutureExt;
 use globalfs_fuse::{Names, Volume, WholeFile};
 use globalfs_proto::limits::CHUNK_SIZE;
 use globalfs_proto::{
-    Attr, ByteRange, Changes, DirEntry, Edition, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath,
-    Lasting, Version,
+    Attr, ByteRange, Change, Changed, Changes, DirEntry, Edition, FileId, FileKind, FsError, FsResult,
+    FsStat, GlobalPath, Lasting, Version,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -64,6 +65,10 @@ struct Tree {
     is_broken: bool,
     /// When set, reads return this many bytes too few.
     cut_short: usize,
+    /// Whether changes are taken.
+    is_writable: bool,
+    /// When set, changes fail with it.
+    refusal: Option<FsError>,
 }
 
 pub(crate) fn path(text: &str) -> GlobalPath {
@@ -160,6 +165,31 @@ impl MemoryVolume {
 
     pub(crate) fn fail(&self, error: Option<FsError>) {
         self.tree.lock().failure = error;
+    }
+
+    /// From now on changes are taken.
+    pub(crate) fn make_writable(&self) {
+        self.tree.lock().is_writable = true;
+    }
+
+    /// From now on changes fail with it.
+    pub(crate) fn refuse(&self, error: Option<FsError>) {
+        self.tree.lock().refusal = error;
+    }
+
+    /// The present content of a file.
+    pub(crate) fn content(&self, at: &str) -> Bytes {
+        self.tree.lock().entries[&path(at)].1.clone()
+    }
+
+    /// The present attributes.
+    pub(crate) fn attr(&self, at: &str) -> Attr {
+        self.tree.lock().entries[&path(at)].0
+    }
+
+    /// All names in the volume.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.tree.lock().entries.keys().map(ToString::to_string).collect()
     }
 
     pub(crate) fn break_down(&self, broken: bool) {
@@ -276,6 +306,18 @@ impl Volume for MemoryVolume {
         let start = offset / CHUNK_SIZE * CHUNK_SIZE;
         let end = (start + CHUNK_SIZE).min(version.size);
         Some((start, content.slice(start as usize..end as usize)))
+    }
+
+    fn is_writable(&self, _path: &GlobalPath) -> bool {
+        self.tree.lock().is_writable
+    }
+
+    async fn change(&self, change: Change) -> FsResult<Changed> {
+        let mut tree = self.tree.lock();
+        assert!(!tree.is_broken, "a test breaks the volume");
+        let failure = tree.failure.clone().or(tree.refusal.clone());
+        failure.map_or(Ok(()), Err)?;
+        if tree.is_writable { tree.change(change) } else { Err(FsError::READ_ONLY) }
     }
 
     async fn read(

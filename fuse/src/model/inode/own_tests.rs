@@ -1,0 +1,1 @@
+//! What this mount changes, in the table of nodes.

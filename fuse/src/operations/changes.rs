@@ -1,0 +1,180 @@
+//! Changes of a file's content and attributes.
+
+use super::{MAX_TRIES, Node, Operations, gone_is_stale, is_gone};
+use crate::model::{InodeTable, NodeId, Pages, xattr};
+use crate::volume::Volume;
+use bytes::Bytes;
+use globalfs_proto::limits::{MAX_NAME, MAX_XATTR};
+use globalfs_proto::{Allocation, Change, Changed, Existing, FsError, FsResult, GlobalPath, NewAttr, Target};
+use parking_lot::Mutex;
+
+/// `EINVAL`.
+const INVALID: FsError = FsError::Os(22);
+
+/// Bytes for a file.
+#[derive(Debug, Clone)]
+pub struct Writing {
+    /// Where; `None`: at the end.
+    pub offset: Option<u64>,
+    /// At least one.
+    pub data: Bytes,
+    /// Set-id bits are taken away, as `write(2)` does.
+    pub drops_set_id: bool,
+}
+
+/// While it exists what is seen of a node does not count, since what comes of the change will.
+struct Changing<'a> {
+    inodes: &'a Mutex<InodeTable>,
+    id: NodeId,
+    changed: Option<Changed>,
+}
+
+impl<'a> Changing<'a> {
+    fn begin(inodes: &'a Mutex<InodeTable>, id: NodeId) -> FsResult<Self> {
+        inodes.lock().begin_change(id)?;
+        Ok(Self { inodes, id, changed: None })
+    }
+
+    fn end(&self) -> Pages {
+        self.inodes.lock().end_change(self.id, self.changed.as_ref())
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        // Again, if it was ended: a volume that panicked is no reason to see nothing for ever.
+        self.inodes.lock().end_change(self.id, None);
+    }
+}
+
+impl<V: Volume + ?Sized> Operations<V> {
+    /// Sets attributes of `id`, and takes its set-id bits away if `drops_set_id`.
+    pub async fn set_attr(&self, id: NodeId, attr: NewAttr, drops_set_id: bool) -> FsResult<Node> {
+        let mode = self.inodes.lock().attr(id)?.mode;
+        let dropped = without_set_id(attr.mode.unwrap_or(mode));
+        let attr = match drops_set_id && dropped != mode {
+            true => NewAttr { mode: Some(dropped), ..attr },
+            false => attr,
+        };
+        if attr == NewAttr::default() {
+            return self.get_attr(id).await;
+        }
+        self.alter(id, |target| Change::SetAttr { target, attr }).await?;
+        self.told(id).await
+    }
+
+    /// Attributes of `id` after a change that told of them.
+    async fn told(&self, id: NodeId) -> FsResult<Node> {
+        let path = self.path(id)?;
+        let attr = self.inodes.lock().attr(id)?;
+        Ok(Node { id, attr, lasting: self.volume.lasting(&path, &attr) })
+    }
+
+    /// Sets an extended attribute of `id`; as to one that is there already, see [`Existing`].
+    pub async fn set_xattr(&self, id: NodeId, name: Bytes, value: Bytes, existing: Existing) -> FsResult<()> {
+        check_xattr(&name)?;
+        if value.len() > MAX_XATTR {
+            const E2BIG: i32 = 7;
+            return Err(FsError::Os(E2BIG));
+        }
+        let change = |target| {
+            let (name, value) = (name.clone(), value.clone());
+            Change::SetXattr { target, name, value, existing }
+        };
+        self.alter(id, change).await
+    }
+
+    /// Takes an extended attribute of `id` away.
+    pub async fn remove_xattr(&self, id: NodeId, name: Bytes) -> FsResult<()> {
+        check_xattr(&name)?;
+        self.alter(id, |target| Change::RemoveXattr { target, name: name.clone() }).await
+    }
+
+    /// Writes into the file behind `handle`, all or an error.
+    pub async fn write(&self, handle: u64, writing: Writing) -> FsResult<()> {
+        let (id, _) = self.opened(handle)?;
+        let mode = self.inodes.lock().attr(id)?.mode;
+        if writing.drops_set_id && without_set_id(mode) != mode {
+            let attr = NewAttr { mode: Some(without_set_id(mode)), ..NewAttr::default() };
+            self.alter(id, |target| Change::SetAttr { target, attr }).await?;
+        }
+        let Writing { offset, data, .. } = writing;
+        self.alter(id, |target| Change::Write { target, offset, data: data.clone() }).await
+    }
+
+    /// Allocates or frees space of `id`.
+    pub async fn allocate(&self, id: NodeId, allocation: Allocation) -> FsResult<()> {
+        self.alter(id, |target| Change::Allocate { target, allocation }).await
+    }
+
+    /// What was changed in `id` survives a crash of its master afterwards.
+    pub async fn sync(&self, id: NodeId, data_only: bool) -> FsResult<()> {
+        if !self.volume.is_writable(&self.path(id)?) {
+            return Ok(());
+        }
+        self.alter(id, |target| Change::Sync { target, data_only }).await
+    }
+
+    /// Changes `id` when it is its turn, at the place where it then is, and takes over what came of it.
+    pub(super) async fn alter(&self, id: NodeId, change: impl Fn(Target) -> Change) -> FsResult<()> {
+        let _turn = self.turns.take(id).await?;
+        let mut tries = 1..MAX_TRIES;
+        loop {
+            let (path, target) = self.target(id)?;
+            match self.change_file(id, change(target)).await {
+                Err(error) if is_gone(&error) => {
+                    if !self.has_moved(id, &path).await || tries.next().is_none() {
+                        return Err(gone_is_stale(error));
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn target(&self, id: NodeId) -> FsResult<(GlobalPath, Target)> {
+        let inodes = self.inodes.lock();
+        let (path, file) = (inodes.path(id)?, inodes.attr(id)?.file);
+        Ok((path.clone(), Target { path, file }))
+    }
+
+    async fn change_file(&self, id: NodeId, change: Change) -> FsResult<()> {
+        let mut changing = Changing::begin(&self.inodes, id)?;
+        changing.changed = Some(self.volume.change(change).await?);
+        let pages = changing.end();
+        self.settle(id, pages);
+        Ok(())
+    }
+}
+
+fn check_xattr(name: &[u8]) -> FsResult<()> {
+    match name.len() {
+        _ if xattr::is_hidden(name) => Err(xattr::NOT_SUPPORTED),
+        1..=MAX_NAME => Ok(()),
+        _ => Err(INVALID),
+    }
+}
+
+/// `mode` after a write or truncation by somebody who may not set these bits. Without execution by the group, the
+/// set-group-ID bit means something else.
+fn without_set_id(mode: u32) -> u32 {
+    const SET_UID: u32 = 0o4000;
+    const SET_GID: u32 = 0o2000;
+    const GROUP_EXECUTES: u32 = 0o10;
+    let mode = mode & !SET_UID;
+    if mode & GROUP_EXECUTES != 0 { mode & !SET_GID } else { mode }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_id_bits_go_as_the_kernel_takes_them() {
+        let check = |mode, want| assert_eq!(without_set_id(mode), want, "{mode:o}");
+        check(0o6755, 0o755);
+        check(0o2745, 0o2745);
+        check(0o4644, 0o644);
+        check(0o1777, 0o1777);
+    }
+}

@@ -1,0 +1,242 @@
+//! What the kernel's requests to change something mean in terms of [`Operations`].
+//!
+//! [`Operations`]: crate::operations::Operations
+
+use super::{Server, Shared};
+use crate::kernel::abi::{self, open_flag};
+use crate::kernel::change_request::{ChangeRequest, WriteRequest};
+use crate::kernel::reply;
+use crate::kernel::request::Request;
+use crate::model::{NodeId, Pages};
+use crate::operations::Writing;
+use crate::transport::Reply;
+use bytes::Bytes;
+use globalfs_proto::{Existing, FsError, FsResult, GlobalPath, NewAttr, NewFile, Owner};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use std::sync::Arc;
+
+/// `O_ACCMODE` of open(2), of which `O_RDONLY` is 0.
+const ACCESS_MODE: u32 = 0o3;
+
+/// Whether who opens a file with `flags` may write to it.
+pub(super) fn writes(flags: u32) -> bool {
+    flags & ACCESS_MODE != 0
+}
+
+impl Shared {
+    /// Opens `node` to write. Not beside a file that the kernel reads by itself: the next lookup gives another node,
+    /// of which both processes that write and those that read see every byte.
+    pub(super) async fn open_to_write(&self, node: NodeId, tid: u32) -> FsResult<abi::OpenOut> {
+        if !self.passthrough.open_cached(node) {
+            self.operations.part(node);
+            return Err(FsError::Stale(None));
+        }
+        match self.operations.open_to(node, true).await {
+            Ok((handle, pages)) => {
+                // A handle that is gone already is the volume's affair no more.
+                let _ = self.operations.tell_opener(handle, tid).await;
+                Ok(cached(handle, pages))
+            }
+            Err(error) => {
+                self.passthrough.close(node);
+                Err(error)
+            }
+        }
+    }
+
+    fn done(&self, operation: &'static str, node: NodeId, outcome: FsResult<()>, reply: Reply) {
+        match outcome {
+            Ok(()) => reply.done(),
+            Err(error) => self.fail(operation, node, &error, reply),
+        }
+    }
+
+    /// A content of `node` that the kernel reads by itself is to be changed: that goes on elsewhere.
+    fn gives_way(&self, node: NodeId, attr: &NewAttr) -> bool {
+        let gives_way = attr.size.is_some() && self.passthrough.is_passed(node);
+        if gives_way {
+            self.operations.part(node);
+        }
+        gives_way
+    }
+
+    /// Nobody waits for it.
+    pub(super) async fn remove_hidden(&self, path: GlobalPath) {
+        if let Err(error) = self.operations.remove_hidden(path).await {
+            tracing::warn!(%error, "a file that was removed while it was open stays, hidden");
+        }
+    }
+}
+
+/// How an open file is read and written through the page cache.
+pub(super) fn cached(handle: u64, pages: Pages) -> abi::OpenOut {
+    let flags = if pages == Pages::Keep { open_flag::KEEP_CACHE } else { 0 };
+    abi::OpenOut { handle, flags, backing_id: 0 }
+}
+
+impl Server {
+    pub(super) fn change(&self, request: &Request<'_>, change: ChangeRequest<'_>, reply: Reply) {
+        let node = request.node;
+        let owner = |mode| Owner { uid: request.uid, gid: request.gid, mode };
+        match change {
+            ChangeRequest::Create { name, mode, flags } => {
+                self.create(request, name, owner(mode), flags, reply);
+            }
+            ChangeRequest::MakeNode { name, kind, mode, device } => match kind {
+                Some(globalfs_proto::FileKind::Regular) => {
+                    self.make("mknod", node, name, NewFile::Regular, owner(mode), reply);
+                }
+                Some(kind) => {
+                    let new = NewFile::Special(kind, device.into());
+                    self.make("mknod", node, name, new, owner(mode), reply);
+                }
+                None => reply.error(Errno::INVAL),
+            },
+            ChangeRequest::MakeDirectory { name, mode } => {
+                self.make("mkdir", node, name, NewFile::Directory, owner(mode), reply);
+            }
+            ChangeRequest::MakeSymlink { name, target } => {
+                let new = NewFile::Symlink(Bytes::copy_from_slice(target));
+                self.make("symlink", node, name, new, owner(0o777), reply);
+            }
+            ChangeRequest::Link { node: target, name } => self.link(target, node, name, reply),
+            ChangeRequest::Remove { name, directory } => self.remove(node, name, directory, reply),
+            ChangeRequest::Rename { name, new_parent, new_name, existing } => match existing {
+                Some(existing) => self.rename((node, name), (new_parent, new_name), existing, reply),
+                None => reply.error(Errno::INVAL),
+            },
+            ChangeRequest::SetAttr { attr, drops_set_id } => self.set_attr(node, attr, drops_set_id, reply),
+            ChangeRequest::SetXattr { name, value, existing } => match existing {
+                Some(existing) => self.set_xattr(node, name, value, existing, reply),
+                None => reply.error(Errno::INVAL),
+            },
+            ChangeRequest::RemoveXattr { name } => self.remove_xattr(node, name, reply),
+            ChangeRequest::Write(write) => self.write(request, &write, reply),
+            ChangeRequest::Allocate { allocation } => self.spawn(|shared| async move {
+                let outcome = shared.operations.allocate(node, allocation).await;
+                shared.done("fallocate", node, outcome, reply);
+            }),
+            ChangeRequest::Sync { data_only } => self.spawn(|shared| async move {
+                let outcome = shared.operations.sync(node, data_only).await;
+                shared.done("fsync", node, outcome, reply);
+            }),
+        }
+    }
+
+    fn create(&self, request: &Request<'_>, name: &[u8], owner: Owner, flags: u32, reply: Reply) {
+        let (parent, name, tid, lifetimes) = (request.node, name.to_vec(), request.tid, self.lifetimes);
+        let may_exist = flags & OFlags::EXCL.bits() == 0;
+        self.spawn(|shared| async move {
+            match shared.operations.create(parent, &name, owner, writes(flags), may_exist).await {
+                // Somebody may have found it in a listing and have the kernel read it by itself.
+                Ok((node, handle)) if !shared.passthrough.open_cached(node.id) => {
+                    let _ = shared.operations.release(handle);
+                    shared.operations.forget(node.id, 1);
+                    shared.operations.part(node.id);
+                    reply.error(Errno::STALE);
+                }
+                Ok((node, handle)) => {
+                    let _ = shared.operations.tell_opener(handle, tid).await;
+                    let open = cached(handle, Pages::Keep);
+                    reply.structure(&reply::created(&node, &lifetimes, open));
+                }
+                Err(error) => shared.fail("create", parent, &error, reply),
+            }
+        });
+    }
+
+    fn make(
+        &self,
+        operation: &'static str,
+        parent: NodeId,
+        name: &[u8],
+        new: NewFile,
+        owner: Owner,
+        reply: Reply,
+    ) {
+        let (name, lifetimes) = (name.to_vec(), self.lifetimes);
+        self.spawn(|shared| async move {
+            match shared.operations.make(parent, &name, new, owner).await {
+                Ok(node) => reply.structure(&reply::entry(&node, &lifetimes)),
+                Err(error) => shared.fail(operation, parent, &error, reply),
+            }
+        });
+    }
+
+    fn link(&self, target: NodeId, parent: NodeId, name: &[u8], reply: Reply) {
+        let (name, lifetimes) = (name.to_vec(), self.lifetimes);
+        self.spawn(|shared| async move {
+            match shared.operations.link(target, parent, &name).await {
+                Ok(node) => reply.structure(&reply::entry(&node, &lifetimes)),
+                Err(error) => shared.fail("link", parent, &error, reply),
+            }
+        });
+    }
+
+    fn remove(&self, parent: NodeId, name: &[u8], directory: bool, reply: Reply) {
+        let name = name.to_vec();
+        self.spawn(|shared| async move {
+            let outcome = shared.operations.remove(parent, &name, directory).await;
+            shared.done("remove", parent, outcome, reply);
+        });
+    }
+
+    fn rename(&self, from: (NodeId, &[u8]), to: (NodeId, &[u8]), existing: Existing, reply: Reply) {
+        let ((parent, name), (new_parent, new_name)) = ((from.0, from.1.to_vec()), (to.0, to.1.to_vec()));
+        self.spawn(|shared| async move {
+            let (from, to) = ((parent, &name[..]), (new_parent, &new_name[..]));
+            let outcome = shared.operations.rename(from, to, existing).await;
+            shared.done("rename", parent, outcome, reply);
+        });
+    }
+
+    fn set_attr(&self, node: NodeId, attr: NewAttr, drops_set_id: bool, reply: Reply) {
+        let lifetimes = self.lifetimes;
+        self.spawn(|shared| async move {
+            if shared.gives_way(node, &attr) {
+                return reply.error(Errno::STALE);
+            }
+            match shared.operations.set_attr(node, attr, drops_set_id).await {
+                Ok(node) => reply.structure(&reply::attributes(&node, &lifetimes)),
+                Err(error) => shared.fail("setattr", node, &error, reply),
+            }
+        });
+    }
+
+    fn set_xattr(&self, node: NodeId, name: &[u8], value: &[u8], existing: Existing, reply: Reply) {
+        let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
+        self.spawn(|shared| async move {
+            let outcome = shared.operations.set_xattr(node, name, value, existing).await;
+            shared.done("setxattr", node, outcome, reply);
+        });
+    }
+
+    fn remove_xattr(&self, node: NodeId, name: &[u8], reply: Reply) {
+        let name = Bytes::copy_from_slice(name);
+        self.spawn(|shared| async move {
+            let outcome = shared.operations.remove_xattr(node, name).await;
+            shared.done("removexattr", node, outcome, reply);
+        });
+    }
+
+    fn write(&self, request: &Request<'_>, write: &WriteRequest<'_>, reply: Reply) {
+        let WriteRequest { handle, offset, data, drops_set_id } = *write;
+        let Ok(size) = u32::try_from(data.len()) else { return reply.error(Errno::INVAL) };
+        if data.is_empty() {
+            return reply.structure(&abi::WriteOut { size, padding: 0 });
+        }
+        // Copied here, if not yet: the next request comes into the same memory.
+        let data = match request.buffer {
+            Some(buffer) => buffer.slice_ref(data),
+            None => Bytes::copy_from_slice(data),
+        };
+        let (node, writing) = (request.node, Writing { offset, data, drops_set_id });
+        self.spawn(|shared: Arc<Shared>| async move {
+            match shared.operations.write(handle, writing).await {
+                Ok(()) => reply.structure(&abi::WriteOut { size, padding: 0 }),
+                Err(error) => shared.fail("write", node, &error, reply),
+            }
+        });
+    }
+}
