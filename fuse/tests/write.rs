@@ -62,7 +62,7 @@ fn what_is_written_is_there_at_once() {
     drop(file);
     File::options().write(true).truncate(true).open(mounted.at("f")).unwrap();
     assert_content(&mounted, "f", b"");
-    let large: Vec<u8> = (0..5_000_001u32).map(|n| (u64::from(n) * u64::from(n) >> 7) as u8).collect();
+    let large: Vec<u8> = (0..5_000_001u32).map(|n| ((u64::from(n) * u64::from(n)) >> 7) as u8).collect();
     fs::write(mounted.at("large"), &large).unwrap();
     assert_content(&mounted, "large", &large);
     mounted.shell("truncate -s 3000000 large");
