@@ -10,8 +10,8 @@ use globalfs_dataplane::origin::DirectOrigin;
 use globalfs_dataplane::{Deadline, Source};
 use globalfs_fuse::{Names, Volume, WholeFile};
 use globalfs_proto::{
-    Attr, ByteRange, Change, Changed, Changes, ChunkIndex, Edition, FsResult, FsStat, GlobalPath, Lasting,
-    Version, limits,
+    Attr, ByteRange, Change, Changed, Changes, ChunkIndex, Edition, FsError, FsResult, FsStat, GlobalPath,
+    Lasting, NewAttr, Target, Version, limits,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,6 +138,13 @@ impl Volume for NodeVolume {
     async fn fs_stat(&self, path: &GlobalPath) -> FsResult<FsStat> {
         let deadline = self.deadline();
         deadline.bound(self.cached.fs_stat(path, deadline)).await
+    }
+
+    /// Its site's daemon knows.
+    async fn is_writable(&self, target: Target) -> bool {
+        let question = Change::SetAttr { target, attr: NewAttr::default() };
+        let deadline = self.deadline();
+        deadline.bound(self.cached.change(&question, deadline)).await != Err(FsError::READ_ONLY)
     }
 
     async fn change(&self, change: Change) -> FsResult<Changed> {

@@ -15,7 +15,7 @@ use crate::model::{hidden, xattr};
 use crate::volume::{Volume, WholeFile};
 use bytes::Bytes;
 use globalfs_proto::{
-    Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError, Version,
+    Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError, Target, Version,
 };
 use parking_lot::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -237,8 +237,11 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// The same, to write as well if `writes`; and whether the pages that the kernel has are right.
     pub(crate) async fn open_to(&self, id: NodeId, writes: bool) -> FsResult<(u64, Pages)> {
         let path = self.path(id)?;
-        if writes && !self.volume.is_writable(&path) {
-            return Err(FsError::READ_ONLY);
+        if writes {
+            let target = Target { path: path.clone(), file: self.inodes.lock().attr(id)?.file };
+            if !self.volume.is_writable(target).await {
+                return Err(FsError::READ_ONLY);
+            }
         }
         let attr = self.volume.stat_for_open(&path).await.map_err(gone_is_stale)?;
         let mut inodes = self.inodes.lock();

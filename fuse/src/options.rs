@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Options {
     /// Other users than the one who mounts may use it.
     pub allow_other: bool,
-    /// The kernel itself refuses writes. Without it the mount does, with the same `EROFS`.
+    /// The kernel itself refuses whatever would change something. Without it the volume decides.
     pub read_only: bool,
     /// The first column of `mount` and `df`.
     pub source: String,
@@ -50,7 +50,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             allow_other: false,
-            read_only: true,
+            read_only: false,
             source: SUBTYPE.to_owned(),
             attr_ttl: Duration::from_secs(1),
             entry_ttl: Duration::from_secs(1),
@@ -160,11 +160,7 @@ impl Options {
         match name {
             "allow_other" => self.allow_other = true,
             "ro" => self.read_only = true,
-            "rw" => {
-                self.read_only = false;
-                let note = "writing is not supported yet: 'rw' is accepted, and writes fail with EROFS";
-                return Ok(Some(note.to_owned()));
-            }
+            "rw" => self.read_only = false,
             "dev" | "nodev" => self.devices = name == "dev",
             "suid" | "nosuid" => self.set_id = name == "suid",
             "exec" | "noexec" => self.execute = name == "exec",
@@ -286,13 +282,12 @@ mod tests {
     }
 
     #[test]
-    fn rw_is_accepted_with_a_note() {
+    fn the_last_word_about_writing_counts() {
         let mut options = Options::default();
-        let notes = options.apply("rw").unwrap();
-        assert!(notes.len() == 1 && notes[0].contains("EROFS"), "{notes:?}");
-        assert!(!options.read_only);
-        assert_eq!(options.apply("ro").unwrap(), Vec::<String>::new());
-        assert!(options.read_only);
+        for (words, read_only) in [("ro", true), ("rw", false), ("rw,ro", true), ("ro,rw", false)] {
+            options.apply(words).unwrap();
+            assert_eq!(options.read_only, read_only, "{words}");
+        }
     }
 
     #[test]

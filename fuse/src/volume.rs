@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::{
     Attr, Change, Changed, Changes, DirEntry, Edition, FsError, FsResult, FsStat, GlobalPath, Lasting,
-    Version,
+    Target, Version,
 };
 use std::any::Any;
 use std::fs::File;
@@ -89,8 +89,8 @@ pub trait Volume: Send + Sync + 'static {
         None
     }
 
-    /// Whether `path` can be changed at all, so that an open for writing fails where a write would. Must not wait.
-    fn is_writable(&self, _path: &GlobalPath) -> bool {
+    /// Whether the file can be changed at all, so that an open for writing fails where a write would.
+    async fn is_writable(&self, _target: Target) -> bool {
         false
     }
 

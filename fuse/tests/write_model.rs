@@ -135,7 +135,9 @@ impl Side {
             }
             Step::Close(slot) => Ok(format!("{}", self.open[*slot].take().is_some())),
             Step::Read(path) => fs::read(at(path)).map(|content| format!("{content:?}")),
-            Step::Truncate(path, size) => File::options().write(true).open(at(path))?.set_len(*size).map(done),
+            Step::Truncate(path, size) => {
+                File::options().write(true).open(at(path))?.set_len(*size).map(done)
+            }
             Step::Rename(from, to) => fs::rename(at(from), at(to)).map(done),
             Step::Exchange(from, to) => {
                 let (cwd, flags) = (rustix::fs::CWD, rustix::fs::RenameFlags::EXCHANGE);
@@ -161,7 +163,8 @@ impl Side {
 
 fn names(directory: &Path) -> io::Result<Vec<String>> {
     let entries = fs::read_dir(directory)?;
-    let mut names: Vec<_> = entries.map(|e| Ok(e?.file_name().into_string().unwrap())).collect::<io::Result<_>>()?;
+    let mut names: Vec<_> =
+        entries.map(|e| Ok(e?.file_name().into_string().unwrap())).collect::<io::Result<_>>()?;
     names.sort();
     Ok(names)
 }

@@ -56,7 +56,8 @@ fn what_programs_make_lies_in_the_origin() {
     same(&neighbour, &origin);
     let far = written.test.mount("node-3", "cloud");
     same(&far, &origin);
-    let denied = shell(&far, "touch new 2>&1 || true; echo x 2>&1 >> old || true; rm -f numbers 2>&1 || true");
+    let denied =
+        shell(&far, "touch new 2>&1 || true; echo x 2>&1 >> old || true; rm -f numbers 2>&1 || true");
     assert_eq!(denied.matches("Read-only file system").count(), 3, "{denied}");
     same(&written.mount, &origin);
 }
@@ -67,7 +68,8 @@ fn programs_that_depend_on_their_files_work() {
         return;
     }
     let written = start();
-    let git = "set -e; export HOME=$PWD; git init -q r; cd r; git config user.email a@b; git config user.name c
+    let git =
+        "set -e; export HOME=$PWD; git init -q r; cd r; git config user.email a@b; git config user.name c
         for n in $(seq 30); do seq $((n * 100)) > f$n; done; git add .; git commit -qm one
         seq 5 > f1; git mv f2 g2; git commit -qam two; git gc -q; git fsck --strict 2>&1; git status --short
         cd ..; git clone -q r s; cd s; git log --oneline | wc -l";

@@ -251,6 +251,9 @@ impl Metadata {
         self.start_watching();
         let asking = self.asking();
         let outcome = deadline.bound(self.0.upstream.change(change, deadline)).await;
+        if change.is_without_effect() {
+            return outcome;
+        }
         let attr = outcome.as_ref().ok().and_then(|changed| changed.attr);
         for path in change.paths() {
             self.0.state.lock().names.forget(path);

@@ -109,10 +109,11 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// What was changed in `id` survives a crash of its master afterwards.
     pub async fn sync(&self, id: NodeId, data_only: bool) -> FsResult<()> {
-        if !self.volume.is_writable(&self.path(id)?) {
-            return Ok(());
+        match self.alter(id, |target| Change::Sync { target, data_only }).await {
+            // What cannot be changed has nothing to be kept.
+            Err(FsError::READ_ONLY) => Ok(()),
+            outcome => outcome,
         }
-        self.alter(id, |target| Change::Sync { target, data_only }).await
     }
 
     /// Changes `id` when it is its turn, at the place where it then is, and takes over what came of it.

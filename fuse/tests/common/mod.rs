@@ -12,7 +12,7 @@ use globalfs_fuse::{Names, Volume, WholeFile};
 use globalfs_proto::limits::CHUNK_SIZE;
 use globalfs_proto::{
     Attr, ByteRange, Change, Changed, Changes, DirEntry, Edition, FileId, FileKind, FsError, FsResult,
-    FsStat, GlobalPath, Lasting, Version,
+    FsStat, GlobalPath, Lasting, Target, Version,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -308,7 +308,7 @@ impl Volume for MemoryVolume {
         Some((start, content.slice(start as usize..end as usize)))
     }
 
-    fn is_writable(&self, _path: &GlobalPath) -> bool {
+    async fn is_writable(&self, _target: Target) -> bool {
         self.tree.lock().is_writable
     }
 

@@ -202,6 +202,15 @@ impl Change {
         std::iter::once(one).chain(other)
     }
 
+    /// Whether everything is as it was before: it asks whether something could be changed, or for what was to be kept.
+    pub fn is_without_effect(&self) -> bool {
+        match self {
+            Self::SetAttr { attr, .. } => *attr == NewAttr::default(),
+            Self::Sync { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether it may be asked for again by who does not know whether it was done: then it is done, or is once more.
     pub fn may_repeat(&self) -> bool {
         match self {
