@@ -128,14 +128,10 @@ impl Invalidator {
 
     /// All names in `directory`, or anywhere.
     fn forget_names(&self, directory: Option<NodeId>) {
-        // At once, by kernels that can (FUSE 7.44): then what is left is their listings.
-        let at_once = directory.is_none() && self.notifier.inc_epoch().is_ok();
         let kept = if directory.is_none() { self.operations.all_kept() } else { Vec::new() };
         let mut parents: HashSet<_> = kept.into_iter().collect();
         self.operations.each_place(directory, |parent, name| {
-            if !at_once {
-                let _ = self.notifier.inval_entry(parent, name);
-            }
+            let _ = self.notifier.inval_entry(parent, name);
             parents.insert(parent);
         });
         parents.into_iter().for_each(|parent| self.forget_listing(parent));

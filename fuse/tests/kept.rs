@@ -10,6 +10,7 @@ use rustix::fs::{Advice, fadvise};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -102,6 +103,27 @@ fn what_changed_is_listed_anew() {
     tell(&mounted, &[]);
     mounted.eventually("a whole directory", |mounted| fs::metadata(mounted.at("d/new")).unwrap().len() == 12);
     assert_eq!(names(&mounted), want);
+}
+
+#[test]
+fn who_works_in_a_directory_keeps_its_place() {
+    if !inside("who_works_in_a_directory_keeps_its_place") {
+        return;
+    }
+    let mounted = start();
+    mounted.volume.set_edition(1);
+    let worker = Command::new("sh")
+        .args(["-c", "sleep 1; exec /bin/pwd"])
+        .current_dir(mounted.at("d"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let directories = vec![ChangedDirectory { path: path("/"), names: vec!["d".into()] }];
+    mounted.volume.tell(Changes { everything: false, directories });
+    mounted.volume.tell(Changes::everything());
+    assert!(fs::metadata(mounted.at("d")).unwrap().is_dir());
+    let said = worker.wait_with_output().unwrap();
+    assert!(said.status.success() && said.stdout.ends_with(b"/d\n"), "{said:?}");
 }
 
 #[test]

@@ -248,8 +248,8 @@ fn permissions_hold_for_other_users() {
 }
 
 #[test]
-fn every_change_is_refused() {
-    if !can_mount("every_change_is_refused") {
+fn changes_are_refused_where_another_site_is_the_master() {
+    if !can_mount("changes_are_refused_where_another_site_is_the_master") {
         return;
     }
     let mut test = Setup::default().start(|origin| {
@@ -257,10 +257,10 @@ fn every_change_is_refused() {
         fs::write(origin.join("file"), "content").unwrap();
     });
     let before = shell(&test.origin("onprem"), LISTING);
-    let read_only = test.mount("node-1", "cloud");
-    let read_write = mount_with(&mut test, "node-2", "cloud", "", &["-o", "rw"]);
-    let own_site = mount_with(&mut test, "node-3", "onprem", "", &["-o", "rw"]);
-    for mount in [read_only, read_write, own_site] {
+    let elsewhere = test.mount("node-1", "cloud");
+    let read_only = mount_with(&mut test, "node-2", "cloud", "", &["-o", "ro"]);
+    let own_site = mount_with(&mut test, "node-3", "onprem", "", &["-o", "ro"]);
+    for mount in [elsewhere, read_only, own_site] {
         for command in [
             "touch new",
             "touch file",

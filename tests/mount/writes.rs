@@ -37,7 +37,7 @@ fn what_programs_make_lies_in_the_origin() {
         umask 027
         mkdir -p a/b/c && echo one > a/b/c/one && printf two >> a/b/c/one
         ln a/b/c/one a/two && ln -s b/c/one a/link && mkfifo a/fifo
-        chmod 4750 a/two && chown 1234:2345 a/link a/two -h && touch -d @1500000000 a/two
+        chown 1234:2345 a/link a/two -h && chmod 4750 a/two && touch -d @1500000000 a/two
         setfattr -n user.colour -v blue a/two
         cp -a a copy && mv copy/b moved && mv -n moved copy
         dd if=/dev/zero of=holes bs=1 count=1 seek=9999999 status=none

@@ -102,12 +102,13 @@ pub(crate) mod notice_code {
     pub(crate) const INVAL_INODE: i32 = 2;
     pub(crate) const INVAL_ENTRY: i32 = 3;
     pub(crate) const STORE: i32 = 4;
-    /// From minor version 44.
-    pub(crate) const INC_EPOCH: i32 = 8;
 }
 
-/// The first minor version with [`notice_code::INC_EPOCH`].
-pub(crate) const INC_EPOCH_MINOR: u32 = 44;
+/// A name that is invalidated keeps its place for those who use it, such as who works in a directory of that name.
+pub(crate) const EXPIRE_ONLY: u32 = 1;
+
+/// The first minor version with [`EXPIRE_ONLY`], of Linux 6.2.
+pub(crate) const EXPIRE_ONLY_MINOR: u32 = 38;
 
 /// Numbers of the device's ioctls, all of this group.
 pub(crate) mod ioctl {

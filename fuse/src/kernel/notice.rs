@@ -28,10 +28,11 @@ fn notice<'a>(
     Some(Notice { head: [header.as_bytes(), structure].concat(), data, end })
 }
 
-/// `name` in `parent` is to be looked up again.
-pub(crate) fn inval_entry(parent: NodeId, name: &[u8]) -> Option<Notice<'_>> {
+/// `name` in `parent` is to be looked up again. A kernel that is told to `expire` it takes nothing from who uses it.
+pub(crate) fn inval_entry(parent: NodeId, name: &[u8], expire: bool) -> Option<Notice<'_>> {
     let name_length = u32::try_from(name.len()).ok()?;
-    let structure = abi::InvalEntryOut { parent: parent.0, name_length, flags: 0 };
+    let flags = if expire { abi::EXPIRE_ONLY } else { 0 };
+    let structure = abi::InvalEntryOut { parent: parent.0, name_length, flags };
     notice(notice_code::INVAL_ENTRY, &structure, name, b"\0")
 }
 
@@ -45,11 +46,6 @@ pub(crate) fn inval_inode(node: NodeId, offset: i64, length: i64) -> Option<Noti
 pub(crate) fn store(node: NodeId, offset: u64, content: &[u8]) -> Option<Notice<'_>> {
     let size = u32::try_from(content.len()).ok()?;
     notice(notice_code::STORE, &abi::StoreOut { node: node.0, offset, size, padding: 0 }, content, b"")
-}
-
-/// All names are to be looked up again.
-pub(crate) fn inc_epoch() -> Option<Notice<'static>> {
-    notice(notice_code::INC_EPOCH, &(), b"", b"")
 }
 
 #[cfg(test)]
@@ -66,10 +62,11 @@ mod tests {
         };
         let (parent, offset) = (7u64.to_ne_bytes(), (-1i64).to_ne_bytes());
         let name = [&parent[..], &3u32.to_ne_bytes(), &[0; 4], b"abc\0"].concat();
-        check(inval_entry(NodeId(7), b"abc"), 3, &name);
+        check(inval_entry(NodeId(7), b"abc", false), 3, &name);
+        let name = [&parent[..], &3u32.to_ne_bytes(), &1u32.to_ne_bytes(), b"abc\0"].concat();
+        check(inval_entry(NodeId(7), b"abc", true), 3, &name);
         check(inval_inode(NodeId(7), -1, 0), 2, &[parent, offset, [0; 8]].concat());
         let stored = [&parent[..], &4096u64.to_ne_bytes(), &2u32.to_ne_bytes(), &[0; 4], b"xy"].concat();
         check(store(NodeId(7), 4096, b"xy"), 4, &stored);
-        check(inc_epoch(), 8, b"");
     }
 }

@@ -149,9 +149,10 @@ impl Notifier {
         Self { device, minor }
     }
 
-    /// `name` in `parent` is to be looked up again.
+    /// `name` in `parent` is to be looked up again. Before Linux 6.2 who works in a directory of that name has no name for
+    /// it any more.
     pub fn inval_entry(&self, parent: NodeId, name: &[u8]) -> io::Result<()> {
-        self.tell(notice::inval_entry(parent, name))
+        self.tell(notice::inval_entry(parent, name, self.minor >= abi::EXPIRE_ONLY_MINOR))
     }
 
     /// Attributes of `node` are to be asked for again, and `length` bytes of it from `offset` on to be read again;
@@ -163,14 +164,6 @@ impl Notifier {
     /// Gives the kernel `content` of `node` at `offset` for its page cache.
     pub fn store(&self, node: NodeId, offset: u64, content: &[u8]) -> io::Result<()> {
         self.tell(notice::store(node, offset, content))
-    }
-
-    /// All names are to be looked up again; `Unsupported` by kernels before FUSE 7.44.
-    pub fn inc_epoch(&self) -> io::Result<()> {
-        if self.minor < abi::INC_EPOCH_MINOR {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        self.tell(notice::inc_epoch())
     }
 
     fn tell(&self, notice: Option<Notice<'_>>) -> io::Result<()> {
