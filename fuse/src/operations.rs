@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{RwLock, mpsc};
-use turns::Turns;
+use turns::{Turn, Turns};
 
 /// Bytes of a file whose reads are not worth another thread: a quarter of a chunk to hash and copy.
 const SMALL_FILE: u64 = 32 * 1024;
@@ -59,6 +59,17 @@ pub struct Line<'a> {
     pub offset_after: u64,
     /// The name; `.` and `..` come first.
     pub name: &'a [u8],
+}
+
+/// A part of a file that the kernel should have.
+pub(crate) struct HeldPart {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Where the part begins.
+    pub(crate) start: u64,
+    /// The part.
+    pub(crate) bytes: Bytes,
+    _turn: Turn,
 }
 
 /// Whether a buffer took a line.
@@ -154,9 +165,13 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// `attr` is what was found at `place`, which is `path`; counts one lookup of it.
     fn see(&self, place: Place<'_>, path: &GlobalPath, attr: &Attr) -> FsResult<Node> {
-        let Sight { id, attr, pages } = self.inodes.lock().sight(place, attr)?;
+        let sight = self.inodes.lock().sight(place, attr)?;
+        Ok(self.seen(sight, path))
+    }
+
+    fn seen(&self, Sight { id, attr, pages }: Sight, path: &GlobalPath) -> Node {
         self.settle(id, pages);
-        Ok(Node { id, attr, lasting: self.volume.lasting(path, &attr) })
+        Node { id, attr, lasting: self.volume.lasting(path, &attr) }
     }
 
     /// The kernel drops `count` lookups of `id`.
@@ -199,10 +214,7 @@ impl<V: Volume + ?Sized> Operations<V> {
                 Err(error) => return Err(error),
             }
         }
-        let inodes = self.inodes.lock();
-        let attr = inodes.attr(id)?;
-        let names = attr.nlink.saturating_sub(inodes.is_removed(id).into());
-        Ok(Some(Attr { nlink: names, ..attr }))
+        self.inodes.lock().attr(id).map(Some)
     }
 
     /// Where the symbolic link `id` points.
@@ -244,6 +256,8 @@ impl<V: Volume + ?Sized> Operations<V> {
             }
         }
         let attr = self.volume.stat_for_open(&path).await.map_err(gone_is_stale)?;
+        // What the kernel is being given of the file is there before somebody writes over it.
+        let _turn = if writes { Some(self.turns.take(id).await?) } else { None };
         let mut inodes = self.inodes.lock();
         let pages = inodes.refresh(id, &attr)?;
         if writes {
@@ -331,7 +345,11 @@ impl<V: Volume + ?Sized> Operations<V> {
         if self.has_moved(id, path).await {
             return true;
         }
-        let Ok(_turn) = self.turns.take(id).await else { return false };
+        // Not for any turn: one who puts pages into the kernel may have it, and wait for the page that this is to fill.
+        let is_changing = self.inodes.lock().is_changing(id);
+        if is_changing && self.turns.take(id).await.is_err() {
+            return false;
+        }
         let mut inodes = self.inodes.lock();
         if inodes.version(id).is_ok_and(|now| now != version) {
             return true;
@@ -357,17 +375,26 @@ impl<V: Volume + ?Sized> Operations<V> {
     pub(crate) fn come_by(&self, handle: u64, offset: u64, length: u32) {
         let Some(pushes) = self.pushes.get() else { return };
         let Ok((node, version)) = self.opened(handle) else { return };
+        if self.inodes.lock().is_live(node) {
+            return;
+        }
         if self.touches.lock().read(node, offset, length.into(), version.size) {
             // When too many wait it is left out.
             let _ = pushes.try_send((handle, offset));
         }
     }
 
-    /// The part around `offset` that the volume has here: of which node, from which offset on, and its bytes.
-    pub(crate) async fn held_around(&self, handle: u64, offset: u64) -> Option<(NodeId, u64, Bytes)> {
-        let (node, version) = self.opened(handle).ok()?;
+    /// The part around `offset` that the volume has here. While it is held nobody begins to write to the node, of whose
+    /// pages it may only become one as long as they are all of that version.
+    pub(crate) async fn held_around(&self, handle: u64, offset: u64) -> Option<HeldPart> {
+        let (node, _) = self.opened(handle).ok()?;
+        let turn = self.turns.take(node).await.ok()?;
+        if self.inodes.lock().is_live(node) {
+            return None;
+        }
+        let (_, version) = self.opened(handle).ok()?;
         let (start, bytes) = self.volume.held_around(version, offset).await?;
-        Some((node, start, bytes))
+        Some(HeldPart { node, start, bytes, _turn: turn })
     }
 
     /// Closes a file; gives back what has to go with its last close.
@@ -375,9 +402,9 @@ impl<V: Volume + ?Sized> Operations<V> {
         let node = self.handles.lock().close(handle)?;
         self.volume.closed(handle);
         let mut inodes = self.inodes.lock();
-        let path = inodes.is_removed(node).then(|| inodes.path(node).ok()).flatten();
+        let hidden = inodes.take_hidden(node);
         inodes.unpin(node);
-        Ok(path.filter(|_| !inodes.is_open(node)))
+        Ok(hidden)
     }
 
     /// Directories whose names the kernel may keep no longer. To be asked every [`OVERDUE`].

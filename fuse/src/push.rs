@@ -35,10 +35,8 @@ pub(crate) fn start(
             })
         };
         while let Some((handle, offset)) = next() {
-            let Some((node, start, bytes)) = runtime.block_on(operations.held_around(handle, offset)) else {
-                continue;
-            };
-            store(&notifier, node, start, &bytes);
+            let Some(part) = runtime.block_on(operations.held_around(handle, offset)) else { continue };
+            store(&notifier, part.node, part.start, &part.bytes);
         }
     };
     thread::Builder::new().name("globalfs-push".to_owned()).spawn(run).map(drop)

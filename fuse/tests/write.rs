@@ -410,3 +410,26 @@ fn refusals_reach_the_caller() {
     assert_eq!(errno(File::options().write(true).open(mounted.at("f"))), EROFS);
     File::open(mounted.at("f")).unwrap().sync_all().unwrap();
 }
+
+#[test]
+fn what_is_given_to_the_kernel_early_is_never_older_than_what_was_written() {
+    if !inside("what_is_given_to_the_kernel_early_is_never_older_than_what_was_written") {
+        return;
+    }
+    let mounted = writable();
+    mounted.volume.file("/f", vec![0; 100 * 131_072]);
+    let reader = File::open(mounted.at("f")).unwrap();
+    rustix::fs::fadvise(&reader, 0, None, rustix::fs::Advice::Random).unwrap();
+    let mut part = [0; 100];
+    for round in 0..100u8 {
+        let chunk = u64::from(round) * 131_072;
+        // Who comes back to a part of the file gets all of it.
+        (0..2).for_each(|n| reader.read_exact_at(&mut part, chunk + n * 8192).unwrap());
+        let writer = File::options().write(true).open(mounted.at("f")).unwrap();
+        writer.write_all_at(&[round; 100], chunk + 50_000).unwrap();
+        drop(writer);
+        (0..3).for_each(|n| reader.read_exact_at(&mut part, chunk + 60_000 + n * 8192).unwrap());
+        reader.read_exact_at(&mut part, chunk + 50_000).unwrap();
+        assert_eq!(part, [round; 100]);
+    }
+}

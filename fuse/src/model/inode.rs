@@ -215,6 +215,12 @@ impl InodeTable {
         if !self.nodes.contains_key(&place.parent) || self.is_inside(place.parent, id) {
             return Err(FsError::Stale(None));
         }
+        if let Some(node) = self.nodes.get_mut(&id).filter(|node| node.is_removed) {
+            // Its hidden name is the one that stays as long as it is open.
+            node.lookups += 1;
+            let pages = node.take_over(attr);
+            return Ok(Sight { id, attr: node.shown_attr(), pages });
+        }
         self.see_directory(id, place, attr);
         let before = self.nodes.get(&id).map(|node| node.parent);
         let left = before.filter(|parent| *parent != place.parent);
@@ -311,9 +317,9 @@ impl InodeTable {
         self.nodes.get(&id).is_some_and(|n| n.open_handles > 0)
     }
 
-    /// The attributes last seen of `id`.
+    /// The attributes last seen of `id`, without a hidden name.
     pub(crate) fn attr(&self, id: NodeId) -> FsResult<Attr> {
-        self.node(id).map(|n| n.attr)
+        self.node(id).map(Node::shown_attr)
     }
 
     /// The directory in which `id` was last seen; the root's is the root.

@@ -17,7 +17,7 @@ pub(super) fn attr(inode: u64, kind: FileKind, ctime_ns: i64) -> Attr {
     Attr { file, kind, mode, nlink, uid, gid, rdev, size, blocks, atime_ns, mtime_ns, ctime_ns, no_xattrs }
 }
 
-pub(super) fn file(inode: u64) -> Attr {
+fn file(inode: u64) -> Attr {
     attr(inode, FileKind::Regular, 0)
 }
 

@@ -75,8 +75,8 @@ impl<V: Volume + ?Sized> Operations<V> {
         let path = self.shown_path(parent, name)?;
         let change = |target| Change::Link { target, path: path.clone() };
         self.alter(id, change).await?;
-        let attr = self.inodes.lock().attr(id)?;
-        self.see(Place { parent, name }, &path, &attr)
+        let sight = self.inodes.lock().see_link(id, Place { parent, name })?;
+        Ok(self.seen(sight, &path))
     }
 
     /// Takes away `name` in `parent`, which must be that of a directory, or must not.
@@ -165,11 +165,11 @@ impl<V: Volume + ?Sized> Operations<V> {
         lose_a_name(&mut self.inodes.lock(), before);
     }
 
-    /// The node of a regular file that somebody here has open.
+    /// The node of a regular file that somebody here has open, if it has no hidden name yet.
     fn open_at(&self, attr: &Attr) -> Option<NodeId> {
         let inodes = self.inodes.lock();
         let id = inodes.living_id(attr).filter(|_| attr.kind == FileKind::Regular)?;
-        inodes.is_open(id).then_some(id)
+        (inodes.is_open(id) && !inodes.is_removed(id)).then_some(id)
     }
 
     /// Takes a name away from `id`, which is open, and gives it a hidden one.

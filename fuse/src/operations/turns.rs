@@ -19,7 +19,7 @@ pub(super) struct Turns(Gates);
 
 /// The right to change a node, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(crate) struct Turn {
     _gate: OwnedMutexGuard<()>,
     _waiting: Waiting,
 }

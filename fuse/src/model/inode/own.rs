@@ -6,8 +6,8 @@
 //!
 //! *Invariant:* attributes of such a node only go forward: an answer that an own change has overtaken does not count.
 
-use super::{Identity, InodeTable, Node, NodeId, Place};
-use globalfs_proto::{Attr, Changed, FileKind, FsError, FsResult, Version};
+use super::{Identity, InodeTable, Node, NodeId, Place, Sight};
+use globalfs_proto::{Attr, Changed, FileKind, FsError, FsResult, GlobalPath, Version};
 
 /// What becomes of the pages that the kernel has of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +92,11 @@ impl InodeTable {
         self.node_mut(id).map(|node| node.is_changing = true)
     }
 
+    /// Whether it does.
+    pub(crate) fn is_changing(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.is_changing)
+    }
+
     /// It has, or failed. Only attributes that are still those of the file at the node count.
     pub(crate) fn end_change(&mut self, id: NodeId, changed: Option<&Changed>) -> Pages {
         let Some(node) = self.nodes.get_mut(&id) else { return Pages::Keep };
@@ -115,7 +120,9 @@ impl InodeTable {
         if !self.nodes.contains_key(&place.parent) || self.is_inside(place.parent, id) {
             return;
         }
-        let Some(before) = self.nodes.get(&id).map(|node| node.attr) else { return };
+        let Some(before) = self.nodes.get(&id).filter(|node| !node.is_removed).map(|node| node.attr) else {
+            return self.loosen(id);
+        };
         self.see_directory(id, place, &before);
         self.unchain(id);
         let node = self.living(id);
@@ -162,14 +169,30 @@ impl InodeTable {
         counts
     }
 
-    /// The name of `id` was taken away while it is open: it has one that nobody sees, and goes with the last close.
+    /// The name of `id` was taken away while it is open: it has one that nobody sees, and that goes with the last close.
+    /// Until then it is found by that one alone, whatever further names it has.
     pub(crate) fn set_removed(&mut self, id: NodeId) {
         self.nodes.get_mut(&id).into_iter().for_each(|node| node.is_removed = true);
+    }
+
+    /// A handle of `id` is closed: where its hidden name lies, which is needed no longer.
+    pub(crate) fn take_hidden(&mut self, id: NodeId) -> Option<GlobalPath> {
+        let is_last = self.nodes.get(&id).is_some_and(|node| node.is_removed && node.open_handles <= 1);
+        let path = self.path(id).ok().filter(|_| is_last)?;
+        self.living(id).is_removed = false;
+        self.loosen(id);
+        Some(path)
     }
 
     /// Whether it was.
     pub(crate) fn is_removed(&self, id: NodeId) -> bool {
         self.nodes.get(&id).is_some_and(|node| node.is_removed)
+    }
+
+    /// This mount has given `id`, of which all is known, the further name `place`; counts one lookup of it.
+    pub(crate) fn see_link(&mut self, id: NodeId, place: Place<'_>) -> FsResult<Sight> {
+        let attr = self.node(id)?.attr;
+        self.sight(place, &attr)
     }
 
     /// The content that is read of `id` when it is open.
@@ -185,6 +208,11 @@ impl InodeTable {
 }
 
 impl Node {
+    /// What applications see: a hidden name does not count.
+    pub(super) fn shown_attr(&self) -> Attr {
+        Attr { nlink: self.attr.nlink.saturating_sub(self.is_removed.into()), ..self.attr }
+    }
+
     /// Whether it stands for `identity` alone.
     pub(super) fn is_of(&self, identity: &Identity) -> bool {
         self.found_by != FoundBy::Nothing && Identity::of(&self.attr) == *identity
