@@ -397,14 +397,16 @@ impl<V: Volume + ?Sized> Operations<V> {
         Some(HeldPart { node, start, bytes, _turn: turn })
     }
 
-    /// Closes a file; gives back what has to go with its last close.
-    pub fn release(&self, handle: u64) -> FsResult<Option<GlobalPath>> {
+    /// Closes a file. Gives back a node whose hidden name has to go with this last close, by [`Self::remove_hidden`].
+    pub fn release(&self, handle: u64) -> FsResult<Option<NodeId>> {
         let node = self.handles.lock().close(handle)?;
         self.volume.closed(handle);
         let mut inodes = self.inodes.lock();
-        let hidden = inodes.take_hidden(node);
+        if inodes.is_last_of_removed(node) {
+            return Ok(Some(node));
+        }
         inodes.unpin(node);
-        Ok(hidden)
+        Ok(None)
     }
 
     /// Directories whose names the kernel may keep no longer. To be asked every [`OVERDUE`].

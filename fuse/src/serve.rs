@@ -278,7 +278,7 @@ impl Server {
         match self.shared.operations.release(handle) {
             Ok(hidden) => {
                 reply.done();
-                let remove = |path| self.spawn(|shared| async move { shared.remove_hidden(path).await });
+                let remove = |node| self.spawn(|shared| async move { shared.remove_hidden(node).await });
                 hidden.into_iter().for_each(remove);
             }
             Err(error) => reply.error(errno(&error)),

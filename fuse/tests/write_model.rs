@@ -224,3 +224,41 @@ fn a_mount_does_what_a_local_directory_does() {
     compare(4, "attr_timeout=0,entry_timeout=0", false);
     compare(5, LONG, true);
 }
+
+#[test]
+fn many_at_once_leave_what_the_volume_has() {
+    if !inside("many_at_once_leave_what_the_volume_has") {
+        return;
+    }
+    let mounted = Mounted::new(&format!("rw,{LONG}"));
+    mounted.volume.make_writable();
+    let workers: Vec<_> = (0..8)
+        .map(|seed| {
+            let mut side = Side { root: mounted.at(""), open: Default::default() };
+            std::thread::spawn(move || {
+                let mut random = Random(seed);
+                for number in 0..STEPS {
+                    // Whatever comes of it: others do the same.
+                    side.apply(&Step::next(&mut random), number);
+                }
+            })
+        })
+        .collect();
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+    mounted.eventually("all is closed", |mounted| mounted.session.counts().1 == 0);
+    let is_clean = |mounted: &Mounted| !mounted.volume.names().iter().any(|name| name.contains("/."));
+    mounted.eventually("nothing hidden stays", is_clean);
+    for name in mounted.volume.names().iter().filter(|name| *name != "/") {
+        let (meta, attr) = (fs::symlink_metadata(mounted.at(&name[1..])).unwrap(), mounted.volume.attr(name));
+        assert_eq!((meta.mode() & 0o7777, meta.mtime_nsec()), (attr.mode, 0), "{name}");
+        assert_eq!(
+            (meta.nlink(), meta.mtime()),
+            (attr.nlink.into(), attr.mtime_ns / 1_000_000_000),
+            "{name}"
+        );
+        if meta.is_file() {
+            assert!(fs::read(mounted.at(&name[1..])).unwrap() == mounted.volume.content(name), "{name}");
+        }
+    }
+    assert_eq!(mounted.shell("find . | wc -l").trim(), mounted.volume.names().len().to_string());
+}

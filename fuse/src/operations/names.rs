@@ -2,7 +2,7 @@
 //!
 //! A file that is removed or replaced while it is open gets a name that no mount shows, and goes with its last close.
 
-use super::{Node, Operations, gone_is_stale};
+use super::{MAX_TRIES, Node, Operations, gone_is_stale, is_gone};
 use crate::model::{InodeTable, NodeId, Place, hidden};
 use crate::volume::Volume;
 use globalfs_proto::{
@@ -92,8 +92,27 @@ impl<V: Volume + ?Sized> Operations<V> {
         Ok(())
     }
 
-    /// Removes what [`Self::release`] gave back.
-    pub async fn remove_hidden(&self, path: GlobalPath) -> FsResult<()> {
+    /// Removes the hidden name of what [`Self::release`] gave back, wherever this mount moves it meanwhile, and closes it.
+    pub async fn remove_hidden(&self, id: NodeId) -> FsResult<()> {
+        let mut tries = 1..MAX_TRIES;
+        let outcome = loop {
+            let path = match self.path(id) {
+                Ok(path) => path,
+                Err(error) => break Err(error),
+            };
+            match self.remove_file(path.clone()).await {
+                Err(error)
+                    if is_gone(&error) && self.has_moved(id, &path).await && tries.next().is_some() => {}
+                outcome => break outcome,
+            }
+        };
+        let mut inodes = self.inodes.lock();
+        inodes.end_removed(id);
+        inodes.unpin(id);
+        outcome
+    }
+
+    async fn remove_file(&self, path: GlobalPath) -> FsResult<()> {
         self.volume.change(Change::Remove { path, directory: false }).await.map(|_| ())
     }
 
@@ -179,10 +198,7 @@ impl<V: Volume + ?Sized> Operations<V> {
         let to = Name { place: Place { parent: name.place.parent, name: &hidden }, path: &to };
         let _moving = self.moves.read().await;
         self.rename_there(name, to, Existing::Refuse).await?;
-        let mut inodes = self.inodes.lock();
-        inodes.relocate(id, to.place);
-        inodes.set_removed(id);
-        Ok(())
+        self.take_place(id, to).await
     }
 
     /// Gives `id`, which is open and about to be replaced, a hidden name beside the one that it has at `name`.
@@ -196,19 +212,29 @@ impl<V: Volume + ?Sized> Operations<V> {
         Ok(hidden)
     }
 
+    /// `id` has the hidden name `to` alone now; if it was closed meanwhile it has to go.
+    async fn take_place(&self, id: NodeId, to: Name<'_>) -> FsResult<()> {
+        let is_open = {
+            let mut inodes = self.inodes.lock();
+            let is_open = inodes.is_open(id);
+            if is_open {
+                inodes.relocate(id, to.place);
+                inodes.set_removed(id);
+            }
+            is_open
+        };
+        if is_open { Ok(()) } else { self.remove_file(to.path.clone()).await }
+    }
+
     /// What was kept has been replaced, or has not.
     async fn settle_kept(&self, id: NodeId, parent: NodeId, hidden: Vec<u8>, is_replaced: bool) {
-        let place = Place { parent, name: &hidden };
-        let is_needed = is_replaced && {
-            let mut inodes = self.inodes.lock();
-            inodes.relocate(id, place);
-            inodes.set_removed(id);
-            inodes.is_open(id)
+        let Ok(path) = self.path_in(parent, &hidden) else { return };
+        let to = Name { place: Place { parent, name: &hidden }, path: &path };
+        // What cannot be removed now stays, hidden.
+        let _ = match is_replaced {
+            true => self.take_place(id, to).await,
+            false => self.remove_file(path.clone()).await,
         };
-        if !is_needed && let Ok(path) = self.path_in(parent, &hidden) {
-            // What cannot be removed now stays, hidden.
-            let _ = self.remove_hidden(path).await;
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::model::{NodeId, Pages};
 use crate::operations::Writing;
 use crate::transport::Reply;
 use bytes::Bytes;
-use globalfs_proto::{Existing, FsError, FsResult, GlobalPath, NewAttr, NewFile, Owner};
+use globalfs_proto::{Existing, FsError, FsResult, NewAttr, NewFile, Owner};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -62,8 +62,8 @@ impl Shared {
     }
 
     /// Nobody waits for it.
-    pub(super) async fn remove_hidden(&self, path: GlobalPath) {
-        if let Err(error) = self.operations.remove_hidden(path).await {
+    pub(super) async fn remove_hidden(&self, node: NodeId) {
+        if let Err(error) = self.operations.remove_hidden(node).await {
             tracing::warn!(%error, "a file that was removed while it was open stays, hidden");
         }
     }
@@ -131,6 +131,7 @@ impl Server {
             match shared.operations.create(parent, &name, owner, writes(flags), may_exist).await {
                 // Somebody may have found it in a listing and have the kernel read it by itself.
                 Ok((node, handle)) if !shared.passthrough.open_cached(node.id) => {
+                    // It cannot have been removed: nobody else knows of it.
                     let _ = shared.operations.release(handle);
                     shared.operations.forget(node.id, 1);
                     shared.operations.part(node.id);

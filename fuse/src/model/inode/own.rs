@@ -7,7 +7,7 @@
 //! *Invariant:* attributes of such a node only go forward: an answer that an own change has overtaken does not count.
 
 use super::{Identity, InodeTable, Node, NodeId, Place, Sight};
-use globalfs_proto::{Attr, Changed, FileKind, FsError, FsResult, GlobalPath, Version};
+use globalfs_proto::{Attr, Changed, FileKind, FsError, FsResult, Version};
 
 /// What becomes of the pages that the kernel has of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,13 +175,15 @@ impl InodeTable {
         self.nodes.get_mut(&id).into_iter().for_each(|node| node.is_removed = true);
     }
 
-    /// A handle of `id` is closed: where its hidden name lies, which is needed no longer.
-    pub(crate) fn take_hidden(&mut self, id: NodeId) -> Option<GlobalPath> {
-        let is_last = self.nodes.get(&id).is_some_and(|node| node.is_removed && node.open_handles <= 1);
-        let path = self.path(id).ok().filter(|_| is_last)?;
+    /// Whether the last handle of `id`, which has a hidden name, is being closed.
+    pub(crate) fn is_last_of_removed(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.is_removed && node.open_handles == 1)
+    }
+
+    /// The hidden name of `id` is gone.
+    pub(crate) fn end_removed(&mut self, id: NodeId) {
         self.living(id).is_removed = false;
         self.loosen(id);
-        Some(path)
     }
 
     /// Whether it was.
