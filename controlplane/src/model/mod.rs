@@ -2,6 +2,7 @@
 //!
 //! *Invariant:* no IO, no clock, no async below this folder.
 
+pub mod lease;
 pub mod pattern;
 pub mod policy;
 pub mod record;
