@@ -1,6 +1,6 @@
 //! A coordinator in the simulation: a granter that may crash, and a store that outlives it.
 
-use super::machine::{Clock, Disk, Random};
+use super::machine::{Clock, Disk, Random, Wake};
 use crate::model::lease::granter::{Action, Durable, Granter, RecordChange, Ticket};
 use crate::model::lease::message::ToGranter;
 use crate::model::lease::term::Terms;
@@ -50,7 +50,7 @@ pub(super) struct Coordinator {
     granter: Option<Granter>,
     /// Which start this is.
     pub(super) life: u64,
-    pub(super) wake: Option<Duration>,
+    pub(super) wake: Option<Wake>,
 }
 
 impl Coordinator {
@@ -69,11 +69,11 @@ impl Coordinator {
         self.granter = Some(granter.expect("records are sound"));
     }
 
-    pub(super) fn crash(&mut self, random: &mut Random, now: Duration) {
+    pub(super) fn crash(&mut self, random: &mut Random) {
         self.granter = None;
         self.wake = None;
         self.disk.crash(random).into_iter().for_each(|transaction| self.store.apply(transaction));
-        self.clock.restart(random, now);
+        self.clock.restart(random);
     }
 
     pub(super) fn receive(&mut self, from: &SiteName, message: ToGranter, now: Duration) {

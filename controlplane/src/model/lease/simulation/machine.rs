@@ -36,6 +36,13 @@ impl Random {
     }
 }
 
+/// A timer that was set: for when, and when it rings.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wake {
+    pub(super) due: Duration,
+    pub(super) rings: Duration,
+}
+
 const MILLION: u128 = 1_000_000;
 
 /// A monotonic clock that stands somewhere and runs at some rate.
@@ -58,10 +65,8 @@ impl Clock {
     }
 
     /// The machine was started anew: the clock stands elsewhere, the quartz is the same.
-    pub(super) fn restart(&mut self, random: &mut Random, now: Duration) {
+    pub(super) fn restart(&mut self, random: &mut Random) {
         self.offset = random.millis(0, 100_000);
-        // A clock cannot stand before zero; what it gains by having run before does not matter.
-        let _ = now;
     }
 
     pub(super) fn read(&self, time: Duration) -> Duration {

@@ -1,6 +1,6 @@
 //! A site in the simulation: a holder that may crash, what it keeps, and applications that want leases.
 
-use super::machine::{Clock, Disk, Random};
+use super::machine::{Clock, Disk, Random, Wake};
 use crate::model::lease::holder::{Action, Holder};
 use crate::model::lease::types::{Incarnation, LeaseKind, LeaseScope, RequestNumber, WriteRecord};
 use globalfs_proto::SiteName;
@@ -32,7 +32,7 @@ pub(super) struct Site {
     pub(super) holder: Option<Holder>,
     pub(super) incarnation: Incarnation,
     idle: Duration,
-    pub(super) wake: Option<Duration>,
+    pub(super) wake: Option<Wake>,
     /// What is asked for and not yet granted.
     pub(super) wanted: BTreeMap<RequestNumber, Wanted>,
     /// Of all leases of this start, also ended ones.
@@ -63,13 +63,13 @@ impl Site {
         self.holder = Some(Holder::recover(self.incarnation, records, self.idle, local));
     }
 
-    pub(super) fn crash(&mut self, random: &mut Random, now: Duration) {
+    pub(super) fn crash(&mut self, random: &mut Random) {
         self.holder = None;
         self.wake = None;
         self.wanted.clear();
         self.disk.crash(random).into_iter().for_each(|change| self.apply(change));
         if random.chance(500) {
-            self.clock.restart(random, now);
+            self.clock.restart(random);
         }
     }
 

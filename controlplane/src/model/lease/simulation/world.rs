@@ -2,7 +2,7 @@
 
 use super::LONGEST_WAIT;
 use super::coordinator::Coordinator;
-use super::machine::Random;
+use super::machine::{Random, Wake};
 use super::network::Network;
 use super::oracle::Oracle;
 use super::site::{Site, Wanted};
@@ -19,6 +19,9 @@ use std::time::Duration;
 const FAULTS: Duration = Duration::from_secs(30);
 /// After that applications go on so long.
 const CALM: Duration = Duration::from_secs(8);
+
+/// Applications of a site that wait at once.
+const MOST_WANTED: usize = 5;
 
 /// What happens next.
 #[derive(Debug, Clone)]
@@ -70,10 +73,10 @@ impl Outcome {
     }
 
     /// A simulation in which nothing happens finds nothing.
-    pub(super) fn assert_much_happened(&self) {
+    pub(super) fn assert_much_happened(&self, seeds: u64) {
         let seen =
             [self.reads, self.writes, self.recalls, self.abandoned, self.fenced, self.lapsed, self.crashes];
-        assert!(seen.iter().all(|count| *count > 100), "{self:?}");
+        assert!(seen.iter().all(|count| *count > seeds / 20), "{self:?}");
     }
 }
 
@@ -190,14 +193,14 @@ impl World {
                 self.after_site(n);
             }
             Event::WakeCoordinator => {
-                if self.coordinator.wake == Some(now) {
+                if self.coordinator.wake.is_some_and(|wake| wake.rings == now) {
                     self.coordinator.wake = None;
                     self.coordinator.tick(now);
                     self.after_coordinator();
                 }
             }
             Event::WakeSite(n) => {
-                if self.sites[n].wake == Some(now) {
+                if self.sites[n].wake.is_some_and(|wake| wake.rings == now) {
                     self.sites[n].wake = None;
                     self.sites[n].with(now, |holder, local| holder.tick(local));
                     self.after_site(n);
@@ -219,7 +222,7 @@ impl World {
             Event::StartCoordinator => self.start_coordinator(),
             Event::StopSite(n) => {
                 self.outcome.crashes += 1;
-                self.sites[n].crash(&mut self.random, now);
+                self.sites[n].crash(&mut self.random);
             }
             Event::StartSite(n) => self.start_site(n),
             Event::Cut(n, cut) => self.network.cut[n] = cut,
@@ -263,12 +266,11 @@ impl World {
         while let Some(action) = self.coordinator.poll() {
             self.on_coordinator_action(action);
         }
-        if let Some(at) =
-            self.coordinator.next_wake().filter(|at| self.coordinator.wake.is_none_or(|wake| *at < wake))
-        {
-            let at = at.max(self.now) + self.lateness();
-            self.coordinator.wake = Some(at);
-            self.at(at, Event::WakeCoordinator);
+        let Some(due) = self.coordinator.next_wake() else { return };
+        if self.coordinator.wake.is_none_or(|wake| due < wake.due) {
+            let rings = due.max(self.now) + self.lateness();
+            self.coordinator.wake = Some(Wake { due, rings });
+            self.at(rings, Event::WakeCoordinator);
         }
     }
 
@@ -280,7 +282,9 @@ impl World {
                     ToHolder::Grant { request, generation, epoch, .. } => {
                         self.oracle.on_served(to, *request, local);
                         let n = self.sites.iter().position(|site| site.name == *to).expect("a site");
-                        if let Some((_, scope)) = self.sites[n].scopes.get(request).filter(|_| epoch.is_none()) {
+                        if let Some((_, scope)) =
+                            self.sites[n].scopes.get(request).filter(|_| epoch.is_none())
+                        {
                             self.oracle.on_told(scope, *generation);
                         }
                     }
@@ -323,10 +327,11 @@ impl World {
         }
         self.oracle.check(&self.sites, n, &self.coordinator.store, self.now);
         let site = &self.sites[n];
-        if let Some(at) = site.next_wake().filter(|at| site.wake.is_none_or(|wake| *at < wake)) {
-            let at = at.max(self.now) + self.lateness();
-            self.sites[n].wake = Some(at);
-            self.at(at, Event::WakeSite(n));
+        let Some(due) = site.next_wake() else { return };
+        if site.wake.is_none_or(|wake| due < wake.due) {
+            let rings = due.max(self.now) + self.lateness();
+            self.sites[n].wake = Some(Wake { due, rings });
+            self.at(rings, Event::WakeSite(n));
         }
     }
 
@@ -388,7 +393,9 @@ impl World {
     fn want(&mut self, n: usize) {
         let scope = self.scopes[self.random.below(self.scopes.len())].clone();
         let kind = if self.random.chance(self.write_permille) { LeaseKind::Write } else { LeaseKind::Read };
-        self.sites[n].acquire(Wanted { kind, scope, since: self.now }, self.now);
+        if self.sites[n].wanted.len() < MOST_WANTED {
+            self.sites[n].acquire(Wanted { kind, scope, since: self.now }, self.now);
+        }
         if let Some((request, _)) = self.sites[n].wanted.last_key_value().filter(|_| self.random.chance(80)) {
             let (life, request) = (self.sites[n].incarnation, *request);
             self.after(1, 3_000, Event::Release(n, life, request));
@@ -424,7 +431,7 @@ impl World {
 
     fn stop_coordinator(&mut self) {
         self.outcome.crashes += 1;
-        self.coordinator.crash(&mut self.random, self.now);
+        self.coordinator.crash(&mut self.random);
         self.oracle.on_coordinator_crash(self.coordinator.store.last_epoch);
     }
 
