@@ -35,8 +35,8 @@
 //! nothing there has changed, so a reader whose lease ran out may keep what it cached. Being derived, it needs no
 //! record of its own; what is forgotten counts as changed.
 //!
-//! What drivers must keep: one granter at a time, whose store applies nothing after a successor has read it; one
-//! holder per site and a new [`Incarnation`] at each start; changes are acknowledged only while
+//! What drivers must keep: one granter at a time and one holder per site, whose store applies nothing after a
+//! successor has read it; a new [`Incarnation`] at each start of a holder; changes are acknowledged only while
 //! [`Holder::may_finish`] says so; a drain never waits for an operation that waits for a lease; every site takes
 //! leases where leases rule, a path's primary too.
 

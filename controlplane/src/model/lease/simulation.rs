@@ -8,13 +8,15 @@ mod coordinator;
 mod machine;
 mod network;
 mod oracle;
+mod outcome;
 mod site;
 mod world;
 
+use outcome::Outcome;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use world::{Outcome, World};
+use world::World;
 
 /// How many seeds an ordinary run tries.
 const SEEDS: u64 = 10_000;

@@ -43,11 +43,9 @@ impl Granter {
     }
 
     fn wait(&mut self, request: Waiting) {
-        if self.queue.is_empty() {
-            self.timers.insert((self.now + RECALL_INTERVAL, Timer::Recalls));
-        }
         self.sites.get_mut(request.id.site).waiting += 1;
         let arrival = self.queue.push(request);
+        self.look_again();
         self.timers.insert((self.now + WAITING_EXPIRY, Timer::WaitingExpires(arrival)));
         self.serve(arrival);
     }

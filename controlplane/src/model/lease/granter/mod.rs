@@ -152,6 +152,8 @@ pub struct Granter {
     queue: Queue,
     generations: Generations,
     timers: BTreeSet<(Duration, Timer)>,
+    /// There is a timer for recalls: one, however often requests wait.
+    recalling: bool,
     actions: VecDeque<Action>,
 }
 
@@ -171,6 +173,7 @@ impl Granter {
             queue: Queue::default(),
             generations: Generations::new(durable.last_epoch, MAX_REMEMBERED_PATHS),
             timers: BTreeSet::from([(paused_until, Timer::PauseEnds)]),
+            recalling: false,
             actions: VecDeque::new(),
         };
         durable.records.into_iter().try_for_each(|(site, record)| granter.recover_record(&site, record))?;
@@ -234,6 +237,12 @@ impl Granter {
         self.writes.iter().map(|(id, lease)| (self.sites.name(id.site), lease.record(id)))
     }
 
+    /// Looks at all that must agree; slow.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        tests::check(self);
+    }
+
     fn ring(&mut self, timer: Timer) {
         match timer {
             Timer::ReadExpires(id) => self.read_alarm(id),
@@ -247,7 +256,13 @@ impl Granter {
     /// Requests that wait are looked at again and again: recalls may be lost.
     fn recall_alarm(&mut self) {
         self.queue.all().into_iter().for_each(|arrival| self.serve(arrival));
-        if !self.queue.is_empty() {
+        self.recalling = false;
+        self.look_again();
+    }
+
+    fn look_again(&mut self) {
+        if !self.recalling && !self.queue.is_empty() {
+            self.recalling = true;
             self.timers.insert((self.now + RECALL_INTERVAL, Timer::Recalls));
         }
     }

@@ -66,6 +66,11 @@ impl Site {
         self.index.overlapping(scope)
     }
 
+    #[cfg(test)]
+    pub(super) fn reads(&self) -> impl Iterator<Item = (&RequestNumber, &ReadLease)> {
+        self.reads.iter()
+    }
+
     pub(super) fn reads_anything_in(&self, scope: &LeaseScope) -> bool {
         self.index.any_overlapping(scope, |_| true)
     }

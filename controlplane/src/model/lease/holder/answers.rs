@@ -75,7 +75,7 @@ impl Holder {
 
     /// Zero for a stamp of another incarnation: its clock may have stood anywhere.
     fn until(&self, stamp: Stamp, term: Duration) -> Duration {
-        if stamp.incarnation == self.incarnation { stamp.at + term } else { Duration::ZERO }
+        if stamp.incarnation == self.incarnation { stamp.at.saturating_add(term) } else { Duration::ZERO }
     }
 
     fn on_grant(&mut self, grant: Grant) {

@@ -112,12 +112,18 @@ impl Coordinator {
         removed
     }
 
-    /// Gives up a lease that is held; false when there is none.
-    pub(super) fn abandon_any(&mut self, random: &mut Random, now: Duration) -> Option<LeaseId> {
+    /// Gives up a lease that one of these sites holds, if any does.
+    pub(super) fn abandon_any(
+        &mut self,
+        random: &mut Random,
+        of: &[SiteName],
+        now: Duration,
+    ) -> Option<LeaseId> {
         let local = self.clock.read(now);
         let granter = self.granter.as_mut()?;
         let held: Vec<LeaseId> = granter
             .records()
+            .filter(|(site, _)| of.contains(site))
             .map(|(site, record)| LeaseId { site: site.clone(), request: record.request })
             .collect();
         let lease = held.get(random.below(held.len().max(1)))?;
@@ -126,6 +132,10 @@ impl Coordinator {
 
     pub(super) fn poll(&mut self) -> Option<Action> {
         self.granter.as_mut()?.poll()
+    }
+
+    pub(super) fn check(&self) {
+        self.granter.iter().for_each(Granter::check);
     }
 
     /// When the granter wants to be called, in true time.

@@ -3,6 +3,13 @@
 use super::machine::Random;
 use std::time::Duration;
 
+/// The direction of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    ToGranter,
+    ToHolder,
+}
+
 /// How bad the links are, by seed.
 #[derive(Debug)]
 pub(super) struct Network {
@@ -11,8 +18,10 @@ pub(super) struct Network {
     late_permille: u32,
     /// How late what is late may be; longer than all terms in some seeds.
     latest_ms: u64,
-    /// The sites that are cut off from the coordinator.
-    pub(super) cut: Vec<bool>,
+    /// Most partitions are of both directions; in some only one is cut.
+    cut: Vec<bool>,
+    /// How late what is not late may be.
+    usual_ms: u64,
     pub(super) faulty: bool,
 }
 
@@ -23,17 +32,27 @@ impl Network {
             repeat_permille: [0, 100, 300][random.below(3)],
             late_permille: [0, 100, 300][random.below(3)],
             latest_ms: [500, 5_000, 40_000][random.below(3)],
-            cut: vec![false; sites],
+            cut: vec![false; 2 * sites],
+            usual_ms: [3, 80][random.below(2)],
             faulty: true,
         }
     }
 
+    /// Cuts or heals one direction between a site and the coordinator.
+    pub(super) fn cut(&mut self, site: usize, way: Way, cut: bool) {
+        self.cut[2 * site + way as usize] = cut;
+    }
+
+    pub(super) fn is_cut(&self, site: usize) -> bool {
+        self.cut[2 * site] || self.cut[2 * site + 1]
+    }
+
     /// After how long each copy of a message of or to `site` arrives.
-    pub(super) fn carry(&self, random: &mut Random, site: usize) -> Vec<Duration> {
+    pub(super) fn carry(&self, random: &mut Random, site: usize, way: Way) -> Vec<Duration> {
         if !self.faulty {
             return vec![random.millis(1, 80)];
         }
-        if self.cut[site] || random.chance(self.loss_permille) {
+        if self.cut[2 * site + way as usize] || random.chance(self.loss_permille) {
             return Vec::new();
         }
         let copies = if random.chance(self.repeat_permille) { 2 } else { 1 };
@@ -41,7 +60,7 @@ impl Network {
     }
 
     fn delay(&self, random: &mut Random) -> Duration {
-        let latest = if random.chance(self.late_permille) { self.latest_ms } else { 80 };
+        let latest = if random.chance(self.late_permille) { self.latest_ms } else { self.usual_ms };
         random.millis(1, latest)
     }
 }

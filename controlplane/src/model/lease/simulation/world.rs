@@ -3,8 +3,9 @@
 use super::LONGEST_WAIT;
 use super::coordinator::Coordinator;
 use super::machine::{Random, Wake};
-use super::network::Network;
+use super::network::{Network, Way};
 use super::oracle::Oracle;
+use super::outcome::Outcome;
 use super::site::{Site, Wanted};
 use crate::model::lease::granter::{self, RecordChange};
 use crate::model::lease::holder::{self, Ending, Right};
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Faults happen so long.
-const FAULTS: Duration = Duration::from_secs(30);
+const FAULTS: Duration = Duration::from_secs(40);
 /// After that applications go on so long.
 const CALM: Duration = Duration::from_secs(8);
 
@@ -41,43 +42,8 @@ enum Event {
     StartCoordinator,
     StopSite(usize),
     StartSite(usize),
-    Cut(usize, bool),
+    Cut(usize, Option<Way>, bool),
     EndFaults,
-}
-
-/// What a run saw: to know that it was no idle one.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Outcome {
-    pub(super) events: u64,
-    reads: u64,
-    writes: u64,
-    recalls: u64,
-    abandoned: u64,
-    fenced: u64,
-    lapsed: u64,
-    crashes: u64,
-    longest_wait: Duration,
-}
-
-impl Outcome {
-    pub(super) fn add(&mut self, other: &Self) {
-        self.events += other.events;
-        self.reads += other.reads;
-        self.writes += other.writes;
-        self.recalls += other.recalls;
-        self.abandoned += other.abandoned;
-        self.fenced += other.fenced;
-        self.lapsed += other.lapsed;
-        self.crashes += other.crashes;
-        self.longest_wait = self.longest_wait.max(other.longest_wait);
-    }
-
-    /// A simulation in which nothing happens finds nothing.
-    pub(super) fn assert_much_happened(&self, seeds: u64) {
-        let seen =
-            [self.reads, self.writes, self.recalls, self.abandoned, self.fenced, self.lapsed, self.crashes];
-        assert!(seen.iter().all(|count| *count > seeds / 20), "{self:?}");
-    }
 }
 
 /// All there is.
@@ -88,6 +54,9 @@ pub(super) struct World {
     scopes: Vec<LeaseScope>,
     write_permille: u32,
     pace_ms: u64,
+    /// The longest that a disk takes, and that a timer is late.
+    disk_ms: u64,
+    late_ms: u64,
     events: BTreeMap<(Duration, u64), Event>,
     sequence: u64,
     network: Network,
@@ -102,13 +71,16 @@ impl World {
     pub(super) fn new(seed: u64, told: bool) -> Self {
         let mut random = Random::new(seed);
         let count = 2 + random.below(4);
-        let read = random.millis(3_000, 12_000);
+        let longest = [6_000, 12_000, 25_000][random.below(3)];
+        let read = random.millis(3_000, longest);
         let mut world = Self {
             now: Duration::ZERO,
             terms: Terms { read, write: read + random.millis(0, 15_000) },
             scopes: scopes(&mut random),
             write_permille: [150, 500, 850][random.below(3)],
             pace_ms: [1_500, 4_000, 12_000][random.below(3)],
+            disk_ms: [4, 300][random.below(2)],
+            late_ms: [1, 30][random.below(2)],
             events: BTreeMap::new(),
             sequence: 0,
             network: Network::any(&mut random, count),
@@ -119,6 +91,10 @@ impl World {
             random,
             told,
         };
+        if world.random.chance(250) {
+            world.coordinator.clock.run_at(1_010_000);
+            world.sites.iter_mut().for_each(|site| site.clock.run_at(990_000));
+        }
         world.plan();
         world
     }
@@ -134,7 +110,7 @@ impl World {
         for _ in 0..self.random.below(4) {
             self.outage(Event::StopCoordinator, Event::StartCoordinator);
         }
-        for _ in 0..self.random.below(6) {
+        for _ in 0..self.random.below(10) {
             self.after(1_000, FAULTS.as_millis() as u64, Event::Abandon);
         }
         self.at(FAULTS, Event::EndFaults);
@@ -145,7 +121,8 @@ impl World {
             self.outage(Event::StopSite(site), Event::StartSite(site));
         }
         for _ in 0..self.random.below(3) {
-            self.outage(Event::Cut(site, true), Event::Cut(site, false));
+            let way = [None, None, Some(Way::ToGranter), Some(Way::ToHolder)][self.random.below(4)];
+            self.outage(Event::Cut(site, way, true), Event::Cut(site, way, false));
         }
     }
 
@@ -225,7 +202,10 @@ impl World {
                 self.sites[n].crash(&mut self.random);
             }
             Event::StartSite(n) => self.start_site(n),
-            Event::Cut(n, cut) => self.network.cut[n] = cut,
+            Event::Cut(n, way, cut) => {
+                let ways = way.map_or(vec![Way::ToGranter, Way::ToHolder], |way| vec![way]);
+                ways.into_iter().for_each(|way| self.network.cut(n, way, cut));
+            }
             Event::EndFaults => self.end_faults(),
         }
     }
@@ -266,6 +246,7 @@ impl World {
         while let Some(action) = self.coordinator.poll() {
             self.on_coordinator_action(action);
         }
+        self.coordinator.check();
         let Some(due) = self.coordinator.next_wake() else { return };
         if self.coordinator.wake.is_none_or(|wake| due < wake.due) {
             let rings = due.max(self.now) + self.lateness();
@@ -292,7 +273,7 @@ impl World {
                     _ => {}
                 }
                 let n = self.sites.iter().position(|site| site.name == *to).expect("a site");
-                for delay in self.network.carry(&mut self.random, n) {
+                for delay in self.network.carry(&mut self.random, n, Way::ToHolder) {
                     self.at(self.now + delay, Event::ToHolder(n, message.clone()));
                 }
             }
@@ -301,7 +282,8 @@ impl World {
                     self.oracle.on_recorded(record);
                     self.oracle.on_served(site, record.request, local);
                 }
-                let at = self.now + self.random.millis(1, if self.network.faulty { 300 } else { 20 });
+                let at =
+                    self.now + self.random.millis(1, if self.network.faulty { self.disk_ms } else { 20 });
                 if let Some(at) = self.coordinator.begin(action, at) {
                     self.at(at, Event::CoordinatorDisk(self.coordinator.life));
                 }
@@ -339,12 +321,13 @@ impl World {
         let life = self.sites[n].incarnation;
         match action {
             holder::Action::Send(message) => {
-                for delay in self.network.carry(&mut self.random, n) {
+                for delay in self.network.carry(&mut self.random, n, Way::ToGranter) {
                     self.at(self.now + delay, Event::ToGranter(n, message.clone()));
                 }
             }
             holder::Action::Persist(_) | holder::Action::Forget(_) => {
-                let at = self.now + self.random.millis(1, if self.network.faulty { 300 } else { 20 });
+                let at =
+                    self.now + self.random.millis(1, if self.network.faulty { self.disk_ms } else { 20 });
                 if let Some(at) = self.sites[n].begin(action, at) {
                     self.at(at, Event::SiteDisk(n, life));
                 }
@@ -423,7 +406,16 @@ impl World {
     }
 
     fn abandon(&mut self) {
-        if let Some(lease) = self.coordinator.abandon_any(&mut self.random, self.now) {
+        // Mostly of a site that is not heard, as an administrator would.
+        let silent = |site: &&Site| {
+            site.holder.is_none()
+                || self.network.is_cut(self.sites.iter().position(|s| s.name == site.name).unwrap_or(0))
+        };
+        let mut names: Vec<_> = self.sites.iter().filter(silent).map(|site| site.name.clone()).collect();
+        if names.is_empty() || self.random.chance(200) {
+            names = self.sites.iter().map(|site| site.name.clone()).collect();
+        }
+        if let Some(lease) = self.coordinator.abandon_any(&mut self.random, &names, self.now) {
             self.oracle.on_abandoned(lease.site, lease.request);
         }
         self.after_coordinator();
@@ -456,7 +448,7 @@ impl World {
     }
 
     fn lateness(&mut self) -> Duration {
-        self.random.millis(0, if self.network.faulty { 30 } else { 2 })
+        self.random.millis(0, if self.network.faulty { self.late_ms } else { 2 })
     }
 
     fn after(&mut self, from_ms: u64, to_ms: u64, event: Event) {
