@@ -8,7 +8,7 @@ use super::types::{Epoch, Generation, LeaseScope, Reach};
 use std::collections::{BTreeSet, HashMap};
 
 /// Most paths of which the last grants are remembered; with paths of 100 bytes some 20 MiB.
-pub const MAX_REMEMBERED_PATHS: usize = 1 << 16;
+pub(super) const MAX_REMEMBERED_PATHS: usize = 1 << 16;
 
 /// The last grants at one path.
 #[derive(Debug, Clone, Copy, Default)]

@@ -40,10 +40,10 @@
 //! [`Holder::may_finish`] says so; a drain never waits for an operation that waits for a lease; every site takes
 //! leases where leases rule, a path's primary too.
 
-pub mod generations;
+mod generations;
 pub mod granter;
 pub mod holder;
-pub mod index;
+mod index;
 pub mod message;
 pub mod term;
 pub mod types;

@@ -2,7 +2,8 @@
 //! that differ, crashes at any step, and administrators who give leases up. An oracle looks at all of it at once.
 //!
 //! `GLOBALFS_LEASE_SEED=n cargo test -p globalfs-controlplane lease::simulation -- --nocapture` runs one seed and
-//! tells what happens; `GLOBALFS_LEASE_SEEDS=n` runs so many. `seeds.txt` keeps seeds that once failed.
+//! tells what happens; `GLOBALFS_LEASE_SEEDS=n` runs so many, from `GLOBALFS_LEASE_FIRST` on. `seeds.txt` keeps seeds
+//! that once failed.
 
 mod coordinator;
 mod machine;
@@ -71,7 +72,9 @@ fn no_seed_breaks_a_promise() {
         println!("{:?}", World::new(seed, true).run());
         return;
     }
-    let seeds: Vec<u64> = kept().chain(0..number("GLOBALFS_LEASE_SEEDS").unwrap_or(SEEDS)).collect();
+    let first = number("GLOBALFS_LEASE_FIRST").unwrap_or(0);
+    let count = number("GLOBALFS_LEASE_SEEDS").unwrap_or(SEEDS);
+    let seeds: Vec<u64> = kept().chain(first..first + count).collect();
     let (sum, failed) = run_all(&seeds);
     println!("{} seeds: {sum:?}", seeds.len());
     assert!(

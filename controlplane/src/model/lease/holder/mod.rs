@@ -25,11 +25,11 @@ use std::time::Duration;
 /// Why a lease or request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// It was given back, drained.
+    /// It was given back, drained, or the request was given up.
     Released,
     /// It was recalled before it was ever used: ask again if it is still wanted.
     Recalled,
-    /// The term of a read lease ran out, or the request was given up in vain.
+    /// The term of a read lease ran out before it was renewed.
     Lapsed,
     /// An administrator gave it up: others may have written since. What was not brought home is to be set aside.
     Abandoned,

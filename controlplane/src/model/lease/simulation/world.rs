@@ -164,7 +164,7 @@ impl World {
     fn happen(&mut self, event: Event) {
         let now = self.now;
         match event {
-            Event::ToGranter(site, message) => self.to_granter(site, message),
+            Event::ToGranter(site, message) => self.arrive_at_granter(site, message),
             Event::ToHolder(n, message) => {
                 self.sites[n].with(now, |holder, local| holder.receive(message, local));
                 self.after_site(n);
@@ -217,7 +217,7 @@ impl World {
         }
     }
 
-    fn to_granter(&mut self, n: usize, message: ToGranter) {
+    fn arrive_at_granter(&mut self, n: usize, message: ToGranter) {
         if !self.coordinator.runs() {
             return;
         }
