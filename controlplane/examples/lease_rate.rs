@@ -71,6 +71,6 @@ fn main() {
     time("grant", &mut granter, at(1), each(&|n| ask(n, LeaseKind::Read, file(n), at(1))));
     time("renew", &mut granter, at(11), each(&|n| ask(n, LeaseKind::Read, file(n), at(11))));
     let all = ask(leases, LeaseKind::Write, LeaseScope::subtree(path("/datasets".to_owned())), at(12));
-    time("recall", &mut granter, at(12), vec![(writer, all)]);
+    time("recall", &mut granter, at(12), vec![(SiteName::new("other").unwrap(), all)]);
     time("release", &mut granter, at(13), each(&|n| ToGranter::Release { request: request(n) }));
 }

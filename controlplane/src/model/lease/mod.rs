@@ -73,6 +73,8 @@ pub const MAX_READ_LEASES_PER_SITE: usize = 1 << 18;
 pub const MAX_WRITE_LEASES_PER_SITE: usize = 4096;
 /// Most requests of one site that wait.
 pub const MAX_WAITING_PER_SITE: usize = 1024;
+/// Most read leases that are recalled at once for one request; the others follow, or run out.
+pub const MAX_RECALLS_AT_ONCE: usize = 1 << 16;
 /// Most requests and leases of one holder.
 pub const MAX_REQUESTS_PER_HOLDER: usize =
     MAX_READ_LEASES_PER_SITE + MAX_WRITE_LEASES_PER_SITE + MAX_WAITING_PER_SITE;

@@ -7,7 +7,9 @@ use super::{Ask, Granter, Timer};
 use crate::model::lease::message::ToHolder;
 use crate::model::lease::term::outlasts;
 use crate::model::lease::types::{LeaseKind, LeaseScope, RequestNumber, Stamp};
-use crate::model::lease::{MAX_WAITING_PER_SITE, MAX_WRITE_LEASES_PER_SITE, RECALL_INTERVAL, WAITING_EXPIRY};
+use crate::model::lease::{
+    MAX_RECALLS_AT_ONCE, MAX_WAITING_PER_SITE, MAX_WRITE_LEASES_PER_SITE, RECALL_INTERVAL, WAITING_EXPIRY,
+};
 
 impl Granter {
     pub(super) fn on_ask(&mut self, ask: Ask) {
@@ -22,7 +24,7 @@ impl Granter {
 
     fn on_new(&mut self, ask: Ask) {
         let Ask { id, kind, scope, stamp, .. } = ask;
-        let request = Waiting { id, kind, scope, stamp, heard: self.now };
+        let request = Waiting { id, kind, scope, stamp, heard: self.now, recalled: None };
         if !self.has_room(id.site, kind) {
             self.send(id, ToHolder::Busy { request: id.request });
         } else if self.may_be_served(&request, None) {
@@ -62,8 +64,9 @@ impl Granter {
         let Some(request) = self.queue.get(arrival) else { return };
         if self.may_be_served(request, Some(arrival)) {
             self.serve_now(arrival);
-        } else if !self.queue.conflicts((request.id.site, request.kind, &request.scope), Some(arrival)) {
-            let request = request.clone();
+        } else if !self.queue.conflicts((request.id.site, request.kind, &request.scope), Some(arrival))
+            && let Some(request) = self.queue.recalls(arrival, self.now)
+        {
             self.recall_against(&request);
         }
     }
@@ -150,22 +153,20 @@ impl Granter {
         let (site, scope) = (request.id.site, &request.scope);
         self.writes.against(site, scope).into_iter().for_each(|id| self.recall_write(id));
         if request.kind == LeaseKind::Write {
-            let reads: Vec<Id> = self
-                .sites
-                .others(site)
-                .flat_map(|(site, other)| {
-                    let ids = move |request: RequestNumber| Id { site, request };
-                    other.reads_overlapping(scope).into_iter().map(ids)
-                })
-                .collect();
-            reads.into_iter().for_each(|id| self.recall_read(id));
+            let now = self.now;
+            let due = self.sites.others(site).flat_map(|(site, other)| {
+                let ids = move |request: RequestNumber| Id { site, request };
+                other.reads_to_recall(scope, now).into_iter().map(ids)
+            });
+            let due: Vec<Id> = due.take(MAX_RECALLS_AT_ONCE).collect();
+            due.into_iter().for_each(|id| self.recall_read(id));
         }
     }
 
     fn recall_read(&mut self, id: Id) {
         let now = self.now;
         let Some(lease) = self.sites.get_mut(id.site).read(id.request) else { return };
-        if lease.recalled.is_none_or(|at| at + RECALL_INTERVAL <= now) {
+        if lease.is_to_be_recalled(now) {
             lease.recalled = Some(now);
             self.send(id, ToHolder::Recall { request: id.request, kind: LeaseKind::Read });
         }

@@ -4,6 +4,7 @@
 //! waits for nobody.
 
 use super::sites::{Id, SiteKey};
+use crate::model::lease::RECALL_INTERVAL;
 use crate::model::lease::index::ScopeIndex;
 use crate::model::lease::types::{LeaseKind, LeaseScope, Stamp};
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ pub(super) struct Waiting {
     /// Of its last repetition.
     pub(super) stamp: Stamp,
     pub(super) heard: Duration,
+    /// When it was last looked for what is in its way.
+    pub(super) recalled: Option<Duration>,
 }
 
 /// All that wait.
@@ -48,6 +51,24 @@ impl Queue {
 
     pub(super) fn get(&self, arrival: Arrival) -> Option<&Waiting> {
         self.waiting.get(&arrival)
+    }
+
+    /// Whether what is in the way of a request is to be recalled now: not at each lease that ends, for a subtree may
+    /// have a million of them.
+    pub(super) fn recalls(&mut self, arrival: Arrival, now: Duration) -> Option<Waiting> {
+        let request = self.waiting.get_mut(&arrival)?;
+        if request.recalled.is_some_and(|at| now < at + RECALL_INTERVAL) {
+            return None;
+        }
+        request.recalled = Some(now);
+        Some(request.clone())
+    }
+
+    /// A new lease is in the way of who waits in `scope`: it is recalled without delay.
+    pub(super) fn recall_anew(&mut self, scope: &LeaseScope) {
+        for arrival in self.around(scope) {
+            self.waiting.entry(arrival).and_modify(|request| request.recalled = None);
+        }
     }
 
     /// The request `id` was repeated; false when it does not wait.

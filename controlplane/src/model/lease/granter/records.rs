@@ -115,6 +115,7 @@ impl Granter {
         self.generations.raise(&scope, epoch);
         self.arm(id);
         stamp.into_iter().for_each(|stamp| self.send_write_grant(id, stamp));
+        self.queue.recall_anew(&scope);
         self.serve_around(&scope);
     }
 

@@ -4,7 +4,7 @@
 
 use crate::model::lease::index::ScopeIndex;
 use crate::model::lease::types::{LeaseScope, RequestNumber};
-use crate::model::lease::{MAX_LEASE_SITES, MAX_READ_LEASES_PER_SITE};
+use crate::model::lease::{MAX_LEASE_SITES, MAX_READ_LEASES_PER_SITE, MAX_RECALLS_AT_ONCE, RECALL_INTERVAL};
 use globalfs_proto::SiteName;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -29,6 +29,12 @@ pub(super) struct ReadLease {
     /// When its timer rings; not moved by renewals, which are many.
     pub(super) alarm: Duration,
     pub(super) recalled: Option<Duration>,
+}
+
+impl ReadLease {
+    pub(super) fn is_to_be_recalled(&self, now: Duration) -> bool {
+        self.recalled.is_none_or(|at| at + RECALL_INTERVAL <= now)
+    }
 }
 
 /// What a site has.
@@ -62,8 +68,15 @@ impl Site {
         Some(lease)
     }
 
-    pub(super) fn reads_overlapping(&self, scope: &LeaseScope) -> Vec<RequestNumber> {
-        self.index.overlapping(scope)
+    /// The read leases in `scope` whose holder is to be asked now, a bounded number of them.
+    pub(super) fn reads_to_recall(&self, scope: &LeaseScope, now: Duration) -> Vec<RequestNumber> {
+        let mut due = Vec::new();
+        self.index.any_overlapping(scope, |request| {
+            let lease = self.reads.get(&request);
+            due.extend(lease.filter(|lease| lease.is_to_be_recalled(now)).map(|_| request));
+            due.len() >= MAX_RECALLS_AT_ONCE
+        });
+        due
     }
 
     #[cfg(test)]
