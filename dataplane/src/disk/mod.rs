@@ -3,6 +3,7 @@
 
 mod cached;
 mod faulty;
+mod memory;
 mod posix;
 mod uring;
 mod writers;

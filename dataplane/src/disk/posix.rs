@@ -62,6 +62,7 @@ impl Disk for PosixDisk {
     }
 }
 
-fn read(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
+/// Reads until `length` bytes are there or the file ends. Waits for the device.
+pub(super) fn read(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
     fill(length, |room, at| rustix::io::pread(file, room, offset + at))
 }

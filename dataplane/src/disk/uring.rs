@@ -3,16 +3,19 @@
 //! copying a chunk:
 //! - a read that the page cache answers is made at once, on the thread that asks;
 //! - a buffered write is a copy into the page cache. Most file systems refuse it to a ring, which then hands it to
-//!   threads of the kernel; a thread of ours costs less (see [`super::writers`]).
+//!   threads of the kernel; a thread of ours costs less (see [`super::writers`]);
+//! - what lies in memory is read and written at once (see [`super::memory`]).
 
 use crate::disk::cached::{Cached, read_cached};
+use crate::disk::memory::Memory;
 use crate::disk::writers::Writers;
-use crate::disk::{Disk, PosixDisk, check_range};
+use crate::disk::{Disk, PosixDisk, check_range, posix};
 use crate::ring::Engine;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// Rings of one disk. Data that comes from the device costs a ring next to nothing.
@@ -24,13 +27,14 @@ pub struct UringDisk {
     engine: Engine,
     writers: Writers,
     threads: PosixDisk,
+    memory: Memory,
 }
 
 impl UringDisk {
     /// Starts the rings; the error is what the kernel said.
     pub fn start() -> io::Result<Self> {
         let (engine, writers) = (Engine::start(RINGS)?, Writers::start()?);
-        Ok(Self { engine, writers, threads: PosixDisk::default() })
+        Ok(Self { engine, writers, threads: PosixDisk::default(), memory: Memory::new() })
     }
 }
 
@@ -41,6 +45,7 @@ impl Disk for UringDisk {
         match read_cached(file, offset, length)? {
             Cached::Whole(data) => Ok(data),
             Cached::NotAll => self.engine.read(file, offset, length).await,
+            Cached::Untold if self.memory.holds(file) => posix::read(file, offset, length),
             Cached::Untold => self.threads.read_at(file, offset, length).await,
         }
     }
@@ -49,6 +54,9 @@ impl Disk for UringDisk {
         check_range(offset, data.len())?;
         if data.is_empty() {
             return Ok(());
+        }
+        if self.memory.takes(file, data.len()) {
+            return file.write_all_at(&data, offset);
         }
         self.writers.write(file, offset, data).await
     }

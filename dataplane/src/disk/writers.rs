@@ -16,8 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 /// Threads of one disk.
 const THREADS: usize = 4;
 
-/// Writes that one thread has before the next one is asked to help: three chunks with what is noted of them.
-const KEEPS_UP: usize = 9;
+/// Writes that one thread has before the next one is asked to help: sixteen chunks with what is noted of them, a
+/// millisecond's work. Fewer, and several threads write one file, whose lock they then spin for.
+const KEEPS_UP: usize = 48;
 
 /// Writes that wait or run for one thread.
 const MAX_WAITING: usize = 64;
