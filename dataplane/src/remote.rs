@@ -20,6 +20,7 @@ use globalfs_proto::{
     Attr, Change, Changed, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, FsStat, GlobalPath,
     Request, Response, Version, WantedFile, Warm,
 };
+use globalfs_transport::options::SMALL_READ;
 use globalfs_transport::{Answer, Peer};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 /// Requests that one read has under way, so that the next one's bytes are on the line when one ends.
 pub const STREAMS_IN_FLIGHT: usize = 4;
@@ -34,8 +36,13 @@ pub const STREAMS_IN_FLIGHT: usize = 4;
 /// Verified chunks that each of these holds for the reader.
 const CHUNKS_AHEAD: usize = 4;
 
+const _: () = assert!(SMALL_READ as usize <= CHUNKS_AHEAD && SMALL_READ < MAX_CHUNKS_PER_READ);
+
 /// Frames of hashes that wait for the reader.
 const HASH_FRAMES_AHEAD: usize = 16;
+
+/// How long the beginning of a long read is fetched alone: nearby it is here by then, and from afar that is little.
+const HEAD_START: Duration = Duration::from_millis(10);
 
 /// How often a damaged chunk is asked for again.
 pub const MAX_REFETCHES: u32 = 3;
@@ -301,17 +308,21 @@ impl Wanted {
     /// Fetches `span` in pieces, several at a time, and hands their chunks on in order. Dropping the future
     /// ends the pieces.
     async fn fetch(self: Arc<Self>, span: ChunkSpan, reader: &Sender) {
+        if span.count <= MAX_CHUNKS_PER_READ.into() {
+            return self.fetch_piece(span, reader.clone()).await;
+        }
+        let (head, rest) = split_long(span);
         let mut tasks = JoinSet::new();
-        let mut pieces = pieces(span, MAX_CHUNKS_PER_READ);
-        let mut streams: VecDeque<ChunkStream> = VecDeque::new();
+        let mut pieces = pieces(rest, MAX_CHUNKS_PER_READ);
+        let mut streams = VecDeque::from([self.start(head, &mut tasks)]);
+        // Nearby, work on the rest would keep both ends from the head.
+        let _ = timeout(HEAD_START, tasks.join_next()).await;
         loop {
             while streams.len() < STREAMS_IN_FLIGHT
                 && let Some(piece) = pieces.next()
             {
-                let (sender, stream) = mpsc::channel(CHUNKS_AHEAD);
                 while tasks.try_join_next().is_some() {}
-                tasks.spawn(self.clone().fetch_piece(piece, sender));
-                streams.push_back(stream);
+                streams.push_back(self.start(piece, &mut tasks));
             }
             let Some(mut stream) = streams.pop_front() else { return };
             while let Some(chunk) = stream.recv().await {
@@ -321,6 +332,12 @@ impl Wanted {
                 }
             }
         }
+    }
+
+    fn start(self: &Arc<Self>, piece: ChunkSpan, tasks: &mut JoinSet<()>) -> ChunkStream {
+        let (sender, stream) = mpsc::channel(CHUNKS_AHEAD);
+        tasks.spawn(self.clone().fetch_piece(piece, sender));
+        stream
     }
 
     async fn fetch_piece(self: Arc<Self>, mut piece: ChunkSpan, sender: Sender) {
@@ -394,6 +411,14 @@ impl Wanted {
         }
         Err(FsError::Damaged(format!("{} from {}: {what}", self.path, self.remote.peer.identity())))
     }
+}
+
+/// The beginning of a span that one request may not ask for, and what is behind it. The beginning is small, for small
+/// answers go before large ones at both ends: who has just begun does not wait behind what others have asked for ahead.
+fn split_long(span: ChunkSpan) -> (ChunkSpan, ChunkSpan) {
+    let head = ChunkSpan { first: span.first, count: SMALL_READ.into() };
+    let rest = ChunkSpan { first: ChunkIndex(span.first.0 + head.count), count: span.count - head.count };
+    (head, rest)
 }
 
 /// `span` in parts that one request may ask for.
