@@ -86,6 +86,11 @@ impl Flights {
         (Slot::Awaited { progress, own: true, same_path: true }, Some(claim))
     }
 
+    /// A chunk that is on its way, whoever asked for it.
+    pub(super) fn on_its_way(&self, name: &ChunkName) -> Option<watch::Receiver<Progress>> {
+        self.0.lock().get(name).map(|flight| flight.progress.clone())
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.0.lock().is_empty()

@@ -3,15 +3,17 @@
 //! others go upstream. [`model::dedup`](crate::model::dedup) decides.
 //!
 //! *Invariants:* a copied chunk has the hash that the upstream told for its place; a fetched chunk whose
-//! hash was told and is another ends the transfer and all trust in what was told of that content; asking
-//! never delays a transfer, unless much of the content has turned out to be here.
+//! hash was told and is another ends the transfer and all trust in what was told of that content; asking never
+//! delays a transfer, unless much of the content, or something of those before it, has turned out to be here.
 
 use super::bulk::runs;
-use super::flight::Claim;
+use super::flight::{Claim, Progress, outcome};
+use super::twins::{Twin, Twins};
 use super::{Hop, ended_early};
 use crate::encoding;
 use crate::model::dedup::{self, Content, Look};
 use crate::source::{Chunk, Deadline, HashStream, Hashes};
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, pending};
 use futures_util::{StreamExt, stream};
 use globalfs_proto::limits::{CHUNK_SIZE, MAX_HASHES_PER_FRAME, MAX_HASHES_PER_REQUEST};
@@ -22,7 +24,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 
@@ -35,11 +37,23 @@ const COPIES_AT_ONCE: usize = 4;
 /// How long a transfer waits for hashes that are coming, when much of the content is here.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The same for a content of which nothing is known yet, when others turned out to be here. Nearby the first hashes
+/// come within that time, while data would overtake them; from afar data comes no earlier than they do.
+const HOPE: Duration = Duration::from_millis(20);
+
+/// Contents in a row that may turn out to be strangers while that is done.
+const HOPES: u32 = 4;
+
 /// Frames of hashes that wait for whoever asked.
 const FRAMES_AHEAD: usize = 16;
 
 /// The hashes that a hop knows.
-pub(super) struct Known(Mutex<LruCache<Version, Arc<Entry>>>);
+pub(super) struct Known {
+    contents: Mutex<LruCache<Version, Arc<Entry>>>,
+    twins: Twins,
+    /// Contents that may still turn out to be strangers before hashes are waited for no more.
+    hopes: AtomicU32,
+}
 
 /// One content.
 struct Entry {
@@ -48,8 +62,8 @@ struct Entry {
     changed: Notify,
 }
 
-/// A chunk that should be here, and its name.
-type Copy = (Claim, ChunkHash);
+/// A chunk that should be here, or is on its way under another name, and its own name.
+type Copy = (Claim, ChunkHash, Option<Twin>);
 
 /// What a transfer has to do.
 #[derive(Default)]
@@ -60,7 +74,19 @@ struct Division {
 
 impl Known {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(LruCache::new(MAX_CONTENTS)))
+        let contents = Mutex::new(LruCache::new(MAX_CONTENTS));
+        Self { contents, twins: Twins::new(), hopes: AtomicU32::new(0) }
+    }
+
+    /// A chunk that is wanted, or was fetched, is here or on its way under another name: there may be more.
+    pub(super) fn hope(&self) {
+        self.hopes.store(HOPES, Relaxed);
+    }
+
+    /// The hashes of a content named nothing that is here.
+    fn lose_hope(&self) {
+        let fewer = |hopes: u32| Some(hopes.saturating_sub(1));
+        let _ = self.hopes.fetch_update(Relaxed, Relaxed, fewer);
     }
 
     fn entry(&self, version: &Version) -> Arc<Entry> {
@@ -68,12 +94,12 @@ impl Known {
             let content = Mutex::new(Content::new(version.size));
             Arc::new(Entry { content, changed: Notify::new() })
         };
-        self.0.lock().get_or_insert(*version, new).clone()
+        self.contents.lock().get_or_insert(*version, new).clone()
     }
 
     /// Whether an arrived chunk is the one that was announced, if any was.
     pub(super) fn check(&self, version: &Version, chunk: &Chunk) -> FsResult<()> {
-        let Some(entry) = self.0.lock().peek(version).cloned() else { return Ok(()) };
+        let Some(entry) = self.contents.lock().peek(version).cloned() else { return Ok(()) };
         let mut content = entry.content.lock();
         match content.look(chunk.index.0) {
             Look::Known(announced) if announced != chunk.hash => {
@@ -106,15 +132,15 @@ impl Entry {
         Asking { entry: self, range }
     }
 
-    /// Waits until none of the claims' hashes is coming any more.
-    async fn outwait(&self, claims: &[Claim]) {
+    /// Waits until none of the claims' hashes is coming any more, if that may pay: `hopeful`, or it does already.
+    async fn outwait(&self, claims: &[Claim], hopeful: bool) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
             let coming = {
                 let content = self.content.lock();
                 let is_coming = |claim: &Claim| content.look(claim.index().0) == Look::Coming;
-                content.is_promising() && claims.iter().any(is_coming)
+                (hopeful || content.is_promising()) && claims.iter().any(is_coming)
             };
             if !coming {
                 return;
@@ -143,20 +169,37 @@ impl Hop {
         if let Some(ask) = ask {
             tokio::spawn(self.clone().ask_on(path.clone(), *version, entry.clone(), ask, deadline));
         }
-        let _ = tokio::time::timeout(PATIENCE, entry.outwait(&claims)).await;
-        let mut division = self.sort(&entry, claims);
-        let extra = entry.content.lock().reach(run.end, division.copies.len(), |hash| self.cache.holds(hash));
-        division.fetches.extend(extra.into_iter().filter_map(|index| self.claim(path, version, index)));
+        if self.known.hopes.load(Relaxed) > 0 {
+            let _ = tokio::time::timeout(HOPE, entry.outwait(&claims, true)).await;
+        }
+        let _ = tokio::time::timeout(PATIENCE, entry.outwait(&claims, false)).await;
+        let mut division = self.sort(version, &entry, claims);
+        // A twin is on the line as well as what is fetched.
+        let free = division.copies.iter().filter(|(_, _, twin)| twin.is_none()).count();
+        let extra = entry.content.lock().reach(run.end, free, |hash| self.cache.holds(hash));
+        let extra = extra.into_iter().filter_map(|index| self.claim(path, version, index)).collect();
+        let extra = self.sort(version, &entry, extra);
+        division.copies.extend(extra.copies);
+        division.fetches.extend(extra.fetches);
         division
     }
 
-    fn sort(&self, entry: &Entry, claims: Vec<Claim>) -> Division {
+    fn sort(&self, version: &Version, entry: &Entry, claims: Vec<Claim>) -> Division {
         let content = entry.content.lock();
         let mut division = Division::default();
         for claim in claims {
-            match content.look(claim.index().0) {
-                Look::Known(hash) if self.cache.holds(&hash) => division.copies.push((claim, hash)),
-                _ => division.fetches.push(claim),
+            let Look::Known(hash) = content.look(claim.index().0) else {
+                division.fetches.push(claim);
+                continue;
+            };
+            let is_here = self.cache.holds(&hash);
+            let name = (*version, claim.index());
+            let twin = if is_here { None } else { self.known.twins.find(&self.flights, hash, name) };
+            if is_here || twin.is_some() {
+                self.known.hope();
+                division.copies.push((claim, hash, twin));
+            } else {
+                division.fetches.push(claim);
             }
         }
         division
@@ -202,7 +245,7 @@ impl Hop {
     /// Resolves when half of what a transfer still has to bring turns out to be here: it was begun before
     /// anything was known, and would keep the link from what is missing.
     pub(super) async fn overtaken(&self, version: &Version, claims: &VecDeque<Claim>) {
-        let Some(entry) = self.known.0.lock().peek(version).cloned() else { return pending().await };
+        let Some(entry) = self.known.contents.lock().peek(version).cloned() else { return pending().await };
         loop {
             let mut changed = std::pin::pin!(entry.changed.notified());
             changed.as_mut().enable();
@@ -228,10 +271,14 @@ impl Hop {
         copied.filter_map(async |claim| claim).collect().await
     }
 
-    async fn copy(self: &Arc<Self>, version: &Version, (claim, hash): Copy) -> Option<Claim> {
+    async fn copy(self: &Arc<Self>, version: &Version, (claim, hash, twin): Copy) -> Option<Claim> {
         let index = claim.index();
         let length = index.bytes(version.size)?.length();
-        let Some(data) = self.cache.copy_of(&hash, length).await else { return Some(claim) };
+        let data = match twin_of(twin, &hash).await {
+            Some(data) => Some(data),
+            None => self.cache.copy_of(&hash, length).await,
+        };
+        let Some(data) = data else { return Some(claim) };
         self.counts.chunks_deduplicated.fetch_add(1, Relaxed);
         self.counts.bytes_deduplicated.fetch_add(length, Relaxed);
         let chunk = Chunk { index, hash, data };
@@ -274,7 +321,13 @@ impl Hop {
             if let Err(error) = &asked {
                 tracing::debug!(%path, %error, "no hashes ahead of the data");
             }
-            let next = entry.content.lock().ended(&range, asked.is_ok());
+            let (next, is_promising) = {
+                let mut content = entry.content.lock();
+                (content.ended(&range, asked.is_ok()), content.is_promising())
+            };
+            if !is_promising {
+                self.known.lose_hope();
+            }
             entry.changed.notify_waiters();
             match next {
                 Some(next) => range = next,
@@ -400,6 +453,14 @@ impl Hop {
             }
             changed.await;
         }
+    }
+}
+
+/// The bytes of a chunk of this hash that was on its way, unless it failed or is in the cache alone by now.
+async fn twin_of(twin: Option<Twin>, hash: &ChunkHash) -> Option<Bytes> {
+    match outcome(twin?).await {
+        Progress::Arrived(chunk) | Progress::Held(chunk) if chunk.hash == *hash => Some(chunk.data),
+        _ => None,
     }
 }
 

@@ -58,6 +58,39 @@ async fn what_is_here_under_another_name_is_not_fetched() {
 }
 
 #[tokio::test]
+async fn what_is_on_its_way_under_another_name_is_fetched_once() {
+    let hop = super::tests::hop(256 * MIB, Duration::from_secs(60));
+    read(&hop, "/a", &joined(0..CHUNKS)).await;
+    read(&hop, "/b", &revised()).await;
+    let before = hop.cached.counters();
+    let new = joined(3000..3000 + CHUNKS);
+    tokio::join!(read(&hop, "/c", &new), read(&hop, "/d", &new), read(&hop, "/e", &new));
+    let counters = hop.cached.counters();
+    let fetched = counters.chunks_fetched - before.chunks_fetched;
+    assert!((CHUNKS..=CHUNKS + 2 * BLIND).contains(&fetched), "{fetched} chunks were fetched");
+    assert_eq!(counters.chunks_deduplicated - before.chunks_deduplicated, 3 * CHUNKS - fetched);
+}
+
+#[tokio::test]
+async fn who_waits_for_another_transfer_fetches_when_it_fails() {
+    let hop = large_hop();
+    read(&hop, "/a", &joined(0..CHUNKS)).await;
+    read(&hop, "/b", &revised()).await;
+    let new = joined(3000..3000 + CHUNKS);
+    let doomed = hop.upstream.put_file("/c", new.clone()).version();
+    let mut first = hop.cached.read(&path("/c"), doomed, whole(doomed), soon()).await.unwrap();
+    first.recv().await.unwrap().unwrap();
+    let second = hop.upstream.put_file("/d", new.clone()).version();
+    let mut stream = hop.cached.read(&path("/d"), second, whole(second), soon()).await.unwrap();
+    let mut bytes = stream.recv().await.unwrap().unwrap().data.to_vec();
+    hop.upstream.put_file("/c", "changed");
+    while let Some(chunk) = stream.recv().await {
+        bytes.extend_from_slice(&chunk.unwrap().data);
+    }
+    assert!(bytes == new);
+}
+
+#[tokio::test]
 async fn a_restart_forgets_nothing() {
     let hop = large_hop();
     read(&hop, "/a", &joined(0..CHUNKS)).await;

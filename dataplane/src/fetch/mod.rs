@@ -19,6 +19,7 @@ mod question;
 mod shelf;
 mod small;
 mod stream;
+mod twins;
 mod warm;
 mod watching;
 
@@ -350,10 +351,11 @@ impl Hop {
         let asked = Instant::now();
         let mut stream = self.upstream.read(path, version, span, deadline).await?;
         while let Some(index) = claims.front().map(Claim::index) {
+            // Data that is nearby waits at each turn, so what has overtaken it is looked at first.
             let chunk = tokio::select! {
                 biased;
-                chunk = stream.recv() => chunk.unwrap_or_else(|| Err(ended_early()))?,
                 () = self.overtaken(&version, claims) => return Ok(()),
+                chunk = stream.recv() => chunk.unwrap_or_else(|| Err(ended_early()))?,
             };
             check_chunk(&version, index, &chunk)?;
             self.known.check(&version, &chunk)?;
@@ -391,6 +393,9 @@ impl Hop {
         self.counts.chunks_fetched.fetch_add(1, Relaxed);
         self.counts.bytes_fetched.fetch_add(length, Relaxed);
         self.measure_rate(version, chunk.data.len());
+        if self.cache.holds(&chunk.hash) {
+            self.known.hope();
+        }
         claim.arrived(chunk.clone());
         let unkept = if ahead { 0 } else { length };
         if self.counts.unkept_bytes.fetch_add(unkept, Relaxed) + unkept > MAX_UNKEPT_BYTES && !ahead {
