@@ -10,7 +10,7 @@ mod turns;
 
 pub use changes::Writing;
 
-use crate::model::{HandleTable, InodeTable, Listings, NodeId, Pages, Place, Sight, Touches};
+use crate::model::{HandleTable, InodeTable, Listings, NameChanges, NodeId, Pages, Place, Sight, Touches};
 use crate::model::{hidden, xattr};
 use crate::volume::{Volume, WholeFile};
 use bytes::Bytes;
@@ -48,6 +48,8 @@ pub struct Node {
     pub attr: Attr,
     /// For how long its name and they count, so long as no change is told.
     pub lasting: Lasting,
+    /// No change of names that this mount made meanwhile has overtaken them. Else they must not be kept.
+    pub is_settled: bool,
 }
 
 /// One line of a listing as the kernel is told of it.
@@ -107,6 +109,7 @@ pub struct Operations<V: ?Sized> {
     /// How the kernel forgets pages.
     drop_pages: OnceLock<DropPages>,
     turns: Turns,
+    name_changes: NameChanges,
     /// Held for reading while names move, so that who missed a file knows when to look again.
     moves: RwLock<()>,
     volume: Arc<V>,
@@ -125,6 +128,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             pushes: OnceLock::new(),
             drop_pages: OnceLock::new(),
             turns: Turns::default(),
+            name_changes: NameChanges::default(),
             moves: RwLock::new(()),
             volume,
         }
@@ -158,9 +162,10 @@ impl<V: Volume + ?Sized> Operations<V> {
         if hidden::is_hidden(name) {
             return Err(FsError::NOT_FOUND);
         }
-        let path = self.path_in(parent, name)?;
+        let (path, moment) = (self.path_in(parent, name)?, self.name_changes.moment());
         let attr = self.volume.stat(&path).await?;
-        self.see(Place { parent, name }, &path, &attr)
+        let node = self.see(Place { parent, name }, &path, &attr)?;
+        Ok(Node { is_settled: self.name_changes.none_since(moment), ..node })
     }
 
     /// `attr` is what was found at `place`, which is `path`; counts one lookup of it.
@@ -171,7 +176,7 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     fn seen(&self, Sight { id, attr, pages }: Sight, path: &GlobalPath) -> Node {
         self.settle(id, pages);
-        Node { id, attr, lasting: self.volume.lasting(path, &attr) }
+        Node { id, attr, lasting: self.volume.lasting(path, &attr), is_settled: true }
     }
 
     /// The kernel drops `count` lookups of `id`.
@@ -183,15 +188,18 @@ impl<V: Volume + ?Sized> Operations<V> {
     ///
     /// `Stale` when its place now holds something else or nothing: the kernel then looks the path up again.
     pub async fn get_attr(&self, id: NodeId) -> FsResult<Node> {
+        let moment = self.name_changes.moment();
         if let Some(attr) = self.open_attr(id).await? {
-            return Ok(Node { id, attr, lasting: Lasting::default() });
+            let is_settled = self.name_changes.none_since(moment);
+            return Ok(Node { id, attr, lasting: Lasting::default(), is_settled });
         }
         let path = self.path(id)?;
         let attr = self.volume.stat(&path).await.map_err(gone_is_stale)?;
         let pages = self.inodes.lock().refresh(id, &attr)?;
         self.settle(id, pages);
         let attr = self.inodes.lock().attr(id)?;
-        Ok(Node { id, attr, lasting: self.volume.lasting(&path, &attr) })
+        let is_settled = self.name_changes.none_since(moment);
+        Ok(Node { id, attr, lasting: self.volume.lasting(&path, &attr), is_settled })
     }
 
     /// Those of an open regular file. Of one that is open for writing they are the newest, if it is still there.

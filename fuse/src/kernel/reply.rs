@@ -27,6 +27,9 @@ pub(crate) struct Lifetimes {
 impl Lifetimes {
     /// Of the node's name and of its attributes.
     fn of(&self, node: &Node) -> (Duration, Duration) {
+        if !node.is_settled {
+            return (Duration::ZERO, Duration::ZERO);
+        }
         (self.entry.max(node.lasting.name), self.attr.max(node.lasting.attr))
     }
 }
@@ -202,7 +205,7 @@ mod tests {
             ctime_ns: i64::MAX,
             no_xattrs: false,
         };
-        Node { id: NodeId(77), attr, lasting: Lasting::default() }
+        Node { id: NodeId(77), attr, lasting: Lasting::default(), is_settled: true }
     }
 
     #[test]
@@ -233,6 +236,8 @@ mod tests {
         let lasting = Lasting { name: ms(1000), attr: ms(3000) };
         let lasting = super::entry(&Node { lasting, ..node(FileKind::Regular, 0) }, &lifetimes);
         assert_eq!((lasting.attr_valid, lasting.entry_valid), (3, 2), "the longer of both");
+        let overtaken = super::entry(&Node { is_settled: false, ..node(FileKind::Regular, 0) }, &lifetimes);
+        assert_eq!((overtaken.attr_valid, overtaken.attr_valid_ns, overtaken.entry_valid), (0, 0, 0));
     }
 
     #[test]

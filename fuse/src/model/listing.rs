@@ -6,7 +6,7 @@
 //! *Invariants:* an offset means the same entry for as long as its listing is known; it is in no other listing of the same
 //! directory the same.
 
-use crate::model::{NodeId, hidden};
+use crate::model::{Moment, NodeId, hidden};
 use crate::volume::Names;
 use globalfs_proto::DirEntry;
 use lru::LruCache;
@@ -54,6 +54,8 @@ pub(crate) struct Listing {
     pub(crate) mark: Mark,
     /// For how long the names count, so long as no change is told.
     pub(crate) lasting: Duration,
+    /// When it was asked for.
+    pub(crate) moment: Moment,
 }
 
 /// What comes next for a reader of a directory.
@@ -97,10 +99,10 @@ impl Offset {
 
 impl Listing {
     /// `names` as they were told just now; see [`Mark::of`].
-    pub(crate) fn of(names: Names, unwatched: u64) -> Self {
+    pub(crate) fn of(names: Names, unwatched: u64, moment: Moment) -> Self {
         let (mark, lasting) = (Mark::of(&names, unwatched), names.edition.map(|edition| edition.lasting));
         let entries = without_hidden(names.entries);
-        Self { entries, mark, lasting: lasting.unwrap_or_default() }
+        Self { entries, mark, lasting: lasting.unwrap_or_default(), moment }
     }
 
     /// The kernel's number for the offset behind `position`, where its reader goes on.
@@ -126,7 +128,7 @@ fn without_hidden(entries: Arc<[DirEntry]>) -> Arc<[DirEntry]> {
 /// Listings that readers may be going through.
 #[derive(Debug)]
 pub(crate) struct Listings {
-    begun: LruCache<(NodeId, Mark), Arc<[DirEntry]>>,
+    begun: LruCache<(NodeId, Mark), Listing>,
     entries: usize,
 }
 
@@ -140,18 +142,18 @@ impl Listings {
     /// A reader of `directory` begins.
     pub(crate) fn begin(&mut self, directory: NodeId, listing: &Listing) {
         self.entries += listing.entries.len();
-        let before = self.begun.put((directory, listing.mark), listing.entries.clone());
-        self.entries -= before.map_or(0, |entries| entries.len());
+        let before = self.begun.put((directory, listing.mark), listing.clone());
+        self.entries -= before.map_or(0, |before| before.entries.len());
         while self.begun.len() > 1 && (self.entries > MAX_ENTRIES || self.begun.len() > MAX_LISTINGS) {
             let (_, oldest) = self.begun.pop_lru().expect("there are two");
-            self.entries -= oldest.len();
+            self.entries -= oldest.entries.len();
         }
     }
 
     /// A reader goes on in the listing with this mark; `None` when it is long forgotten.
     pub(crate) fn go_on(&mut self, directory: NodeId, mark: Mark) -> Option<Listing> {
-        let entries = self.begun.get(&(directory, mark))?.clone();
-        Some(Listing { entries, mark, lasting: Duration::ZERO })
+        let begun = self.begun.get(&(directory, mark))?.clone();
+        Some(Listing { lasting: Duration::ZERO, ..begun })
     }
 }
 
@@ -185,7 +187,7 @@ mod tests {
     #[test]
     fn offsets_lead_from_entry_to_entry_and_to_the_end() {
         for edition in [None, Some(0), Some(77), Some(u64::MAX)] {
-            let listing = Listing::of(names(2, edition), u64::MAX - 5);
+            let listing = Listing::of(names(2, edition), u64::MAX - 5, Moment::default());
             assert_eq!(Offset::parse(0), Offset::Start);
             let mut at = Position::Itself;
             for next in [Position::Parent, Position::Entry(0), Position::Entry(1)] {
@@ -196,7 +198,7 @@ mod tests {
             }
             assert_eq!(Offset::parse(listing.offset_after(at)), Offset::End(listing.mark));
         }
-        let empty = Listing::of(names(0, None), 1);
+        let empty = Listing::of(names(0, None), 1, Moment::default());
         assert_eq!(Offset::parse(empty.offset_after(Position::Parent)), Offset::End(empty.mark));
         assert!(matches!(Offset::parse(u64::MAX), Offset::End(_)), "whatever the kernel is told to seek to");
     }
@@ -215,7 +217,7 @@ mod tests {
     #[test]
     fn listings_are_remembered_within_bounds() {
         let mut listings = Listings::default();
-        let long = Listing::of(names(3 * MAX_ENTRIES / 4, Some(1)), 0);
+        let long = Listing::of(names(3 * MAX_ENTRIES / 4, Some(1)), 0, Moment::default());
         listings.begin(NodeId(1), &long);
         listings.begin(NodeId(1), &long);
         assert_eq!(listings.entries, long.entries.len(), "it is one");
@@ -223,7 +225,7 @@ mod tests {
         listings.begin(NodeId(2), &long);
         assert!(listings.go_on(NodeId(1), long.mark).is_none(), "both are too much");
         assert_eq!(listings.go_on(NodeId(2), long.mark).unwrap().entries.len(), long.entries.len());
-        let short = Listing::of(names(1, None), 1);
+        let short = Listing::of(names(1, None), 1, Moment::default());
         (0..2 * MAX_LISTINGS as u64).for_each(|n| listings.begin(NodeId(n), &short));
         assert_eq!((listings.begun.len(), listings.entries), (MAX_LISTINGS, MAX_LISTINGS));
     }

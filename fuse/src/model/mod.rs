@@ -6,6 +6,7 @@ mod inode;
 mod kept_names;
 mod listing;
 mod mode;
+mod moment;
 mod touches;
 pub(crate) mod xattr;
 
@@ -14,4 +15,5 @@ pub use inode::{Identity, NodeId};
 pub(crate) use inode::{InodeTable, Pages, Place, Sight};
 pub(crate) use listing::{Listing, Listings, Mark, Offset, Position};
 pub(crate) use mode::{Mode, Modes};
+pub(crate) use moment::{Moment, NameChanges};
 pub(crate) use touches::Touches;

@@ -67,7 +67,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     async fn told(&self, id: NodeId) -> FsResult<Node> {
         let path = self.path(id)?;
         let attr = self.inodes.lock().attr(id)?;
-        Ok(Node { id, attr, lasting: self.volume.lasting(&path, &attr) })
+        Ok(Node { id, attr, lasting: self.volume.lasting(&path, &attr), is_settled: true })
     }
 
     /// Sets an extended attribute of `id`; as to one that is there already, see [`Existing`].

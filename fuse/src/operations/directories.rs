@@ -1,7 +1,7 @@
 //! Reading directories.
 
 use super::{Filled, Line, Node, OVERDUE, Operations, Reached};
-use crate::model::{InodeTable, Listing, Mark, NodeId, Offset, Place, Position};
+use crate::model::{InodeTable, Listing, Mark, Moment, NodeId, Offset, Place, Position};
 use crate::volume::{Names, Volume};
 use globalfs_proto::{FsError, FsResult, Lasting};
 use std::sync::atomic::Ordering;
@@ -20,7 +20,9 @@ impl<V: Volume + ?Sized> Operations<V> {
             Way::Ended(reached) => return Ok(reached),
         };
         let inodes = self.inodes.lock();
-        while let Some(line) = next.and_then(|position| line_at(&inodes, id, &listing, position)) {
+        let is_settled = self.name_changes.none_since(listing.moment);
+        while let Some(line) = next.and_then(|position| line_at(&inodes, id, &listing, position, is_settled))
+        {
             if take(line) == Filled::Full {
                 break;
             }
@@ -45,7 +47,8 @@ impl<V: Volume + ?Sized> Operations<V> {
         };
         while let Some(position) = next {
             let mut inodes = self.inodes.lock();
-            let Some(line) = line_at(&inodes, parent, &listing, position) else { break };
+            let is_settled = self.name_changes.none_since(listing.moment);
+            let Some(line) = line_at(&inodes, parent, &listing, position, is_settled) else { break };
             next = following(line.offset_after);
             let Position::Entry(_) = position else {
                 if take(line) == Filled::Full {
@@ -68,7 +71,8 @@ impl<V: Volume + ?Sized> Operations<V> {
     async fn go_on(&self, directory: NodeId, offset: u64) -> FsResult<Way> {
         match Offset::parse(offset) {
             Offset::Start => {
-                let listing = self.listed(self.volume.list(&self.path(directory)?).await?);
+                let moment = self.name_changes.moment();
+                let listing = self.listed(self.volume.list(&self.path(directory)?).await?, moment);
                 self.listings.lock().begin(directory, &listing);
                 Ok(Way::On(listing, Position::Itself))
             }
@@ -84,14 +88,15 @@ impl<V: Volume + ?Sized> Operations<V> {
         }
     }
 
-    fn listed(&self, names: Names) -> Listing {
-        Listing::of(names, self.unwatched_listings.fetch_add(1, Ordering::Relaxed))
+    fn listed(&self, names: Names, moment: Moment) -> Listing {
+        Listing::of(names, self.unwatched_listings.fetch_add(1, Ordering::Relaxed), moment)
     }
 
     /// The listing with this mark, if it is what the volume knows now.
     fn known(&self, directory: NodeId, mark: Mark) -> FsResult<Option<Listing>> {
+        let moment = self.name_changes.moment();
         let known = self.volume.known_names(&self.path(directory)?);
-        Ok(known.filter(|names| mark.is_of(names)).map(|names| Listing::of(names, 0)))
+        Ok(known.filter(|names| mark.is_of(names)).map(|names| Listing::of(names, 0, moment)))
     }
 
     /// The kernel was told all of the listing with this mark, and keeps it once it hears that it was all. If that is up
@@ -124,6 +129,7 @@ fn line_at<'a>(
     directory: NodeId,
     listing: &'a Listing,
     position: Position,
+    is_settled: bool,
 ) -> Option<Line<'a>> {
     let (id, attr, name): (_, _, &[u8]) = match position {
         Position::Itself => (directory, inodes.attr(directory).ok()?, b"."),
@@ -139,5 +145,9 @@ fn line_at<'a>(
     let name_lasts = listing.lasting;
     let lasting =
         Lasting { name: name_lasts, attr: if attr.has_one_name() { name_lasts } else { Duration::ZERO } };
-    Some(Line { node: Node { id, attr, lasting }, offset_after: listing.offset_after(position), name })
+    Some(Line {
+        node: Node { id, attr, lasting, is_settled },
+        offset_after: listing.offset_after(position),
+        name,
+    })
 }

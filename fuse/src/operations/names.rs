@@ -3,7 +3,7 @@
 //! A file that is removed or replaced while it is open gets a name that no mount shows, and goes with its last close.
 
 use super::{MAX_TRIES, Node, Operations, gone_is_stale, is_gone};
-use crate::model::{InodeTable, NodeId, Place, hidden};
+use crate::model::{InodeTable, NodeId, Pages, Place, hidden};
 use crate::volume::Volume;
 use globalfs_proto::{
     Attr, Change, Existing, FileKind, FsError, FsResult, GlobalPath, NewFile, Owner, Target,
@@ -26,6 +26,7 @@ struct Name<'a> {
 impl<V: Volume + ?Sized> Operations<V> {
     /// Makes `name` in `parent`; counts one lookup of it.
     pub async fn make(&self, parent: NodeId, name: &[u8], new: NewFile, owner: Owner) -> FsResult<Node> {
+        let _change = self.name_changes.begin();
         let path = self.shown_path(parent, name)?;
         let changed = self.volume.change(Change::Make { path: path.clone(), new, owner }).await?;
         let attr = match changed.attr {
@@ -72,6 +73,7 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// Gives `id` the further name `name` in `parent`; counts one lookup of it.
     pub async fn link(&self, id: NodeId, parent: NodeId, name: &[u8]) -> FsResult<Node> {
+        let _change = self.name_changes.begin();
         let path = self.shown_path(parent, name)?;
         let change = |target| Change::Link { target, path: path.clone() };
         self.alter(id, change).await?;
@@ -81,6 +83,7 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// Takes away `name` in `parent`, which must be that of a directory, or must not.
     pub async fn remove(&self, parent: NodeId, name: &[u8], directory: bool) -> FsResult<()> {
+        let _change = self.name_changes.begin();
         let path = self.shown_path(parent, name)?;
         let name = Name { place: Place { parent, name }, path: &path };
         let before = self.volume.stat(&path).await.ok();
@@ -94,6 +97,7 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// Removes the hidden name of what [`Self::release`] gave back, wherever this mount moves it meanwhile, and closes it.
     pub async fn remove_hidden(&self, id: NodeId) -> FsResult<()> {
+        let _change = self.name_changes.begin();
         let mut tries = 1..MAX_TRIES;
         let outcome = loop {
             let path = match self.path(id) {
@@ -106,10 +110,17 @@ impl<V: Volume + ?Sized> Operations<V> {
                 outcome => break outcome,
             }
         };
+        let parent = self.inodes.lock().parent(id);
+        parent.into_iter().for_each(|parent| self.changed_unasked(parent));
         let mut inodes = self.inodes.lock();
         inodes.end_removed(id);
         inodes.unpin(id);
         outcome
+    }
+
+    /// The kernel does not know that names in `directory` have changed.
+    fn changed_unasked(&self, directory: NodeId) {
+        self.settle(directory, Pages::Drop);
     }
 
     async fn remove_file(&self, path: GlobalPath) -> FsResult<()> {
@@ -123,6 +134,7 @@ impl<V: Volume + ?Sized> Operations<V> {
         (new_parent, new_name): (NodeId, &[u8]),
         existing: Existing,
     ) -> FsResult<()> {
+        let _change = self.name_changes.begin();
         let (from, to) = (self.shown_path(parent, name)?, self.shown_path(new_parent, new_name)?);
         let from = Name { place: Place { parent, name }, path: &from };
         let to = Name { place: Place { parent: new_parent, name: new_name }, path: &to };
@@ -223,7 +235,12 @@ impl<V: Volume + ?Sized> Operations<V> {
             }
             is_open
         };
-        if is_open { Ok(()) } else { self.remove_file(to.path.clone()).await }
+        if is_open {
+            return Ok(());
+        }
+        let outcome = self.remove_file(to.path.clone()).await;
+        self.changed_unasked(to.place.parent);
+        outcome
     }
 
     /// What was kept has been replaced, or has not.
@@ -235,6 +252,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             true => self.take_place(id, to).await,
             false => self.remove_file(path.clone()).await,
         };
+        self.changed_unasked(parent);
     }
 }
 
