@@ -4,7 +4,8 @@
 //! kernel, `operations` what each request means, `serve` what lies between them, `session` mounting and unmounting.
 //!
 //! *Invariant:* a node of a regular file or a symbolic link stands for one version of it, so the kernel's
-//! page cache never holds bytes of two versions under one inode number.
+//! page cache never holds bytes of two versions under one inode number. What this mount changes by itself stays the same
+//! node; there the page cache follows, and is dropped when others have changed the file, too.
 
 mod connect;
 mod errno;
