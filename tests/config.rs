@@ -93,6 +93,7 @@ fn examples_show_the_defaults() {
     let plain = load(SITE, SiteConfig::load);
     assert_eq!((shown.listen, shown.disk, shown.deadline), (plain.listen, plain.disk, plain.deadline));
     assert_eq!((shown.state_dir, shown.metadata_ttl), (plain.state_dir, plain.metadata_ttl));
+    assert_eq!((shown.read_only, plain.read_only), (false, false));
     assert_eq!(shown.cache.dir, plain.cache.dir);
     let shown = MountConfig::load(&example("globalfs.yaml")).unwrap();
     let plain = load(MOUNT, MountConfig::load);
@@ -126,7 +127,8 @@ fn the_policy_file_of_the_design_is_accepted_as_it_stands() {
 fn values_are_read() {
     let site = load(
         "name: cloud\ncoordinator: '[fd00::1]:7440'\nlisten: 10.0.0.1:1\norigin: file:///a b/c\nstate_dir: var\n\
-         cache: {size: 1.5GiB}\ndisk: posix\nmetrics: '[::1]:9'\nmetadata_ttl: 0s\ndeadline: 1m 30s\n",
+         cache: {size: 1.5GiB}\ndisk: posix\nmetrics: '[::1]:9'\nmetadata_ttl: 0s\ndeadline: 1m 30s\n\
+         read_only: true\n",
         SiteConfig::load,
     );
     assert_eq!((site.coordinator.host.as_str(), site.coordinator.port), ("fd00::1", 7440));
@@ -134,7 +136,7 @@ fn values_are_read() {
     assert_eq!(site.origin, OriginUrl::File("/a b/c".into()));
     assert!(site.state_dir.is_absolute() && site.state_dir.ends_with("var"), "relative to the file");
     assert!(site.cache.dir.ends_with("var/cache") && site.cache.size == ByteSize(3 << 29));
-    assert_eq!((site.disk, site.metadata_ttl), (Preference::Posix, Duration::ZERO));
+    assert_eq!((site.disk, site.metadata_ttl, site.read_only), (Preference::Posix, Duration::ZERO, true));
     assert_eq!((site.deadline, site.metrics.unwrap().port()), (Duration::from_secs(90), 9));
     let coordinator = CoordinatorConfig::load(&example("coordinator-etcd.yaml")).unwrap();
     let StoreConfig::Etcd(etcd) = coordinator.store else { panic!("the store is etcd") };
@@ -264,6 +266,9 @@ fn bad_sizes_and_durations() {
     check_line(MOUNT, "cache: {size: 1MiB}", ":15: `size`: 1MiB is too small; expected at least 4MiB");
     for bad in ["5 parsecs", "0s", "11m", "-5s", "''", "1ms"] {
         check_line(SITE, &format!("deadline: {bad}"), "expected a duration from 100ms to 10m, such as 30s");
+    }
+    for bad in ["yes", "1", "'true'"] {
+        check_line(SITE, &format!("read_only: {bad}"), "expected true or false");
     }
     for bad in ["5", "2days", "soon"] {
         check_line(SITE, &format!("metadata_ttl: {bad}"), "expected a duration from 0s to 1day");

@@ -1,7 +1,7 @@
 //! What mount(8) says to `mount.globalfs`, said to `globalfs-fuse mount` instead.
 //!
 //! A line of fstab names the node's configuration as its source:
-//! `/etc/globalfs/globalfs.yaml  /globalfs  globalfs  ro,allow_other,_netdev  0  0`
+//! `/etc/globalfs/globalfs.yaml  /globalfs  globalfs  allow_other,_netdev  0  0`
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

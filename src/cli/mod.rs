@@ -61,7 +61,7 @@ Examples, in the order of a first use:
   globalfs site start                                 its daemon; or its systemd unit
   globalfs token create --site cloud --node c001
   globalfs node register c001 --token gfs1...         at the node
-  globalfs mount /globalfs -o ro,allow_other
+  globalfs mount /globalfs -o allow_other
   globalfs prefetch /datasets/x                       before a job reads it
   globalfs trace record --name train -- ./train.sh    what it reads, for 'prefetch --trace train'
   globalfs status                                     sites, health, caches

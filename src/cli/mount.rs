@@ -19,18 +19,18 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 const HELP: &str = "\
-Goes to the background once the tree is mounted, and logs to STATE_DIR/mount.log. The tree is read-only:
-whatever would change it fails with 'Read-only file system'.
+Goes to the background once the tree is mounted, and logs to STATE_DIR/mount.log. What the node's own site
+masters can be changed; elsewhere changes fail with 'Read-only file system'.
 
-Options behind -o are those of mount(8): ro, allow_other, [no]dev, [no]suid, [no]exec, [no]atime, ... and
+Options behind -o are those of mount(8): ro, rw, allow_other, [no]dev, [no]suid, [no]exec, [no]atime, ... and
   passthrough=auto|off       let the kernel read whole cached files by itself (root, Linux 6.9)
   io_uring=auto|on|off       take requests over io_uring (Linux 6.14, if fuse's enable_uring is Y)
   attr_timeout, entry_timeout, negative_timeout=SECONDS   for names whose changes nobody would tell
 In /etc/fstab, with mount.globalfs installed:
-  /etc/globalfs/globalfs.yaml  /globalfs  globalfs  ro,allow_other,_netdev  0  0
+  /etc/globalfs/globalfs.yaml  /globalfs  globalfs  allow_other,_netdev  0  0
 
 Examples:
-  globalfs-fuse mount /globalfs --config /etc/globalfs/globalfs.yaml -o ro,allow_other
+  globalfs-fuse mount /globalfs --config /etc/globalfs/globalfs.yaml -o allow_other
   globalfs umount /globalfs";
 
 /// Arguments of `mount`.

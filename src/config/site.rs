@@ -25,6 +25,7 @@ pub(super) const KEYS: &[&str] = &[
     "listen",
     "advertise",
     "origin",
+    "read_only",
     "state_dir",
     "cache",
     "disk",
@@ -46,6 +47,8 @@ pub struct SiteConfig {
     pub advertise: HostPort,
     /// The storage with the site's own files.
     pub origin: OriginUrl,
+    /// Its nodes may not change it.
+    pub read_only: bool,
     /// Certificates and what must survive a restart.
     pub state_dir: PathBuf,
     /// The cache of other sites' files.
@@ -83,6 +86,7 @@ impl SiteConfig {
         let listen = listen.unwrap_or((Ipv4Addr::UNSPECIFIED, DEFAULT_SITE_PORT).into());
         let advertise = read_advertise(&fields, listen);
         let origin = fields.required("origin");
+        let read_only = fields.optional("read_only").unwrap_or(false);
         let state_dir = fields.path("state_dir").unwrap_or_else(|| "/var/lib/globalfs/site".into());
         let cache = read_cache(&fields, &state_dir, None, problems);
         let disk = fields.optional("disk").unwrap_or(Preference::Auto);
@@ -96,6 +100,7 @@ impl SiteConfig {
             listen,
             advertise: advertise?,
             origin: origin?,
+            read_only,
             state_dir,
             cache: cache?,
             disk,

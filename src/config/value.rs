@@ -299,6 +299,21 @@ impl Scalar for i32 {
     }
 }
 
+impl Scalar for bool {
+    const EXPECTED: &'static str = "true or false";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Err(found(text))
+    }
+
+    fn read(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::Bool(value) => Ok(*value),
+            other => Err(format!("found {}", other.describe())),
+        }
+    }
+}
+
 impl Scalar for Preference {
     const EXPECTED: &'static str = "one of auto, uring, posix";
 

@@ -56,7 +56,8 @@ impl SiteDaemon {
         );
         let OriginUrl::File(directory) = &config.origin;
         let disk = disk::open(config.disk)?;
-        let origin = Origin::open(directory, &config.name, disk, origin::Options::default())?;
+        let options = origin::Options { read_only: config.read_only, ..origin::Options::default() };
+        let origin = Origin::open(directory, &config.name, disk, options)?;
         let cache = open_cache(&config.cache.dir, config.cache.size.0, config.disk).await?;
         let identity =
             Identity::from_pem(files.certificate.as_bytes(), files.key.as_bytes(), files.ca.as_bytes())?;

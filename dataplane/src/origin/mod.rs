@@ -53,11 +53,13 @@ pub const MAX_CALLS: usize = 64;
 pub struct Options {
     /// Chunks that one stream reads at a time. It holds about twice as many in memory.
     pub read_window: usize,
+    /// Nobody changes it through us.
+    pub read_only: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { read_window: 4 }
+        Self { read_window: 4, read_only: false }
     }
 }
 
@@ -247,6 +249,9 @@ impl Source for Origin {
 
     /// What was begun is carried out, also when its deadline passes meanwhile.
     async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
+        if self.0.options.read_only {
+            return Err(FsError::READ_ONLY);
+        }
         let change = change.clone();
         self.call(deadline, move |inner| inner.changes.apply(&inner.tree, &change)).await
     }

@@ -194,6 +194,18 @@ async fn names_come_and_go() {
 }
 
 #[tokio::test]
+async fn an_origin_may_be_for_reading_alone() {
+    let scratch = tempfile::tempdir().unwrap();
+    let disk = crate::disk::open(Preference::Auto).unwrap();
+    let options = Options { read_only: true, ..Options::default() };
+    let origin = Origin::open(scratch.path(), &site("onprem"), disk, options).unwrap();
+    let owner = Owner { uid: 0, gid: 0, mode: 0o600 };
+    let make = Change::Make { path: global("/f"), new: NewFile::Regular, owner };
+    assert_eq!(origin.change(&make, soon()).await, Err(FsError::READ_ONLY));
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn nothing_outside_is_changed() {
     let fixture = Fixture::new();
     fs::create_dir(fixture.outside("outside")).unwrap();
