@@ -146,3 +146,22 @@ fn every_dependency_says_why() {
             .collect(),
     );
 }
+
+#[test]
+fn each_promise_has_a_test_with_its_number() {
+    let text = fs::read_to_string(root().join("docs/semantics.md")).unwrap();
+    let numbers = text.lines().filter_map(|line| line.split_once(". ")?.0.parse::<u32>().ok());
+    let tests: String =
+        sources().into_iter().filter(|(path, _)| path.contains("tests/")).map(|(_, text)| text).collect();
+    let carries = |number: u32| {
+        let name = format!("promise {number}");
+        tests
+            .match_indices(&name)
+            .any(|(at, _)| !tests[at + name.len()..].starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let numbers: Vec<_> = numbers.collect();
+    assert!(numbers.len() > 10, "the promises were found");
+    fail_on(
+        numbers.into_iter().filter(|n| !carries(*n)).map(|n| format!("promise {n} has no test")).collect(),
+    );
+}

@@ -144,6 +144,7 @@ fn names_are_asked_for_again_when_they_have_lasted() {
     mounted.eventually("the new name is there", |mounted| names(mounted).contains("new"));
 }
 
+/// Holds promise 6 of docs/semantics.md.
 #[test]
 fn lists_of_who_may_are_obeyed_and_kept() {
     if !inside("lists_of_who_may_are_obeyed_and_kept") {
@@ -212,6 +213,7 @@ fn who_comes_back_to_a_part_of_a_file_finds_all_of_it() {
     assert!(fs::read(mounted.at("file")).unwrap() == content);
 }
 
+/// Holds promise 5 of docs/semantics.md.
 #[test]
 fn a_reader_under_way_sees_each_name_that_stays_once() {
     if !inside("a_reader_under_way_sees_each_name_that_stays_once") {

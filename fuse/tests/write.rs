@@ -257,6 +257,7 @@ fn set_id_bits_go_when_others_write() {
     check("setpriv --reuid 5 --regid 5 --clear-groups truncate -s 3 f", 0o777);
 }
 
+/// Holds promise 3, promise 9 of docs/semantics.md.
 #[test]
 fn processes_of_a_node_see_what_others_write() {
     if !inside("processes_of_a_node_see_what_others_write") {
@@ -286,6 +287,7 @@ fn processes_of_a_node_see_what_others_write() {
     }
 }
 
+/// Holds promise 3, promise 11 of docs/semantics.md.
 #[test]
 fn who_reads_goes_on_when_a_file_is_replaced_or_removed() {
     if !inside("who_reads_goes_on_when_a_file_is_replaced_or_removed") {
@@ -375,6 +377,7 @@ fn a_file_that_the_kernel_reads_by_itself_is_written() {
     assert_content(&mounted, "f", b"aaaaa");
 }
 
+/// Holds promise 12 of docs/semantics.md.
 #[test]
 fn refusals_reach_the_caller() {
     if !inside("refusals_reach_the_caller") {

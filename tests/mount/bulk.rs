@@ -96,6 +96,7 @@ fn mount_small(test: &mut TestCluster, node: &str) -> PathBuf {
     at
 }
 
+/// Holds promise 17 of docs/semantics.md.
 #[test]
 fn two_gigabytes_through_two_mounts_and_small_caches() {
     if !can_mount("two_gigabytes_through_two_mounts_and_small_caches") {

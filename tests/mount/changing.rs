@@ -175,6 +175,7 @@ fn run(test: &TestCluster, mounts: &[&Path], seen: &Seen) -> Vec<u64> {
     })
 }
 
+/// Holds promise 1 of docs/semantics.md.
 #[test]
 fn a_reader_never_sees_a_mix_of_generations() {
     if !can_mount("a_reader_never_sees_a_mix_of_generations") {

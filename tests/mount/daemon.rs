@@ -50,6 +50,7 @@ fn works_again(mount: &Path) {
     });
 }
 
+/// Holds promise 16 of docs/semantics.md.
 #[test]
 fn a_restart_of_the_daemon_is_survived() {
     if !can_mount("a_restart_of_the_daemon_is_survived") {
@@ -73,6 +74,7 @@ fn a_restart_of_the_daemon_is_survived() {
     assert_eq!(fs::read(mount.join("dir/third")).unwrap(), content());
 }
 
+/// Holds promise 15 of docs/semantics.md.
 #[test]
 fn without_the_daemon_operations_end_in_an_error() {
     if !can_mount("without_the_daemon_operations_end_in_an_error") {
@@ -123,6 +125,7 @@ fn a_mount_ends_cleanly_while_the_daemon_is_gone() {
 }
 
 /// A daemon that hangs says nothing at all, and a crowd of callers must not wait for one another.
+/// Holds promise 15 of docs/semantics.md.
 #[test]
 fn a_crowd_before_a_frozen_daemon_is_let_go_in_time() {
     const CALLERS: usize = 600;

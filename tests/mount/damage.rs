@@ -146,6 +146,7 @@ fn check_restarts(
     }
 }
 
+/// Holds promise 2, promise 17 of docs/semantics.md.
 #[test]
 fn damage_in_a_sites_cache_is_mended_while_it_runs() {
     let Some(mut test) = start("damage_in_a_sites_cache_is_mended_while_it_runs") else { return };
@@ -178,6 +179,7 @@ fn read_as_new_node() -> impl FnMut(&mut TestCluster) -> Vec<u8> {
     }
 }
 
+/// Holds promise 2, promise 17 of docs/semantics.md.
 #[test]
 fn damage_in_a_nodes_cache_is_mended_while_it_runs() {
     let Some(mut test) = start("damage_in_a_nodes_cache_is_mended_while_it_runs") else { return };

@@ -56,6 +56,7 @@ fn change_all(test: &TestCluster, mount: &Path) {
     });
 }
 
+/// Holds promise 4 of docs/semantics.md.
 #[test]
 fn a_change_at_the_master_is_seen_at_once() {
     if !can_mount("a_change_at_the_master_is_seen_at_once") {

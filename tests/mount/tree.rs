@@ -219,6 +219,7 @@ fn a_long_listing_and_a_copy_ask_nothing_of_files_without_extended_attributes() 
     }
 }
 
+/// Holds promise 6 of docs/semantics.md.
 #[test]
 fn permissions_hold_for_other_users() {
     if !can_mount("permissions_hold_for_other_users") {
@@ -247,6 +248,7 @@ fn permissions_hold_for_other_users() {
     assert!(shell(&private, "cat a/mode-0 a/closed/inside").contains('x'), "root may");
 }
 
+/// Holds promise 14 of docs/semantics.md.
 #[test]
 fn changes_are_refused_where_another_site_is_the_master() {
     if !can_mount("changes_are_refused_where_another_site_is_the_master") {

@@ -35,6 +35,7 @@ fn same(one: &Path, other: &Path) {
     });
 }
 
+/// Holds promise 10 of docs/semantics.md.
 #[test]
 fn what_programs_make_lies_in_the_origin() {
     if !can_mount("what_programs_make_lies_in_the_origin") {
@@ -102,6 +103,7 @@ for mode in ('WAL', 'DELETE', 'TRUNCATE'):
     same(&written.mount, &written.test.origin("onprem"));
 }
 
+/// Holds promise 9 of docs/semantics.md.
 #[test]
 fn mapped_and_plain_writes_meet() {
     if !can_mount("mapped_and_plain_writes_meet") {
@@ -121,6 +123,7 @@ print(open('m', 'rb').read()[4999:9006].strip(b'\\0'))
     same(&written.mount, &written.test.origin("onprem"));
 }
 
+/// Holds promise 7, promise 8, promise 13, promise 16 of docs/semantics.md.
 #[test]
 fn what_was_acknowledged_survives_the_daemon() {
     if !can_mount("what_was_acknowledged_survives_the_daemon") {
@@ -157,6 +160,7 @@ fn what_was_acknowledged_survives_the_daemon() {
     assert!(there.starts_with(b"again"), "an open file goes on");
 }
 
+/// Holds promise 12 of docs/semantics.md.
 #[test]
 fn a_full_disk_and_a_quota_of_names_are_told() {
     if !can_mount("a_full_disk_and_a_quota_of_names_are_told") {
