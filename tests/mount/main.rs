@@ -5,6 +5,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../../fuse/tests/common/steps.rs"]
+mod steps;
+
 mod bulk;
 mod changing;
 mod daemon;
@@ -16,6 +19,7 @@ mod pushed;
 mod ranges;
 mod tree;
 mod whole;
+mod write_model;
 mod writes;
 
 use common::{Setup, TestCluster};

@@ -256,9 +256,8 @@ impl Metadata {
         }
         let attr = outcome.as_ref().ok().and_then(|changed| changed.attr);
         for path in change.paths() {
-            self.0.state.lock().names.forget(path);
+            self.0.state.lock().names.change_made(asking.ticket, path, attr, self.now());
             self.0.small.forget(path).await;
-            attr.into_iter().for_each(|attr| self.learn(asking.ticket, path, Some(attr)));
         }
         outcome
     }

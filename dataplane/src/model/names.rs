@@ -9,6 +9,7 @@
 //! overtaken is never given; memory stays within its budget.
 
 mod lasting;
+mod own;
 
 use super::directory::{Directory, Origin, is_seen};
 use super::freshness::{Asks, Subscription, Ticket, split};

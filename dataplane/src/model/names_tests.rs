@@ -55,6 +55,29 @@ fn known(names: &mut Names, text: &str, now: Duration) -> Option<Option<u64>> {
 }
 
 #[test]
+fn an_own_change_overtakes_what_is_under_way() {
+    let mut names = watching();
+    let old = listing(&[("f", some_attr(5)), ("g", some_attr(6))], true);
+    learn(&mut names, "/d", old.clone(), at(0));
+    let (late_listing, late_name, own) = (names.ask(), names.ask(), names.ask());
+    names.change_made(own, &path("/d/f"), Some(some_attr(7)), at(1));
+    assert_eq!(known(&mut names, "/d/f", at(1)), Some(Some(7)), "what came of it counts");
+    names.learn(late_name, &path("/d/f"), Some(some_attr(5)), at(2));
+    names.learn_directory(late_listing, &path("/d"), Some(old), at(2));
+    assert_eq!(known(&mut names, "/d/f", at(2)), Some(Some(7)));
+    assert_eq!(known(&mut names, "/d/g", at(2)), Some(Some(6)));
+    assert!(names.edition(&path("/d"), at(2)).is_none(), "the listing is not whole");
+    let own = names.ask();
+    names.heard(&changed("/d", &["g"]), at(3));
+    names.change_made(own, &path("/d/g"), Some(some_attr(8)), at(3));
+    assert_eq!(known(&mut names, "/d/g", at(3)), None, "others have changed it meanwhile");
+    let (late, own) = (names.ask(), names.ask());
+    names.change_made(own, &path("/d/f"), None, at(4));
+    names.learn(late, &path("/d/f"), Some(some_attr(7)), at(5));
+    assert_eq!(known(&mut names, "/d/f", at(5)), None, "it may be gone");
+}
+
+#[test]
 fn what_is_watched_counts_as_long_as_the_subscription_is_heard() {
     let mut names = watching();
     learn(&mut names, "/d", listing(&[("f", some_attr(5))], true), at(0));

@@ -8,6 +8,7 @@
 
 use super::details::has_no_xattrs;
 use super::tree::{EINVAL, EISDIR, Tree, os, proc_path, resolve_in};
+use globalfs_proto::limits::HIDDEN_PREFIX;
 use globalfs_proto::{
     Allocation, Attr, Change, Changed, Existing, FileKind, FsError, FsResult, GlobalPath, NewAttr, NewFile,
     NewTime, Owner, Target,
@@ -19,12 +20,10 @@ use rustix::fs::{
     Timestamps, UTIME_NOW, UTIME_OMIT, Uid, XattrFlags,
 };
 use rustix::io::{Errno, Result};
+use std::sync::OnceLock;
 
 /// Locks that the files share.
 const LOCKS: usize = 64;
-
-/// Permissions while a new file is not yet its owner's.
-const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Of directories: what is made in them gets their group.
 const SET_GID: u32 = 0o2000;
@@ -125,6 +124,24 @@ impl<'p> Place<'p> {
         resolve_in(&self.directory, self.name, OFlags::PATH | OFlags::NOFOLLOW, ResolveFlags::empty())
     }
 
+    /// Renames it to a `name` that must be free. Not every file system can say so; there a second link is made first,
+    /// but for directories, whose name is looked for before.
+    fn give_name(&self, name: &Place<'_>, directory: bool) -> Result<()> {
+        let (from, to) = ((&self.directory, self.name), (&name.directory, name.name));
+        match rustix::fs::renameat_with(from.0, from.1, to.0, to.1, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS) if directory => match name.find() {
+                Ok(_) => Err(Errno::EXIST),
+                Err(Errno::NOENT) => rustix::fs::renameat(from.0, from.1, to.0, to.1),
+                Err(error) => Err(error),
+            },
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                rustix::fs::linkat(from.0, from.1, to.0, to.1, AtFlags::empty())?;
+                self.remove(false)
+            }
+            renamed => renamed,
+        }
+    }
+
     fn remove(&self, directory: bool) -> Result<()> {
         let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         rustix::fs::unlinkat(&self.directory, self.name, flags)
@@ -133,25 +150,56 @@ impl<'p> Place<'p> {
 
 fn make(tree: &Tree, path: &GlobalPath, new: &NewFile, owner: Owner) -> FsResult<Attr> {
     let place = Place::of(tree, path)?;
-    let (parent, mode) = (tree.attr(&place.directory)?, Mode::from_raw_mode(owner.mode & 0o777));
-    make_node(&place, new, mode).map_err(os)?;
-    let given = place.find().map_err(os).and_then(|found| {
-        give(&found, new, &parent, &place, owner).map_err(os)?;
-        attr_of(tree, &found)
-    });
-    if given.is_err() {
-        // Nobody is left with a file that belongs to the daemon. If that fails, too, the first error says more.
-        let _ = place.remove(*new == NewFile::Directory);
-    }
-    given
+    let parent = tree.attr(&place.directory)?;
+    let found = match is_born_right(&place, new, &parent, owner) {
+        true => make_node(&place, new, owner.mode).and_then(|()| place.find()),
+        false => make_aside(&place, new, &parent, owner),
+    };
+    attr_of(tree, &found.map_err(os)?)
 }
 
-fn make_node(place: &Place<'_>, new: &NewFile, mode: Mode) -> Result<()> {
-    let (directory, name) = (&place.directory, place.name);
+/// Whether what this process makes there belongs to `owner` from the beginning, with the right permissions.
+fn is_born_right(place: &Place<'_>, new: &NewFile, parent: &Attr, owner: Owner) -> bool {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let gid = if parent.mode & SET_GID != 0 { parent.gid } else { gid };
+    let keeps_mode = || owner.mode & (umask() | 0o7000) == 0 || has_default_list(&place.directory);
+    (owner.uid, owner.gid) == (uid, gid) && (matches!(new, NewFile::Symlink(_)) || keeps_mode())
+}
+
+/// Permissions that the kernel takes from what this process makes.
+fn umask() -> u32 {
+    static UMASK: OnceLock<u32> = OnceLock::new();
+    *UMASK.get_or_init(|| {
+        // It can only be asked for by setting it.
+        let umask = rustix::process::umask(Mode::RWXG | Mode::RWXO);
+        rustix::process::umask(umask);
+        umask.bits()
+    })
+}
+
+/// Makes it under a name that nobody sees until it is what it will be, so that who dies here leaves nothing half made.
+fn make_aside(place: &Place<'_>, new: &NewFile, parent: &Attr, owner: Owner) -> Result<OwnedFd> {
+    let name = [HIDDEN_PREFIX, format!("made-{:032x}", rand::random::<u128>()).as_bytes()].concat();
+    let aside = Place { directory: place.directory.try_clone().map_err(|_| Errno::MFILE)?, name: &name };
+    make_node(&aside, new, owner.mode & 0o700)?;
+    let finish = || {
+        let found = aside.find()?;
+        give(&found, new, parent, &aside, owner)?;
+        aside.give_name(place, *new == NewFile::Directory)?;
+        Ok(found)
+    };
+    finish().inspect_err(|_| {
+        // If that fails, too, the first error says more.
+        let _ = aside.remove(*new == NewFile::Directory);
+    })
+}
+
+fn make_node(place: &Place<'_>, new: &NewFile, mode: u32) -> Result<()> {
+    let (directory, name, mode) = (&place.directory, place.name, Mode::from_raw_mode(mode));
     match new {
         NewFile::Regular => {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::openat(directory, name, flags, mode & PRIVATE).map(drop)
+            rustix::fs::openat(directory, name, flags, mode).map(drop)
         }
         NewFile::Directory => rustix::fs::mkdirat(directory, name, mode),
         NewFile::Symlink(target) => rustix::fs::symlinkat(&target[..], directory, name),
@@ -163,7 +211,7 @@ fn make_node(place: &Place<'_>, new: &NewFile, mode: Mode) -> Result<()> {
                 FileKind::BlockDevice => FileType::BlockDevice,
                 _ => return Err(Errno::INVAL),
             };
-            rustix::fs::mknodat(directory, name, kind, mode & PRIVATE, *device)
+            rustix::fs::mknodat(directory, name, kind, mode, *device)
         }
     }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub(crate) mod mounted;
+pub(crate) mod steps;
 pub(crate) mod ways;
 mod writable;
 

@@ -82,6 +82,9 @@ pub const MAX_DIR_ENTRIES: usize = 4_000_000;
 /// Bytes of an extended attribute's value (`XATTR_SIZE_MAX`), which also bounds a list of names.
 pub const MAX_XATTR: usize = 64 * 1024;
 
+/// How names begin that no mount shows: of files that are not quite made yet, or no more quite there.
+pub const HIDDEN_PREFIX: &[u8] = b".globalfs-";
+
 /// Bytes of one write. Larger ones are several, so that a request stays below its limit.
 pub const MAX_WRITE: usize = 512 * 1024;
 

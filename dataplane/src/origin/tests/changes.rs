@@ -73,6 +73,9 @@ async fn what_is_made_belongs_to_who_asked() {
     }
     assert!(fs::symlink_metadata(fixture.at("fifo")).unwrap().file_type().is_fifo());
     assert_eq!(fs::read_link(fixture.at("link")).unwrap(), Path::new("../outside/secret"));
+    let names: Vec<_> =
+        fs::read_dir(fixture.at("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 5, "nothing is left aside: {names:?}");
     assert_eq!(fixture.make("/missing/file", NewFile::Regular, 0o600).await, Err(ENOENT));
     assert_eq!(fixture.make("/file/file", NewFile::Regular, 0o600).await, Err(ENOTDIR));
     let odd = NewFile::Special(FileKind::Regular, 0);
