@@ -256,7 +256,7 @@ impl Metadata {
         }
         let attr = outcome.as_ref().ok().and_then(|changed| changed.attr);
         for path in change.paths() {
-            self.0.state.lock().names.change_made(asking.ticket, path, attr, self.now());
+            self.0.state.lock().names.change_done(asking.ticket, path, attr, self.now());
             self.0.small.forget(path).await;
         }
         outcome

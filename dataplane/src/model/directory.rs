@@ -49,11 +49,18 @@ impl Directory {
     /// What it tells of `name`, or that there is no such name; `None`: nothing.
     pub(super) fn entry(&self, name: &[u8]) -> Option<Option<&DirEntry>> {
         let listing = self.listing.as_ref().filter(|_| !self.changed.contains(name))?;
-        let entry = |n: &u32| &listing.entries[*n as usize];
-        match self.by_name.binary_search_by(|n| entry(n).name[..].cmp(name)) {
-            Ok(at) => Some(Some(entry(&self.by_name[at]))),
-            Err(_) => listing.complete.then_some(None),
+        match self.listed(name) {
+            None => listing.complete.then_some(None),
+            entry => Some(entry),
         }
+    }
+
+    /// What it told of `name`, whether or not that has changed since.
+    pub(super) fn listed(&self, name: &[u8]) -> Option<&DirEntry> {
+        let listing = self.listing.as_ref()?;
+        let entry = |n: &u32| &listing.entries[*n as usize];
+        let at = self.by_name.binary_search_by(|n| entry(n).name[..].cmp(name)).ok()?;
+        Some(entry(&self.by_name[at]))
     }
 
     pub(super) fn bytes(&self) -> usize {

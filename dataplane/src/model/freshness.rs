@@ -82,6 +82,12 @@ impl Asks {
         Ticket { number: self.clock, subscription }
     }
 
+    /// A number for something that happens now, between the requests.
+    pub fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
     /// The request is answered, or never will be.
     pub fn close(&mut self, ticket: Ticket) {
         self.open.remove(&ticket.number);
@@ -112,6 +118,20 @@ impl Asks {
                 noted.push((self.clock, None));
             }
         }
+    }
+
+    /// Remembers a change of the name `path` alone.
+    pub fn note_name(&mut self, path: &[u8]) {
+        let Some((directory, name)) = split(path) else { return self.note(&Changes::everything()) };
+        let at = self.tick();
+        if self.open.is_empty() {
+            return;
+        }
+        if self.remembered == MAX_REMEMBERED {
+            return self.note(&Changes::everything());
+        }
+        self.remembered += 1;
+        self.changed.entry(directory.into()).or_default().push((at, Some(Bytes::copy_from_slice(name))));
     }
 
     /// Whether a change has overtaken what `ticket` brings about the path itself: of its name, of all names in its

@@ -4,12 +4,14 @@
 //! is alive it counts until a change is heard, at the longest for [`MAX_WATCHED_AGE`]. What a directory's watch
 //! does not see goes by the time to live alone: files with several links, which may change by a name elsewhere,
 //! and directories as entries of another one. The attributes that came with a directory's own listing are seen.
+//! What is known to have changed of such files when a name changes counts at once no more (`outdated.rs`).
 //!
 //! *Invariants:* of two answers that count the one asked for later is given; what a change that was heard has
 //! overtaken is never given; memory stays within its budget.
 
+mod changed;
 mod lasting;
-mod own;
+mod outdated;
 
 use super::directory::{Directory, Origin, is_seen};
 use super::freshness::{Asks, Subscription, Ticket, split};
@@ -17,6 +19,7 @@ use crate::source::Listing;
 use bytes::Bytes;
 use globalfs_proto::limits::MAX_ENTRIES_UNASKED;
 use globalfs_proto::{Attr, Changes, DirEntry, FileKind, GlobalPath};
+use outdated::Outdated;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;
@@ -45,6 +48,7 @@ pub struct Names {
     uses: u64,
     subscription: Subscription,
     asks: Asks,
+    outdated: Outdated,
 }
 
 #[derive(Default)]
@@ -92,6 +96,7 @@ impl Names {
             uses: 0,
             subscription: Subscription::default(),
             asks: Asks::default(),
+            outdated: Outdated::default(),
         }
     }
 
@@ -166,17 +171,21 @@ impl Names {
         let listing = known.listing.as_ref().filter(|_| known.changed.is_empty())?;
         if self.is_watched(known.origin, now) {
             let mut listing = Listing { watched: true, ..listing.clone() };
-            if !self.is_young(known.origin, now) {
+            if !self.is_young(known.origin, now) || self.is_partly_outdated(known) {
                 self.renew(path.as_bytes(), &mut listing, now)?;
             }
             self.touch(path.as_bytes());
             return Some(listing);
         }
-        let listing = Listing { watched: false, ..listing.clone() };
-        self.is_young(known.origin, now).then(|| {
-            self.touch(path.as_bytes());
-            listing
-        })
+        if !self.is_young(known.origin, now) {
+            return None;
+        }
+        let mut listing = Listing { watched: false, ..listing.clone() };
+        if self.is_partly_outdated(known) {
+            self.renew(path.as_bytes(), &mut listing, now)?;
+        }
+        self.touch(path.as_bytes());
+        Some(listing)
     }
 
     /// The listing of `path` if it is known at all and counts, perhaps with names that have changed since.
@@ -215,6 +224,10 @@ impl Names {
         if self.ttl.is_zero() || self.asks.is_overtaken(ticket, key) {
             return;
         }
+        self.keep(ticket, key, attr, now);
+    }
+
+    fn keep(&mut self, ticket: Ticket, key: &[u8], attr: Option<Attr>, now: Duration) {
         let subscription = self.watch_of_parent(key, ticket);
         let origin = Origin { asked: ticket.number, learned_at: now, subscription };
         let older = |own: &Own| own.origin.asked <= ticket.number;
@@ -255,65 +268,20 @@ impl Names {
         });
     }
 
-    /// What is known of `path` is out of date, whoever told so.
-    pub fn forget(&mut self, path: &GlobalPath) {
-        let Some((directory, name)) = split(path.as_bytes()) else { return self.clear() };
-        self.name_changed(directory, name);
-    }
-
-    fn changed(&mut self, changes: &Changes) {
-        self.asks.note(changes);
-        if changes.everything {
-            self.clear();
-        }
-        for directory in &changes.directories {
-            let path = directory.path.as_bytes();
-            if directory.names.is_empty() {
-                self.directory_changed(path);
-            }
-            directory.names.iter().for_each(|name| self.name_changed(path, name));
-        }
-    }
-
-    fn clear(&mut self) {
-        self.slots.clear();
-        self.recency.clear();
-        self.used = 0;
-    }
-
-    /// All names of `directory` may have changed; what is below its directories has watches of its own.
-    fn directory_changed(&mut self, directory: &[u8]) {
-        self.change(directory, |slot| slot.directory = None);
-        let children: Vec<Box<[u8]>> = self.below(directory).filter(|key| is_in(key, directory)).collect();
-        children.iter().for_each(|child| self.change(child, |slot| slot.own = None));
-    }
-
-    /// `name` may now be anything, and so may all below it.
-    fn name_changed(&mut self, directory: &[u8], name: &[u8]) {
-        let path = join(directory, name);
-        let gone: Vec<Box<[u8]>> = self.below(&path).chain([path.clone().into()]).collect();
-        gone.iter().for_each(|key| self.remove(key));
-        self.change(directory, |slot| {
-            let Some(known) = &mut slot.directory else { return };
-            known.touched = true;
-            known.changed.insert(Bytes::copy_from_slice(name));
-            if known.changed.len() > MAX_CHANGED_NAMES {
-                slot.directory = None;
-            }
-        });
-    }
-
     /// The newest answer that counts.
     fn find(&mut self, path: &[u8], now: Duration, watched: bool) -> Option<Option<Attr>> {
         let counts = |origin, attr: &Option<Attr>| {
             (is_seen(attr.as_ref()) && self.is_watched(origin, now))
-                || (!watched && self.is_young(origin, now))
+                || (!watched && self.is_young(origin, now) && !self.is_outdated(origin, attr.as_ref()))
         };
         let slot = self.slots.get(path);
         let own = slot.and_then(|slot| slot.own.as_ref());
         let own = own.filter(|own| counts(own.origin, &own.attr)).map(|own| (own.origin.asked, own.attr));
         let itself = slot.and_then(|slot| slot.directory.as_ref()).and_then(|known| {
             let attr = known.listing.as_ref().filter(|_| !known.touched)?.attr;
+            if self.is_outdated(known.origin, Some(&attr)) {
+                return None;
+            }
             let counts = self.is_watched(known.origin, now) || (!watched && self.is_young(known.origin, now));
             counts.then_some((known.origin.asked, Some(attr)))
         });

@@ -60,7 +60,7 @@ fn an_own_change_overtakes_what_is_under_way() {
     let old = listing(&[("f", some_attr(5)), ("g", some_attr(6))], true);
     learn(&mut names, "/d", old.clone(), at(0));
     let (late_listing, late_name, own) = (names.ask(), names.ask(), names.ask());
-    names.change_made(own, &path("/d/f"), Some(some_attr(7)), at(1));
+    names.change_done(own, &path("/d/f"), Some(some_attr(7)), at(1));
     assert_eq!(known(&mut names, "/d/f", at(1)), Some(Some(7)), "what came of it counts");
     names.learn(late_name, &path("/d/f"), Some(some_attr(5)), at(2));
     names.learn_directory(late_listing, &path("/d"), Some(old), at(2));
@@ -69,10 +69,10 @@ fn an_own_change_overtakes_what_is_under_way() {
     assert!(names.edition(&path("/d"), at(2)).is_none(), "the listing is not whole");
     let own = names.ask();
     names.heard(&changed("/d", &["g"]), at(3));
-    names.change_made(own, &path("/d/g"), Some(some_attr(8)), at(3));
+    names.change_done(own, &path("/d/g"), Some(some_attr(8)), at(3));
     assert_eq!(known(&mut names, "/d/g", at(3)), None, "others have changed it meanwhile");
     let (late, own) = (names.ask(), names.ask());
-    names.change_made(own, &path("/d/f"), None, at(4));
+    names.change_done(own, &path("/d/f"), None, at(4));
     names.learn(late, &path("/d/f"), Some(some_attr(7)), at(5));
     assert_eq!(known(&mut names, "/d/f", at(5)), None, "it may be gone");
 }
@@ -135,6 +135,49 @@ fn what_a_watch_does_not_see_grows_old() {
     names.close(ticket);
     learn(&mut names, "/d/dir", Listing { attr: directory_attr(33), ..listing(&[], true) }, at(100));
     assert_eq!(known(&mut names, "/d/dir", at(100)), Some(Some(33)), "by its own listing");
+}
+
+#[test]
+fn a_change_made_here_is_seen_under_all_names_at_once() {
+    let mut names = watching();
+    let two = |size| Attr { nlink: 2, ..some_attr(size) };
+    let entries = [("d", directory_attr(3)), ("a", two(7)), ("b", two(7)), ("c", two(8))];
+    learn(&mut names, "/", listing(&entries, true), at(0));
+    learn(&mut names, "/d", Listing { attr: directory_attr(3), ..listing(&[], true) }, at(0));
+    names.forget(&path("/d/new"));
+    assert_eq!(known(&mut names, "/d", at(0)), None, "not as an entry either");
+    assert_eq!(names.list(&path("/"), at(0)), None);
+    let (ticket, newer) = (names.ask(), Attr { size: 9, ..directory_attr(3) });
+    names.learn(ticket, &path("/d"), Some(newer), at(0));
+    names.close(ticket);
+    assert_eq!(known(&mut names, "/d", at(0)), Some(Some(9)), "asked later");
+    names.heard(&changed("/", &["a"]), at(0));
+    assert_eq!(known(&mut names, "/b", at(0)), None, "it may have lost a link");
+    assert_eq!(known(&mut names, "/c", at(0)), Some(Some(8)));
+}
+
+#[test]
+fn a_change_made_here_overtakes_what_is_on_its_way() {
+    let mut names = watching();
+    let (change, before) = (names.ask(), names.ask());
+    names.change_done(change, &path("/d/f"), Some(some_attr(2)), at(0));
+    assert!(names.is_overtaken(before, &path("/d/f")) && !names.is_overtaken(before, &path("/d/g")));
+    names.learn(before, &path("/d/f"), None, at(0));
+    names.learn_directory(before, &path("/d"), Some(listing(&[("g", some_attr(3))], true)), at(0));
+    assert_eq!(known(&mut names, "/d/f", at(0)), Some(Some(2)), "what was told of the change");
+    assert_eq!(known(&mut names, "/d/g", at(0)), Some(Some(3)));
+    names.change_done(change, &path("/d/f"), Some(some_attr(4)), at(0));
+    assert_eq!(
+        known(&mut names, "/d/f", at(0)),
+        None,
+        "of two changes that met nobody knows which was the last"
+    );
+    names.close(before);
+    names.close(change);
+    let (change, before) = (names.ask(), names.ask());
+    names.change_done(change, &path("/d/g"), None, at(0));
+    names.learn_directory(before, &path("/d"), Some(listing(&[("g", some_attr(3))], true)), at(0));
+    assert_eq!(known(&mut names, "/d/g", at(0)), None);
 }
 
 #[test]

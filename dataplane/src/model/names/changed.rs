@@ -1,0 +1,73 @@
+//! What is known of names after changes: those that are heard, and those that were asked for here.
+
+use super::super::freshness::{Ticket, split};
+use super::{MAX_CHANGED_NAMES, Names, is_in, join};
+use bytes::Bytes;
+use globalfs_proto::{Attr, Changes, GlobalPath};
+use std::time::Duration;
+
+impl Names {
+    /// What is known of `path` is out of date, as who asks here knows, and so are the attributes of its directory.
+    pub fn forget(&mut self, path: &GlobalPath) {
+        let Some((directory, name)) = split(path.as_bytes()) else { return self.clear() };
+        // Not when a change is heard: who walks through a directory in which others work would ask all the time.
+        self.outdate(directory);
+        self.name_changed(directory, name);
+    }
+
+    /// `path` was changed by the request of `ticket`, which may have told what `attr` it has since. What is on its way may
+    /// be from before.
+    pub fn change_done(&mut self, ticket: Ticket, path: &GlobalPath, attr: Option<Attr>, now: Duration) {
+        let key = path.as_bytes();
+        let is_overtaken = self.asks.is_overtaken(ticket, key);
+        self.asks.note_name(key);
+        self.forget(path);
+        if let Some(attr) = attr.filter(|_| !self.ttl.is_zero() && !is_overtaken) {
+            self.drop_contradicted(key, Some(&attr));
+            self.keep(ticket, key, Some(attr), now);
+        }
+    }
+
+    pub(super) fn changed(&mut self, changes: &Changes) {
+        self.asks.note(changes);
+        if changes.everything {
+            self.clear();
+        }
+        for directory in &changes.directories {
+            let path = directory.path.as_bytes();
+            if directory.names.is_empty() {
+                self.directory_changed(path);
+            }
+            directory.names.iter().for_each(|name| self.name_changed(path, name));
+        }
+    }
+
+    fn clear(&mut self) {
+        self.slots.clear();
+        self.recency.clear();
+        self.used = 0;
+    }
+
+    /// All names of `directory` may have changed; what is below its directories has watches of its own.
+    fn directory_changed(&mut self, directory: &[u8]) {
+        self.change(directory, |slot| slot.directory = None);
+        let children: Vec<Box<[u8]>> = self.below(directory).filter(|key| is_in(key, directory)).collect();
+        children.iter().for_each(|child| self.change(child, |slot| slot.own = None));
+    }
+
+    /// `name` may now be anything, and so may all below it.
+    fn name_changed(&mut self, directory: &[u8], name: &[u8]) {
+        let path = join(directory, name);
+        self.outdate(&path);
+        let gone: Vec<Box<[u8]>> = self.below(&path).chain([path.clone().into()]).collect();
+        gone.iter().for_each(|key| self.remove(key));
+        self.change(directory, |slot| {
+            let Some(known) = &mut slot.directory else { return };
+            known.touched = true;
+            known.changed.insert(Bytes::copy_from_slice(name));
+            if known.changed.len() > MAX_CHANGED_NAMES {
+                slot.directory = None;
+            }
+        });
+    }
+}
