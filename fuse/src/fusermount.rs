@@ -94,10 +94,11 @@ mod tests {
             options.apply(words_of_mount).unwrap();
             assert_eq!(words(&options), want);
         };
-        check("", "default_permissions,fsname=globalfs,subtype=globalfs,ro");
+        check("", "default_permissions,fsname=globalfs,subtype=globalfs");
+        check("ro", "default_permissions,fsname=globalfs,subtype=globalfs,ro");
         check("rw,dev,suid", "default_permissions,fsname=globalfs,subtype=globalfs,dev,suid");
         check(
-            "noexec,noatime,allow_other,fsname=a",
+            "ro,noexec,noatime,allow_other,fsname=a",
             "default_permissions,fsname=a,subtype=globalfs,ro,noexec,noatime,allow_other",
         );
         let options = Options { source: "/a,b\\c".to_owned(), ..Options::default() };

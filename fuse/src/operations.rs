@@ -238,9 +238,9 @@ impl<V: Volume + ?Sized> Operations<V> {
         self.volume.get_xattr(&self.path(id)?, name).await.map_err(|error| xattr::absent(name, error))
     }
 
-    /// The names of the extended attributes of `id`, each with a final NUL.
-    pub async fn list_xattr(&self, id: NodeId) -> FsResult<Bytes> {
-        self.volume.list_xattr(&self.path(id)?).await.map(xattr::without_hidden)
+    /// The names of the extended attributes of `id` that the user `uid` may see, each with a final NUL.
+    pub async fn list_xattr(&self, id: NodeId, uid: u32) -> FsResult<Bytes> {
+        self.volume.list_xattr(&self.path(id)?).await.map(|names| xattr::shown_to(uid, names))
     }
 
     /// Totals of the file system that holds `id`.

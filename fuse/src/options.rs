@@ -261,7 +261,7 @@ mod tests {
             assert_eq!(applied(words), want, "{words}");
         };
         check("", |_| {});
-        check("ro,allow_other", |o| o.allow_other = true);
+        check("ro,allow_other", |o| (o.read_only, o.allow_other) = (true, true));
         check("suid,dev,noexec,noatime", |o| {
             (o.set_id, o.devices, o.execute, o.access_times) = (true, true, false, false);
         });

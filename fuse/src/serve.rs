@@ -168,7 +168,7 @@ impl Server {
             Operation::ReadDirPlus { offset, size } => self.read_dir_plus(node, offset, size, reply),
             Operation::StatFs => self.fs_stat(node, reply),
             Operation::GetXattr { name, size } => self.get_xattr(node, name, size, reply),
-            Operation::ListXattr { size } => self.list_xattr(node, size, reply),
+            Operation::ListXattr { size } => self.list_xattr(request, size, reply),
             Operation::Ioctl => reply.error(Errno::NOTTY),
             Operation::Change(change) => self.change(request, change, reply),
             Operation::NotifyReply => reply.not_needed(),
@@ -323,9 +323,10 @@ impl Server {
         });
     }
 
-    fn list_xattr(&self, node: NodeId, size: u32, reply: Reply) {
+    fn list_xattr(&self, request: &Request<'_>, size: u32, reply: Reply) {
+        let (node, uid) = (request.node, request.uid);
         self.answer(|shared| async move {
-            match shared.operations.list_xattr(node).await {
+            match shared.operations.list_xattr(node, uid).await {
                 Ok(names) => answer_xattr(reply, &names, size),
                 Err(error) => shared.fail("listxattr", node, &error, reply),
             }

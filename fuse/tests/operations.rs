@@ -268,7 +268,7 @@ async fn errors_of_the_volume_pass_through() {
     assert_eq!(operations.get_attr(ROOT).await.unwrap_err(), FsError::Deadline);
     assert_eq!(operations.open(node.id).await, Err(FsError::Deadline));
     assert_eq!(operations.fs_stat(ROOT).await, Err(FsError::Deadline));
-    assert_eq!(operations.list_xattr(node.id).await, Err(FsError::Deadline));
+    assert_eq!(operations.list_xattr(node.id, 0).await, Err(FsError::Deadline));
     assert_eq!(operations.counts(), (2, 0), "a failed open pins nothing");
     volume.fail(None);
     assert!(operations.get_attr(ROOT).await.is_ok());
@@ -283,8 +283,8 @@ async fn extended_attributes_are_handed_on() {
     let node = operations.look_up(ROOT, b"f").await.unwrap();
     assert_eq!(operations.get_xattr(node.id, b"user.a").await.unwrap(), "1");
     assert_eq!(operations.get_xattr(node.id, b"user.c").await, Err(FsError::Os(common::ENODATA)));
-    assert_eq!(operations.list_xattr(node.id).await.unwrap(), "user.a\0user.b\0");
+    assert_eq!(operations.list_xattr(node.id, 0).await.unwrap(), "user.a\0user.b\0");
     volume.set_xattr("/f", "security.selinux", b"label");
     assert_eq!(operations.get_xattr(node.id, b"security.selinux").await, Err(FsError::Os(95)));
-    assert_eq!(operations.list_xattr(node.id).await.unwrap(), "user.a\0user.b\0");
+    assert_eq!(operations.list_xattr(node.id, 0).await.unwrap(), "user.a\0user.b\0");
 }

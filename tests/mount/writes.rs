@@ -71,6 +71,40 @@ fn what_programs_make_lies_in_the_origin() {
     same(&written.mount, &origin);
 }
 
+/// Each of it failed once, by pjdfstest or by comparison with a local file system.
+const POSIX: &str = "import os
+def user(work):
+    if os.fork() == 0:
+        os.setgroups([]); os.setgid(1000); os.setuid(1000); work(); os._exit(0)
+    assert os.wait()[1] == 0
+os.mkdir('d'); os.chmod('d', 0o777)
+for n in range(20):
+    before = os.stat('d'); os.utime('d', (1, 1)); os.mkdir(f'd/{n}')
+    now = os.stat('d'); assert now.st_mtime > 1 and now.st_nlink == before.st_nlink + 1, n
+    open('d/a', 'w').close(); os.link('d/a', 'd/b'); os.link('d/b', 'd/c'); os.stat('d/c')
+    os.unlink('d/a'); assert not os.path.exists('d/a') and os.stat('d/b').st_nlink == 2, n
+    open('d/e', 'w').close(); os.rename('d/e', 'd/b'); assert os.stat('d/c').st_nlink == 1, n
+    os.unlink('d/b'); os.unlink('d/c'); deep = 'd' + ('/' + 'x' * 200) * 10
+    os.makedirs(deep); os.removedirs(deep) if n == 19 else os.renames(deep, f'd/{n}/gone')
+def allocate(): f = os.open('s', os.O_WRONLY); os.posix_fallocate(f, 0, 100)
+open('s', 'w').close(); os.chmod('s', 0o6777); user(allocate); print('%o' % os.stat('s').st_mode)
+os.chmod('s', 0o6777); ctime = os.stat('s').st_ctime_ns; os.chown('s', -1, -1)
+print('%o' % os.stat('s').st_mode, os.stat('s').st_ctime_ns > ctime)
+os.setxattr('s', 'trusted.x', b'1'); user(lambda: print(os.listxattr('s'), flush=True))
+";
+
+#[test]
+fn what_has_changed_is_seen_at_once_as_on_a_local_file_system() {
+    if !can_mount("what_has_changed_is_seen_at_once_as_on_a_local_file_system") {
+        return;
+    }
+    let mut test = Setup::default().start(|_| {});
+    let mount = mount_with(&mut test, "node-1", "onprem", "", &["-o", "rw,allow_other"]);
+    fs::write(test.scratch.path().join("posix.py"), POSIX).unwrap();
+    let said = shell(&mount, &format!("python3 {}/posix.py", test.scratch.path().display()));
+    assert_eq!(said, "100777\n100777 True\n[]\n");
+}
+
 #[test]
 fn programs_that_depend_on_their_files_work() {
     if !can_mount("programs_that_depend_on_their_files_work") {

@@ -178,6 +178,8 @@ fn a_change_made_here_overtakes_what_is_on_its_way() {
     names.change_done(change, &path("/d/g"), None, at(0));
     names.learn_directory(before, &path("/d"), Some(listing(&[("g", some_attr(3))], true)), at(0));
     assert_eq!(known(&mut names, "/d/g", at(0)), None);
+    names.change_done(change, &path("/e"), Some(Attr { nlink: 2, ..some_attr(5) }), at(0));
+    assert_eq!(known(&mut names, "/e", at(0)), None, "its other name may be the next to change");
 }
 
 #[test]

@@ -10,6 +10,9 @@ const LABEL: &[u8] = b"security.selinux";
 /// Access control lists of the file itself, and of what will be made in a directory.
 const LISTS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
+/// What begins like this only privileged users see.
+const TRUSTED: &[u8] = b"trusted.";
+
 /// `ENODATA`: the file has no such attribute.
 const ABSENT: FsError = FsError::Os(61);
 
@@ -27,9 +30,12 @@ pub(crate) fn absent(name: &[u8], error: FsError) -> FsError {
     if error == NOT_SUPPORTED && LISTS.contains(&name) { ABSENT } else { error }
 }
 
-/// `names`, each with a final NUL, without those that no file shows.
-pub(crate) fn without_hidden(names: Bytes) -> Bytes {
-    let is_shown = |name: &&[u8]| !is_hidden(name.strip_suffix(b"\0").unwrap_or(name));
+/// `names`, each with a final NUL, without those that no file shows, nor to the user `uid`.
+pub(crate) fn shown_to(uid: u32, names: Bytes) -> Bytes {
+    let is_root = uid == 0;
+    let is_shown = |name: &&[u8]| {
+        !is_hidden(name.strip_suffix(b"\0").unwrap_or(name)) && (is_root || !name.starts_with(TRUSTED))
+    };
     let each = || names.split_inclusive(|&byte| byte == 0);
     if each().all(|name| is_shown(&name)) {
         return names;
@@ -42,10 +48,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_not_shown() {
-        let check = |names: &'static str, want: &str| {
-            assert_eq!(without_hidden(Bytes::from_static(names.as_bytes())), want);
+    fn names_are_shown_to_who_may_see_them() {
+        let check_for = |uid, names: &'static str, want: &str| {
+            assert_eq!(shown_to(uid, Bytes::from_static(names.as_bytes())), want);
         };
+        check_for(0, "trusted.a\0user.b\0", "trusted.a\0user.b\0");
+        check_for(1000, "trusted.a\0user.b\0trustedly\0", "user.b\0trustedly\0");
+        let check = |names, want| check_for(0, names, want);
         check("", "");
         check("user.a\0", "user.a\0");
         check("security.selinux\0", "");

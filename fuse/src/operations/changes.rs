@@ -8,6 +8,9 @@ use globalfs_proto::limits::{MAX_NAME, MAX_XATTR};
 use globalfs_proto::{Allocation, Change, Changed, Existing, FsError, FsResult, GlobalPath, NewAttr, Target};
 use parking_lot::Mutex;
 
+/// The user who keeps set-id bits by writing, as the kernel gives it the right to.
+const ROOT: u32 = 0;
+
 /// `EINVAL`.
 const INVALID: FsError = FsError::Os(22);
 
@@ -48,12 +51,16 @@ impl Drop for Changing<'_> {
 }
 
 impl<V: Volume + ?Sized> Operations<V> {
-    /// Sets attributes of `id`, and takes its set-id bits away if `drops_set_id`.
-    pub async fn set_attr(&self, id: NodeId, attr: NewAttr, drops_set_id: bool) -> FsResult<Node> {
-        let mode = self.inodes.lock().attr(id)?.mode;
-        let dropped = without_set_id(attr.mode.unwrap_or(mode));
-        let attr = match drops_set_id && dropped != mode {
+    /// Sets attributes of `id` for the user `uid`, and takes its set-id bits away if `drops_set_id`.
+    pub async fn set_attr(&self, id: NodeId, attr: NewAttr, drops_set_id: bool, uid: u32) -> FsResult<Node> {
+        let now = self.inodes.lock().attr(id)?;
+        let dropped = without_set_id(attr.mode.unwrap_or(now.mode));
+        let attr = match drops_set_id && dropped != now.mode {
             true => NewAttr { mode: Some(dropped), ..attr },
+            // What `chown(2)` with -1 and -1 leaves: as if to the same owner, which takes set-id bits away and moves ctime.
+            false if attr == NewAttr::default() && (uid == ROOT || uid == now.uid) => {
+                NewAttr { uid: Some(now.uid), ..attr }
+            }
             false => attr,
         };
         if attr == NewAttr::default() {
@@ -93,17 +100,28 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// Writes into the file behind `handle`, all or an error.
     pub async fn write(&self, handle: u64, writing: Writing) -> FsResult<()> {
         let (id, _) = self.opened(handle)?;
-        let mode = self.inodes.lock().attr(id)?.mode;
-        if writing.drops_set_id && without_set_id(mode) != mode {
-            let attr = NewAttr { mode: Some(without_set_id(mode)), ..NewAttr::default() };
-            self.alter(id, |target| Change::SetAttr { target, attr }).await?;
+        if writing.drops_set_id {
+            self.drop_set_id(id).await?;
         }
         let Writing { offset, data, .. } = writing;
         self.alter(id, |target| Change::Write { target, offset, data: data.clone() }).await
     }
 
-    /// Allocates or frees space of `id`.
-    pub async fn allocate(&self, id: NodeId, allocation: Allocation) -> FsResult<()> {
+    async fn drop_set_id(&self, id: NodeId) -> FsResult<()> {
+        let mode = self.inodes.lock().attr(id)?.mode;
+        if without_set_id(mode) == mode {
+            return Ok(());
+        }
+        let attr = NewAttr { mode: Some(without_set_id(mode)), ..NewAttr::default() };
+        self.alter(id, |target| Change::SetAttr { target, attr }).await
+    }
+
+    /// Allocates or frees space of `id` for the user `uid`.
+    pub async fn allocate(&self, id: NodeId, allocation: Allocation, uid: u32) -> FsResult<()> {
+        // Of this the kernel does not say whether the bits go, as it does of writes.
+        if uid != ROOT {
+            self.drop_set_id(id).await?;
+        }
         self.alter(id, |target| Change::Allocate { target, allocation }).await
     }
 

@@ -106,17 +106,22 @@ impl Server {
                 Some(existing) => self.rename((node, name), (new_parent, new_name), existing, reply),
                 None => reply.error(Errno::INVAL),
             },
-            ChangeRequest::SetAttr { attr, drops_set_id } => self.set_attr(node, attr, drops_set_id, reply),
+            ChangeRequest::SetAttr { attr, drops_set_id } => {
+                self.set_attr(request, attr, drops_set_id, reply)
+            }
             ChangeRequest::SetXattr { name, value, existing } => match existing {
                 Some(existing) => self.set_xattr(node, name, value, existing, reply),
                 None => reply.error(Errno::INVAL),
             },
             ChangeRequest::RemoveXattr { name } => self.remove_xattr(node, name, reply),
             ChangeRequest::Write(write) => self.write(request, &write, reply),
-            ChangeRequest::Allocate { allocation } => self.spawn(|shared| async move {
-                let outcome = shared.operations.allocate(node, allocation).await;
-                shared.done("fallocate", node, outcome, reply);
-            }),
+            ChangeRequest::Allocate { allocation } => {
+                let uid = request.uid;
+                self.spawn(move |shared| async move {
+                    let outcome = shared.operations.allocate(node, allocation, uid).await;
+                    shared.done("fallocate", node, outcome, reply);
+                });
+            }
             ChangeRequest::Sync { data_only } => self.spawn(|shared| async move {
                 let outcome = shared.operations.sync(node, data_only).await;
                 shared.done("fsync", node, outcome, reply);
@@ -192,13 +197,13 @@ impl Server {
         });
     }
 
-    fn set_attr(&self, node: NodeId, attr: NewAttr, drops_set_id: bool, reply: Reply) {
-        let lifetimes = self.lifetimes;
+    fn set_attr(&self, request: &Request<'_>, attr: NewAttr, drops_set_id: bool, reply: Reply) {
+        let (node, uid, lifetimes) = (request.node, request.uid, self.lifetimes);
         self.spawn(|shared| async move {
             if shared.gives_way(node, &attr) {
                 return reply.error(Errno::STALE);
             }
-            match shared.operations.set_attr(node, attr, drops_set_id).await {
+            match shared.operations.set_attr(node, attr, drops_set_id, uid).await {
                 Ok(node) => reply.structure(&reply::attributes(&node, &lifetimes)),
                 Err(error) => shared.fail("setattr", node, &error, reply),
             }

@@ -1,9 +1,10 @@
 //! What is known of names after changes: those that are heard, and those that were asked for here.
 
+use super::super::directory::is_seen;
 use super::super::freshness::{Ticket, split};
 use super::{MAX_CHANGED_NAMES, Names, is_in, join};
 use bytes::Bytes;
-use globalfs_proto::{Attr, Changes, GlobalPath};
+use globalfs_proto::{Attr, Changes, FileKind, GlobalPath};
 use std::time::Duration;
 
 impl Names {
@@ -22,7 +23,9 @@ impl Names {
         let is_overtaken = self.asks.is_overtaken(ticket, key);
         self.asks.note_name(key);
         self.forget(path);
-        if let Some(attr) = attr.filter(|_| !self.ttl.is_zero() && !is_overtaken) {
+        // Of a file with several links another name may be changed next, and nobody here need know that both are one file.
+        let may_keep = |attr: &Attr| attr.kind == FileKind::Directory || is_seen(Some(attr));
+        if let Some(attr) = attr.filter(may_keep).filter(|_| !self.ttl.is_zero() && !is_overtaken) {
             self.drop_contradicted(key, Some(&attr));
             self.keep(ticket, key, Some(attr), now);
         }
