@@ -63,7 +63,7 @@ fn mount_points_are_checked() {
     assert!(error(Path::new("/proc/version")).to_string().contains("directory"));
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = mounts.lines().find(|l| l.contains(at.to_str().unwrap())).unwrap();
-    assert!(line.contains(" ro,nosuid,nodev") && line.contains("- fuse.globalfs onprem "), "{line}");
+    assert!(line.contains(" rw,nosuid,nodev") && line.contains("- fuse.globalfs onprem "), "{line}");
     assert!(line.contains("default_permissions"), "{line}");
     let device = line.split(' ').nth(2).unwrap();
     let read_ahead = fs::read_to_string(format!("/sys/class/bdi/{device}/read_ahead_kb"));
