@@ -7,13 +7,12 @@
 //! delays a transfer, unless much of the content, or something of those before it, has turned out to be here.
 
 use super::bulk::runs;
-use super::flight::{Claim, Progress, outcome};
-use super::twins::{Twin, Twins};
+use super::flight::Claim;
+use super::twins::{Twin, Twins, twin_of};
 use super::{Hop, ended_early};
 use crate::encoding;
 use crate::model::dedup::{self, Content, Look};
 use crate::source::{Chunk, Deadline, HashStream, Hashes};
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, pending};
 use futures_util::{StreamExt, stream};
 use globalfs_proto::limits::{CHUNK_SIZE, MAX_HASHES_PER_FRAME, MAX_HASHES_PER_REQUEST};
@@ -453,14 +452,6 @@ impl Hop {
             }
             changed.await;
         }
-    }
-}
-
-/// The bytes of a chunk of this hash that was on its way, unless it failed or is in the cache alone by now.
-async fn twin_of(twin: Option<Twin>, hash: &ChunkHash) -> Option<Bytes> {
-    match outcome(twin?).await {
-        Progress::Arrived(chunk) | Progress::Held(chunk) if chunk.hash == *hash => Some(chunk.data),
-        _ => None,
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! *Invariant:* who fetches a chunk waits for no other, so nobody waits in a circle; a twin that fails costs a fetch.
 
-use super::flight::{Flights, Progress};
+use super::flight::{Flights, Progress, outcome};
+use bytes::Bytes;
 use globalfs_proto::{ChunkHash, ChunkIndex, Version};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -35,5 +36,13 @@ impl Twins {
             fetched.put(hash, name);
         }
         twin
+    }
+}
+
+/// The bytes of a chunk of this hash that was on its way, unless it failed or is in the cache alone by now.
+pub(super) async fn twin_of(twin: Option<Twin>, hash: &ChunkHash) -> Option<Bytes> {
+    match outcome(twin?).await {
+        Progress::Arrived(chunk) | Progress::Held(chunk) if chunk.hash == *hash => Some(chunk.data),
+        _ => None,
     }
 }
