@@ -15,6 +15,9 @@ pub(super) struct Origin {
     pub(super) subscription: u64,
 }
 
+/// Names of a directory that may change before it is asked for as a whole, however small it is.
+const MIN_CHANGED_NAMES: usize = 64;
+
 /// A directory's listing, or that it is not told unasked.
 pub(super) struct Directory {
     pub(super) listing: Option<Listing>,
@@ -29,6 +32,7 @@ pub(super) struct Directory {
     /// Names asked for after it had grown old.
     pub(super) misses: u32,
     pub(super) origin: Origin,
+    listing_bytes: usize,
 }
 
 impl Directory {
@@ -38,7 +42,14 @@ impl Directory {
         let unseen = by_name.iter().copied().filter(|n| !is_seen(Some(&entries[*n as usize].attr))).collect();
         by_name.sort_unstable_by(|a, b| entries[*a as usize].name.cmp(&entries[*b as usize].name));
         let (by_name, touched) = (by_name.into(), !changed.is_empty());
-        Self { listing, by_name, unseen, changed, touched, misses: 0, origin }
+        let listing_bytes = bytes_of(entries);
+        Self { listing, by_name, unseen, changed, touched, misses: 0, origin, listing_bytes }
+    }
+
+    /// How many names may change before it is better asked for as a whole: as many as it has, so that asking costs a
+    /// directory that grows, or is emptied, no more than its changes do.
+    pub(super) fn max_changed(&self) -> usize {
+        MIN_CHANGED_NAMES.max(self.by_name.len())
     }
 
     /// The attributes that it tells of `name`, or that there is no such name; `None`: nothing.
@@ -64,11 +75,14 @@ impl Directory {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let entries = self.listing.as_ref().map_or(&[][..], |listing| &listing.entries);
-        let target = |entry: &DirEntry| entry.target.as_ref().map_or(0, |target| target.len());
-        let names: usize = entries.iter().map(|entry| entry.name.len() + target(entry)).sum();
-        names + entries.len() * (size_of::<DirEntry>() + size_of::<u32>()) + self.changed.len() * 64
+        self.listing_bytes + self.changed.len() * 64
     }
+}
+
+fn bytes_of(entries: &[DirEntry]) -> usize {
+    let target = |entry: &DirEntry| entry.target.as_ref().map_or(0, |target| target.len());
+    let names: usize = entries.iter().map(|entry| entry.name.len() + target(entry)).sum();
+    names + entries.len() * (size_of::<DirEntry>() + size_of::<u32>())
 }
 
 /// Whether the watch of its directory sees each change of what has these attributes, or of an absent name.

@@ -28,9 +28,6 @@ use std::time::Duration;
 /// a mapping that stays open, is found after this time.
 pub const MAX_WATCHED_AGE: Duration = Duration::from_secs(60);
 
-/// Changed names that a directory may have before it is asked for anew as a whole.
-const MAX_CHANGED_NAMES: usize = 64;
-
 /// Bytes that one path takes besides its own and those of its listing.
 const SLOT_OVERHEAD: usize = 320;
 

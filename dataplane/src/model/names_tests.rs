@@ -183,6 +183,20 @@ fn a_change_made_here_overtakes_what_is_on_its_way() {
 }
 
 #[test]
+fn a_directory_is_forgotten_when_more_has_changed_than_it_had() {
+    let mut names = watching();
+    let all: Vec<String> = (0..200).map(|n| format!("old-{n}")).collect();
+    let entries: Vec<_> = all.iter().map(|name| (&name[..], some_attr(1))).collect();
+    learn(&mut names, "/d", listing(&entries, true), at(0));
+    let change = |names: &mut Names, n: usize| names.heard(&changed("/d", &[&format!("new-{n}")]), at(0));
+    (0..200).for_each(|n| change(&mut names, n));
+    assert_eq!(known(&mut names, "/d/old-7", at(0)), Some(Some(1)));
+    assert_eq!(known(&mut names, "/d/missing", at(0)), Some(None));
+    change(&mut names, 200);
+    assert_eq!(known(&mut names, "/d/old-7", at(0)), None);
+}
+
+#[test]
 fn what_is_told_lasts_as_long_as_its_watch_sees_it() {
     let mut names = watching();
     let two = Attr { nlink: 2, ..some_attr(2) };

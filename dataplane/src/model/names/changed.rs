@@ -2,7 +2,7 @@
 
 use super::super::directory::is_seen;
 use super::super::freshness::{Ticket, split};
-use super::{MAX_CHANGED_NAMES, Names, is_in, join};
+use super::{Names, is_in, join};
 use bytes::Bytes;
 use globalfs_proto::{Attr, Changes, FileKind, GlobalPath};
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Names {
             let Some(known) = &mut slot.directory else { return };
             known.touched = true;
             known.changed.insert(Bytes::copy_from_slice(name));
-            if known.changed.len() > MAX_CHANGED_NAMES {
+            if known.changed.len() > known.max_changed() {
                 slot.directory = None;
             }
         });
