@@ -267,7 +267,7 @@ impl Hop {
     /// Gives back the claims of chunks that are not here after all.
     async fn copy_all(self: &Arc<Self>, version: &Version, copies: Vec<Copy>) -> Vec<Claim> {
         let copied = stream::iter(copies).map(|copy| self.copy(version, copy)).buffered(COPIES_AT_ONCE);
-        copied.filter_map(async |claim| claim).collect().await
+        copied.filter_map(std::future::ready).collect().await
     }
 
     async fn copy(self: &Arc<Self>, version: &Version, (claim, hash, twin): Copy) -> Option<Claim> {
