@@ -125,10 +125,7 @@ async fn a_lane_that_went_stale_fails_no_request() {
         let now = server.take().unwrap();
         let stop = CancellationToken::new();
         let serving = serve(&now, Arc::new(Scripted::default()), &stop);
-        for _ in 0..2 {
-            assert_eq!(read_whole(&peer, "/f", 32).await, Ok(32), "round {round}");
-            eventually("a lane is open", || client.counters().lanes_opened > round).await;
-        }
+        read_until_lane(&peer, || client.counters().lanes_opened > round).await;
         let before = peer.counters().requests_on_lanes;
         assert_eq!(read_whole(&peer, "/f", 32).await, Ok(32));
         assert_eq!(peer.counters().requests_on_lanes, before + 1);
