@@ -22,7 +22,7 @@ pub struct Peer(Arc<Link>);
 enum Failure {
     /// The connection had died before the request was sent: once more on a new one.
     NotSent(FsError),
-    /// The connection died before anything was answered: once more on a new one, if that may be done twice.
+    /// The connection died before anything was answered: once more on a new one, if the request may be repeated.
     ConnectionLost(FsError),
     /// Tell the caller.
     Final(FsError),

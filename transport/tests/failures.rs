@@ -4,11 +4,13 @@
 
 mod common;
 
+use async_trait::async_trait;
 use common::*;
-use globalfs_proto::{FsError, Request, Response};
-use globalfs_transport::Endpoint;
+use globalfs_proto::{Change, FsError, FsResult, GlobalPath, PeerIdentity, Request, Response};
+use globalfs_transport::{Endpoint, Handler, Reply};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -22,11 +24,19 @@ struct Daemon {
 
 impl Daemon {
     fn start(listen: SocketAddr, identity: globalfs_transport::Identity) -> Self {
+        Self::start_with(listen, identity, Arc::new(Scripted::default()))
+    }
+
+    fn start_with(
+        listen: SocketAddr,
+        identity: globalfs_transport::Identity,
+        handler: Arc<impl Handler>,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
         let entered = runtime.enter();
         let endpoint = endpoint_at(listen, identity);
-        common::serve(&endpoint, Arc::new(Scripted::default()), &CancellationToken::new());
+        common::serve(&endpoint, handler, &CancellationToken::new());
         drop(entered);
         Self { runtime, address: endpoint.local_addr(), _endpoint: endpoint }
     }
@@ -114,6 +124,44 @@ async fn a_daemon_killed_and_started_again_is_found_again() {
         assert!(begun.elapsed() < Duration::from_secs(2), "round {round} took {:?}", begun.elapsed());
     }
     tokio::task::spawn_blocking(|| daemon.kill()).await.unwrap();
+}
+
+/// Counts what it is asked, and leaves the first question without an answer.
+struct Forgetful(Arc<AtomicUsize>);
+
+#[async_trait]
+impl Handler for Forgetful {
+    async fn admit(&self, _: &PeerIdentity, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn handle(&self, _: &PeerIdentity, _: Request, _: Duration, reply: &mut Reply) -> FsResult<()> {
+        if self.0.fetch_add(1, Ordering::SeqCst) == 0 {
+            return std::future::pending().await;
+        }
+        reply.send(&Response::Missing).await
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_not_asked_for_twice() {
+    let path = GlobalPath::new(b"/f").unwrap();
+    let change = Request::Change(Change::Remove { path: path.clone(), directory: false });
+    for (request, times) in [(Request::Stat(path), 2), (change, 1)] {
+        let (ca, asked) = (Ca::new(), Arc::new(AtomicUsize::new(0)));
+        let credentials = ca.identity(&site("onprem"));
+        let start = |at| Daemon::start_with(at, credentials.clone(), Arc::new(Forgetful(asked.clone())));
+        let daemon = start(any_port());
+        let client = endpoint(ca.identity(&site("cloud")));
+        let peer = peer(&client, daemon.address, "onprem");
+        let asking = tokio::spawn(async move { peer.request(&request, BUDGET).await.map(drop) });
+        eventually("it was asked", || asked.load(Ordering::SeqCst) == 1).await;
+        let address = tokio::task::spawn_blocking(|| daemon.kill()).await.unwrap();
+        let again = start(address);
+        let outcome = asking.await.unwrap();
+        assert_eq!((asked.load(Ordering::SeqCst), outcome.is_ok()), (times, times == 2), "{outcome:?}");
+        tokio::task::spawn_blocking(|| again.kill()).await.unwrap();
+    }
 }
 
 #[tokio::test]

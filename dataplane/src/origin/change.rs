@@ -8,6 +8,7 @@
 
 use super::details::has_no_xattrs;
 use super::tree::{EINVAL, EISDIR, Tree, os, proc_path, resolve_in};
+use crate::source::Deadline;
 use globalfs_proto::limits::HIDDEN_PREFIX;
 use globalfs_proto::{
     Allocation, Attr, Change, Changed, Existing, FileKind, FsError, FsResult, GlobalPath, NewAttr, NewFile,
@@ -41,38 +42,47 @@ impl Default for Changes {
 }
 
 impl Changes {
-    fn lock(&self, target: &Target) -> MutexGuard<'_, ()> {
-        self.0[target.file.inode as usize % LOCKS].lock()
+    /// The turn to change `target`, if it comes before `deadline`.
+    pub(super) fn lock(&self, target: &Target, deadline: Deadline) -> FsResult<MutexGuard<'_, ()>> {
+        let lock = &self.0[target.file.inode as usize % LOCKS];
+        let turn = lock.try_lock_for(deadline.remaining()).ok_or(FsError::Deadline)?;
+        if deadline.remaining().is_zero() { Err(FsError::Deadline) } else { Ok(turn) }
     }
 
-    pub(super) fn apply(&self, tree: &Tree, change: &Change) -> FsResult<Changed> {
+    /// Nothing is begun after `deadline`: who asked was told then that it failed, and may have changed something else.
+    pub(super) fn apply(&self, tree: &Tree, change: &Change, deadline: Deadline) -> FsResult<Changed> {
+        if deadline.remaining().is_zero() {
+            return Err(FsError::Deadline);
+        }
         match change {
             Change::Make { path, new, owner } => make(tree, path, new, *owner).map(told),
             Change::Link { target, path } => link(tree, target, path).map(told),
             Change::Remove { path, directory } => remove(tree, path, *directory),
             Change::Rename { from, to, existing } => rename(tree, from, to, *existing),
             Change::SetAttr { target, attr } => {
-                self.within(tree, target, |found, before| set_attr(found, before, attr))
+                self.within(tree, target, deadline, |found, before| set_attr(found, before, attr))
             }
-            Change::SetXattr { target, name, value, existing } => self.within(tree, target, |found, _| {
-                let flags = match existing {
-                    Existing::Replace => XattrFlags::empty(),
-                    Existing::Refuse => XattrFlags::CREATE,
-                    Existing::Exchange => XattrFlags::REPLACE,
-                };
-                rustix::fs::setxattr(proc_path(found), &name[..], value, flags).map_err(os)
-            }),
-            Change::RemoveXattr { target, name } => self.within(tree, target, |found, _| {
+            Change::SetXattr { target, name, value, existing } => {
+                self.within(tree, target, deadline, |found, _| {
+                    let flags = match existing {
+                        Existing::Replace => XattrFlags::empty(),
+                        Existing::Refuse => XattrFlags::CREATE,
+                        Existing::Exchange => XattrFlags::REPLACE,
+                    };
+                    rustix::fs::setxattr(proc_path(found), &name[..], value, flags).map_err(os)
+                })
+            }
+            Change::RemoveXattr { target, name } => self.within(tree, target, deadline, |found, _| {
                 rustix::fs::removexattr(proc_path(found), &name[..]).map_err(os)
             }),
             Change::Write { target, offset, data } => {
-                self.within(tree, target, |found, before| write(found, before, *offset, data))
+                self.within(tree, target, deadline, |found, before| write(found, before, *offset, data))
             }
             Change::Allocate { target, allocation } => {
-                self.within(tree, target, |found, before| allocate(found, before, *allocation))
+                self.within(tree, target, deadline, |found, before| allocate(found, before, *allocation))
             }
             Change::Sync { target, data_only } => {
-                self.within(tree, target, |found, before| sync(found, before, *data_only))
+                self.within(tree, target, deadline, |found, before| sync(found, before, *data_only))
             }
         }
     }
@@ -82,9 +92,10 @@ impl Changes {
         &self,
         tree: &Tree,
         target: &Target,
+        deadline: Deadline,
         work: impl FnOnce(&OwnedFd, &Attr) -> FsResult<()>,
     ) -> FsResult<Changed> {
-        let _turn = self.lock(target);
+        let _turn = self.lock(target, deadline)?;
         let (found, before) = find(tree, target)?;
         work(&found, &before)?;
         Ok(Changed { before: Some(before.version()), attr: Some(attr_of(tree, &found)?) })

@@ -247,13 +247,13 @@ impl Source for Origin {
         self.call(deadline, move |inner| inner.tree.fs_stat(&path)).await
     }
 
-    /// What was begun is carried out, also when its deadline passes meanwhile.
+    /// What was begun is carried out, also when its deadline passes meanwhile; nothing is begun later.
     async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
         if self.0.options.read_only {
             return Err(FsError::READ_ONLY);
         }
         let change = change.clone();
-        self.call(deadline, move |inner| inner.changes.apply(&inner.tree, &change)).await
+        self.call(deadline, move |inner| inner.changes.apply(&inner.tree, &change, deadline)).await
     }
 
     async fn read(

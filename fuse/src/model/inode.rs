@@ -438,4 +438,4 @@ impl Node {
 
 #[cfg(test)]
 #[path = "inode_tests.rs"]
-mod tests;
+pub(super) mod tests;

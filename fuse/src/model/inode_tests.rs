@@ -10,7 +10,7 @@ impl InodeTable {
     }
 }
 
-pub(super) fn attr(inode: u64, kind: FileKind, ctime_ns: i64) -> Attr {
+pub(in crate::model) fn attr(inode: u64, kind: FileKind, ctime_ns: i64) -> Attr {
     let file = FileId { origin: 7, inode };
     let (mode, nlink, uid, gid, rdev, size, blocks) = (0o644, 1, 0, 0, 0, 3, 8);
     let (atime_ns, mtime_ns, no_xattrs) = (0, 0, false);

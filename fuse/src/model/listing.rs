@@ -160,25 +160,12 @@ impl Listings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::inode::tests::attr;
     use bytes::Bytes;
-    use globalfs_proto::{Attr, Edition, FileId, FileKind};
+    use globalfs_proto::{Edition, FileKind};
 
     fn names(count: usize, edition: Option<u64>) -> Names {
-        let attr = Attr {
-            file: FileId { origin: 1, inode: 1 },
-            kind: FileKind::Fifo,
-            mode: 0,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            size: 0,
-            blocks: 0,
-            atime_ns: 0,
-            mtime_ns: 0,
-            ctime_ns: 0,
-            no_xattrs: false,
-        };
+        let attr = attr(1, FileKind::Fifo, 0);
         let entries = (0..count).map(|n| DirEntry::new(Bytes::from(n.to_string()), attr)).collect();
         let lasting = Duration::from_secs(9);
         Names { entries, edition: edition.map(|number| Edition { number, lasting }) }

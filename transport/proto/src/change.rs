@@ -211,20 +211,6 @@ impl Change {
         }
     }
 
-    /// Whether it may be asked for again by who does not know whether it was done: then it is done, or is once more.
-    pub fn may_repeat(&self) -> bool {
-        match self {
-            Self::SetAttr { .. } | Self::Sync { .. } | Self::Allocate { .. } => true,
-            Self::Write { offset, .. } => offset.is_some(),
-            Self::SetXattr { existing, .. } => *existing == Existing::Replace,
-            Self::Make { .. }
-            | Self::Link { .. }
-            | Self::Remove { .. }
-            | Self::Rename { .. }
-            | Self::RemoveXattr { .. } => false,
-        }
-    }
-
     pub(crate) fn encode<'w>(&self, w: &'w mut Writer) -> &'w mut Writer {
         match self {
             Self::Make { path, new, owner } => {

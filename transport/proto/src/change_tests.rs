@@ -108,3 +108,17 @@ fn each_change_names_what_it_concerns() {
     assert_eq!(paths(rename), [a.clone(), b]);
     assert_eq!(paths(Change::Sync { target: target(), data_only: false }), [a]);
 }
+
+#[test]
+fn what_leaves_all_as_it_is_may_be_asked_twice() {
+    let check = |change: Change, want: bool| {
+        assert_eq!(change.is_without_effect(), want, "{change:?}");
+        assert_eq!(crate::Request::Change(change).may_repeat(), want);
+    };
+    check(Change::Sync { target: target(), data_only: false }, true);
+    check(Change::SetAttr { target: target(), attr: NewAttr::default() }, true);
+    let attr = NewAttr { size: Some(0), ..NewAttr::default() };
+    check(Change::SetAttr { target: target(), attr }, false);
+    check(Change::Write { target: target(), offset: Some(0), data: Bytes::from_static(b"x") }, false);
+    check(Change::Remove { path: target().path, directory: false }, false);
+}

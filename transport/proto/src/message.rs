@@ -197,10 +197,11 @@ pub enum Response {
 }
 
 impl Request {
-    /// Whether it may be asked again by who does not know whether it was carried out.
+    /// Whether it may be asked again by who does not know whether it was carried out. No change may: the first one may be
+    /// late, and then it would undo what was changed after the second was answered.
     pub fn may_repeat(&self) -> bool {
         match self {
-            Self::Change(change) => change.may_repeat(),
+            Self::Change(change) => change.is_without_effect(),
             _ => true,
         }
     }

@@ -132,7 +132,11 @@ impl Pair {
     }
 }
 
-pub(crate) fn serve(endpoint: &Endpoint, handler: Arc<Scripted>, stop: &CancellationToken) -> JoinHandle<()> {
+pub(crate) fn serve(
+    endpoint: &Endpoint,
+    handler: Arc<impl Handler>,
+    stop: &CancellationToken,
+) -> JoinHandle<()> {
     let (endpoint, stop) = (endpoint.clone(), stop.clone());
     tokio::spawn(async move { endpoint.serve(handler, stop).await })
 }

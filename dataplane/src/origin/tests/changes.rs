@@ -140,6 +140,30 @@ async fn another_file_in_the_place_is_left_alone() {
 }
 
 #[tokio::test]
+async fn what_was_given_up_is_not_done_later() {
+    let fixture = Fixture::new();
+    fixture.make("/f", NewFile::Regular, 0o644).await.unwrap();
+    let target = fixture.target("/f").await;
+    let (origin, held) = (fixture.origin.clone(), target.clone());
+    let (locked, is_locked) = std::sync::mpsc::channel();
+    let holder = std::thread::spawn(move || {
+        let turn = origin.0.changes.lock(&held, soon()).unwrap();
+        locked.send(()).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        drop(turn);
+    });
+    is_locked.recv().unwrap();
+    let write = Change::Write { target, offset: Some(0), data: Bytes::from_static(b"late") };
+    let shortly = Deadline::after(Duration::from_millis(50));
+    assert_eq!(fixture.origin.change(&write, shortly).await, Err(FsError::Deadline));
+    holder.join().unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(fs::read(fixture.at("f")).unwrap(), b"");
+    assert_eq!(fixture.origin.change(&write, shortly).await, Err(FsError::Deadline));
+    assert!(fixture.origin.change(&write, soon()).await.is_ok());
+}
+
+#[tokio::test]
 async fn attributes_are_set() {
     let fixture = Fixture::new();
     fixture.make("/f", NewFile::Regular, 0o644).await.unwrap();
