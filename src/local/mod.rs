@@ -84,7 +84,7 @@ impl LocalCluster {
         let mut cluster = Self {
             programs,
             dir: options.dir.clone(),
-            coordinator: places.coordinator.free_tcp_port()?,
+            coordinator: places.coordinator.free_port()?,
             places,
             sites: BTreeMap::new(),
             processes: BTreeMap::new(),

@@ -5,8 +5,14 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Ports for daemons: above those of well-known services, below those that Linux and others give to connections.
+const PORTS: Range<u16> = 20_000..32_000;
 
 /// A network and the address under which others reach what runs in it.
 #[derive(Debug, Clone)]
@@ -55,26 +61,14 @@ impl Place {
         visited.unwrap_or_else(|_| Err(anyhow!("a thread in {} panicked", file.display())))
     }
 
-    /// A free TCP port under the address that others use.
-    pub(super) fn free_tcp_port(&self) -> Result<SocketAddr> {
-        self.enter(|| Ok(TcpListener::bind((self.address, 0))?.local_addr()?))
-    }
-
     /// A port that is free for UDP and for TCP under the address that others use.
     pub(super) fn free_port(&self) -> Result<SocketAddr> {
-        self.enter(|| {
-            let (udp, tcp) = (UdpSocket::bind((self.address, 0))?, TcpListener::bind((self.address, 0))?);
-            let candidates = [udp.local_addr()?, tcp.local_addr()?];
-            let is_free = [TcpListener::bind(candidates[0]).is_ok(), UdpSocket::bind(candidates[1]).is_ok()];
-            let found =
-                candidates.into_iter().zip(is_free).find_map(|(address, is_free)| is_free.then_some(address));
-            found.context("no port is free for both UDP and TCP")
-        })
+        self.enter(|| free_port(self.address))
     }
 
-    /// A free TCP port that only this network reaches.
+    /// A port that only this network reaches.
     pub(super) fn free_private_port(&self) -> Result<SocketAddr> {
-        self.enter(|| Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?))
+        self.enter(|| free_port(Ipv4Addr::LOCALHOST.into()))
     }
 
     /// Where a daemon listens that others reach at `address`: in a namespace everywhere, because its
@@ -85,6 +79,18 @@ impl Place {
             Some(_) => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()),
         }
     }
+}
+
+/// A port below those that the system gives to connections, which would take it before the daemon does. No port is told
+/// twice by this process before all others were.
+fn free_port(address: IpAddr) -> Result<SocketAddr> {
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    let next = NEXT.get_or_init(|| AtomicU16::new(rand::random_range(0..PORTS.len() as u16)));
+    let ports = PORTS.map(|_| PORTS.start + next.fetch_add(1, Ordering::Relaxed) % PORTS.len() as u16);
+    let is_free =
+        |address: &SocketAddr| TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok();
+    let found = ports.map(|port| SocketAddr::new(address, port)).find(is_free);
+    found.with_context(|| format!("no port of {address} is free for both UDP and TCP"))
 }
 
 impl Places {
