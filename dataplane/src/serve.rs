@@ -266,6 +266,9 @@ impl Handler for Server {
             Request::PutTrace(_) | Request::GetTrace(_) | Request::ListTraces | Request::RemoveTrace(_) => {
                 return Err(FsError::Refused("no traces are kept here".to_owned()));
             }
+            Request::TakeOver { .. } | Request::BringHome(_) => {
+                return Err(FsError::Refused("nobody's home is here".to_owned()));
+            }
             Request::Read { path, version, first, count } => {
                 let span = ChunkSpan { first, count: count.into() };
                 let chunks = source.read(&path, version, span, deadline).await?;

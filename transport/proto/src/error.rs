@@ -30,6 +30,9 @@ pub enum FsError {
     /// The peer broke the protocol or speaks another one: report it.
     #[error("protocol error: {0}")]
     Protocol(String),
+    /// Another site masters this now, or is about to: ask again, of who it is then.
+    #[error("mastered elsewhere: {0}")]
+    Elsewhere(String),
     /// A limit was reached: try again with less, or later.
     #[error("limit reached: {0}")]
     Limit(String),
@@ -45,7 +48,7 @@ impl FsError {
 
     /// Whether the same request may succeed elsewhere or later, unchanged.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Deadline | Self::Limit(_))
+        matches!(self, Self::Unreachable(_) | Self::Deadline | Self::Limit(_) | Self::Elsewhere(_))
     }
 
     /// The errno that an application sees for this error.
@@ -65,7 +68,7 @@ impl FsError {
             Self::Refused(_) => EACCES,
             Self::Damaged(_) => EIO,
             Self::Protocol(_) => EPROTO,
-            Self::Limit(_) => EAGAIN,
+            Self::Limit(_) | Self::Elsewhere(_) => EAGAIN,
         }
     }
 }

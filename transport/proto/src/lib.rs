@@ -10,6 +10,7 @@ pub mod change;
 pub mod chunk;
 pub mod codec;
 pub mod error;
+pub mod home;
 pub mod ids;
 pub mod lasting;
 pub mod limits;
@@ -25,6 +26,7 @@ pub use change::{Allocation, Change, Changed, Existing, NewAttr, NewFile, NewTim
 pub use chunk::{ByteRange, ChunkHash, ChunkIndex, ChunkSpan};
 pub use codec::{DecodeError, Reader, Writer};
 pub use error::{FsError, FsResult};
+pub use home::{BringHome, Fence, HomeItem, Settled};
 pub use ids::{NameError, NodeName, PeerIdentity, SiteName};
 pub use lasting::{Edition, Lasting};
 pub use listing::{ChangedDirectory, Changes, DirectoryPart, PartEncoding};

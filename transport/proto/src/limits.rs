@@ -104,6 +104,12 @@ pub const WARM_FRAME_TARGET: usize = 15 * 1024;
 /// Bytes of a stored trace, compressed: some 20,000 files.
 pub const MAX_TRACE_BYTES: usize = 512 * 1024;
 
+/// Paths that one request brings home: those of a few milliseconds of small writes, and one flush to disk for all.
+pub const MAX_HOME_ITEMS: usize = 1024;
+
+/// A request to bring home takes another path only below this many bytes.
+pub const HOME_FRAME_TARGET: usize = 256 * 1024;
+
 /// Traces that one site keeps; the one that was used longest ago goes first.
 pub const MAX_TRACES: usize = 1024;
 
@@ -119,6 +125,7 @@ const _: () = assert!(PACK_TARGET + CHUNK_SIZE as usize + 1024 < MAX_PACK);
 const _: () = assert!(MAX_PACKED_FILE <= MAX_PACKED_BYTES);
 const _: () = assert!(MAX_PATH + MAX_NAME + 256 < MAX_FILES_FRAME && MAX_FILES_FRAME <= MAX_REQUEST_FRAME);
 const _: () = assert!(MAX_TRACE_BYTES + 1024 <= MAX_REQUEST_FRAME);
+const _: () = assert!(HOME_FRAME_TARGET + 4 * MAX_PATH < MAX_REQUEST_FRAME);
 const _: () = assert!(MAX_WRITE + MAX_PATH + 1024 <= MAX_REQUEST_FRAME);
 const _: () = assert!(MAX_PATH + MAX_XATTR < MAX_FRAME);
 const _: () = assert!(MAX_TRACE_BYTES + MAX_NAME < MAX_FRAME);

@@ -9,6 +9,7 @@ use crate::change::{Change, Changed};
 use crate::chunk::{ChunkHash, ChunkIndex};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
+use crate::home::{BringHome, Fence, Settled};
 use crate::limits::{
     CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_ENTRIES_BELOW, MAX_ERROR_TEXT, MAX_HASHES_PER_FRAME,
     MAX_HASHES_PER_REQUEST, MAX_HEARTBEAT, MIN_HEARTBEAT,
@@ -107,6 +108,16 @@ pub enum Request {
     RemoveTrace(TraceName),
     /// Changes a name, attributes or content. Answer: [`Response::Changed`].
     Change(Change),
+    /// The site that asks holds a write lease on a subtree whose home is here: nothing is changed there by this site from
+    /// the answer on. Answer: [`Response::Bytes`], empty.
+    TakeOver {
+        /// The subtree.
+        scope: GlobalPath,
+        /// The lease's epoch.
+        fence: Fence,
+    },
+    /// What a holder has changed is to come home. Answer: a [`Response::Settled`] for each path, in any order.
+    BringHome(BringHome),
 }
 
 /// How the bytes of a chunk travel.
@@ -194,6 +205,8 @@ pub enum Response {
     Warmed(Warmed),
     /// What came of a change.
     Changed(Changed),
+    /// A path is home, or why it is not.
+    Settled(Settled),
 }
 
 impl Request {
@@ -202,6 +215,7 @@ impl Request {
     pub fn may_repeat(&self) -> bool {
         match self {
             Self::Change(change) => change.is_without_effect(),
+            // Bringing home too: what comes late is told by its number.
             _ => true,
         }
     }
@@ -233,6 +247,8 @@ impl Request {
             Self::ListTraces => w.u8(16),
             Self::RemoveTrace(name) => w.u8(17).bytes(name.as_str().as_bytes()),
             Self::Change(change) => change.encode(w.u8(18)),
+            Self::TakeOver { scope, fence } => w.u8(19).path(scope).u64(fence.0),
+            Self::BringHome(bring) => bring.encode(w.u8(20)),
         };
         w.finish()
     }
@@ -260,6 +276,8 @@ impl Request {
             16 => Self::ListTraces,
             17 => Self::RemoveTrace(decode_name(&mut r)?),
             18 => Self::Change(Change::decode(&mut r)?),
+            19 => Self::TakeOver { scope: r.path()?, fence: Fence(r.u64()?) },
+            20 => Self::BringHome(BringHome::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("request", other)),
         };
         r.finish().map(|()| (header, request))
@@ -310,6 +328,7 @@ impl Response {
             Self::Pack(header) => header.encode(w.u8(9)),
             Self::Warmed(step) => step.encode(w.u8(11)),
             Self::Changed(changed) => changed.encode(w.u8(13)),
+            Self::Settled(settled) => settled.encode(w.u8(14)),
         };
         w.finish()
     }
@@ -331,6 +350,7 @@ impl Response {
             9 => Self::Pack(PackHeader::decode(&mut r)?),
             11 => Self::Warmed(Warmed::decode(&mut r)?),
             13 => Self::Changed(Changed::decode(&mut r)?),
+            14 => Self::Settled(Settled::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("response", other)),
         };
         r.finish().map(|()| response)
@@ -384,6 +404,7 @@ pub(crate) fn encode_error<'w>(w: &'w mut Writer, error: &FsError) -> &'w mut Wr
         FsError::Damaged(what) => w.u8(7).bytes(cut(what)),
         FsError::Protocol(what) => w.u8(8).bytes(cut(what)),
         FsError::Limit(what) => w.u8(9).bytes(cut(what)),
+        FsError::Elsewhere(who) => w.u8(10).bytes(cut(who)),
     }
 }
 
@@ -405,6 +426,7 @@ pub(crate) fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
         7 => FsError::Damaged(r.text()?),
         8 => FsError::Protocol(r.text()?),
         9 => FsError::Limit(r.text()?),
+        10 => FsError::Elsewhere(r.text()?),
         other => return Err(DecodeError::Unknown("error", other)),
     })
 }
