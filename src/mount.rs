@@ -30,6 +30,9 @@ const LISTINGS: usize = 2;
 /// Messages of changes that wait for the kernel.
 const CHANGES_AHEAD: usize = 64;
 
+/// What is waited before a site is asked again that knew of no master for a path, since it has another one now.
+const TURN: Duration = Duration::from_millis(20);
+
 /// The node's cache in front of its site's daemon, with one deadline for every kernel request.
 pub struct NodeVolume {
     cached: Cached,
@@ -78,6 +81,19 @@ fn parts(change: Change) -> impl Iterator<Item = Change> {
     })
 }
 
+/// Asks again while a path passes from one master to another.
+async fn settled<T, F>(deadline: Deadline, ask: impl Fn() -> F) -> FsResult<T>
+where
+    F: Future<Output = FsResult<T>>,
+{
+    loop {
+        match deadline.bound(ask()).await {
+            Err(FsError::Elsewhere(_)) if deadline.remaining() > TURN => tokio::time::sleep(TURN).await,
+            other => return other,
+        }
+    }
+}
+
 fn is_same(one: Option<Edition>, other: Option<Edition>) -> bool {
     one.map(|edition| edition.number) == other.map(|edition| edition.number)
 }
@@ -86,12 +102,12 @@ fn is_same(one: Option<Edition>, other: Option<Edition>) -> bool {
 impl Volume for NodeVolume {
     async fn stat(&self, path: &GlobalPath) -> FsResult<Attr> {
         let deadline = self.deadline();
-        deadline.bound(self.cached.stat(path, deadline)).await
+        settled(deadline, || self.cached.stat(path, deadline)).await
     }
 
     async fn stat_for_open(&self, path: &GlobalPath) -> FsResult<Attr> {
         let deadline = self.deadline();
-        deadline.bound(self.cached.stat_fresh(path, deadline)).await
+        settled(deadline, || self.cached.stat_fresh(path, deadline)).await
     }
 
     fn lasting(&self, path: &GlobalPath, attr: &Attr) -> Lasting {
@@ -101,7 +117,7 @@ impl Volume for NodeVolume {
     async fn list(&self, path: &GlobalPath) -> FsResult<Names> {
         let deadline = self.deadline();
         let mut before = self.cached.edition(path);
-        let mut entries = deadline.bound(self.cached.list(path, deadline)).await?.entries;
+        let mut entries = settled(deadline, || self.cached.list(path, deadline)).await?.entries;
         for _ in 0..LISTINGS {
             let edition = self.cached.edition(path);
             // One that stands before and after is that of the listing; one that is new may be of a later listing.
@@ -109,7 +125,7 @@ impl Volume for NodeVolume {
                 return Ok(Names { entries, edition });
             }
             before = edition;
-            entries = deadline.bound(self.cached.list(path, deadline)).await?.entries;
+            entries = settled(deadline, || self.cached.list(path, deadline)).await?.entries;
         }
         Ok(Names { entries, edition: None })
     }
@@ -122,22 +138,22 @@ impl Volume for NodeVolume {
 
     async fn read_link(&self, path: &GlobalPath) -> FsResult<Bytes> {
         let deadline = self.deadline();
-        deadline.bound(self.cached.read_link(path, deadline)).await
+        settled(deadline, || self.cached.read_link(path, deadline)).await
     }
 
     async fn get_xattr(&self, path: &GlobalPath, name: &[u8]) -> FsResult<Bytes> {
         let deadline = self.deadline();
-        deadline.bound(self.cached.get_xattr(path, name, deadline)).await
+        settled(deadline, || self.cached.get_xattr(path, name, deadline)).await
     }
 
     async fn list_xattr(&self, path: &GlobalPath) -> FsResult<Bytes> {
         let deadline = self.deadline();
-        deadline.bound(self.cached.list_xattr(path, deadline)).await
+        settled(deadline, || self.cached.list_xattr(path, deadline)).await
     }
 
     async fn fs_stat(&self, path: &GlobalPath) -> FsResult<FsStat> {
         let deadline = self.deadline();
-        deadline.bound(self.cached.fs_stat(path, deadline)).await
+        settled(deadline, || self.cached.fs_stat(path, deadline)).await
     }
 
     /// Its site's daemon knows.
@@ -168,7 +184,7 @@ impl Volume for NodeVolume {
             return Ok(Vec::new());
         };
         let deadline = self.deadline();
-        deadline.bound(self.read_range(path, version, range, deadline)).await
+        settled(deadline, || self.read_range(path, version, range, deadline)).await
     }
 
     async fn whole_file(&self, path: &GlobalPath, version: Version) -> Option<WholeFile> {

@@ -5,6 +5,7 @@ pub mod changes;
 pub mod disk;
 pub mod encoding;
 pub mod fetch;
+pub mod home;
 mod listing;
 pub mod model;
 pub mod origin;

@@ -14,10 +14,14 @@
 //! cannot go in circles while sites see different policies.
 
 mod bulk;
+mod changes;
 mod sources;
+
+pub use changes::Claims;
 
 use crate::cache::throttle::Throttle;
 use crate::changes::Hub;
+use crate::home::holdings::Holdings;
 use crate::source::{
     ChangeStream, DIRECTORIES_AHEAD, Deadline, Directory, DirectoryStream, Found, Listed, Listing, Source,
     no_directories,
@@ -26,12 +30,12 @@ use crate::warm::Group;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use globalfs_proto::{
-    Attr, Change, Changes, DirEntry, FileId, FileKind, FsError, FsResult, GlobalPath, SiteName, Warm,
+    Attr, Changes, DirEntry, FileId, FileKind, FsError, FsResult, GlobalPath, SiteName, Version, Warm,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, RwLock, mpsc};
 
 /// What a listing waits for the master of one child, so that a site that is down does not use up the time
 /// of the listing.
@@ -39,12 +43,6 @@ const CHILD_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Children of one listing that are asked for at the same time.
 const CHILDREN_AT_ONCE: usize = 32;
-
-/// `EXDEV`: names of two masters. Programs then copy.
-const OTHER_DEVICE: FsError = FsError::Os(18);
-
-/// `EBUSY`: other sites master something below the name.
-const BUSY: FsError = FsError::Os(16);
 
 /// Who is the master of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +59,29 @@ pub enum Master {
 pub trait Placement: Send + Sync + 'static {
     /// The master of `path`.
     fn master(&self, path: &GlobalPath) -> Master;
+
+    /// Who has the content `version` of `path`: the site whose origin told it, which need not be the master any more.
+    fn keeper(&self, path: &GlobalPath, version: &Version) -> Master {
+        let _ = version;
+        self.master(path)
+    }
+
+    /// Who may change `path`: its master, or `Elsewhere` while it passes from one to another.
+    fn writer(&self, path: &GlobalPath) -> FsResult<Master> {
+        Ok(self.master(path))
+    }
+
+    /// Whether it is by a lease that this site is the master of `path`.
+    fn is_leased(&self, path: &GlobalPath) -> bool {
+        let _ = path;
+        false
+    }
+
+    /// Whether something beneath `path` has another master by a lease, so that `path` cannot be moved.
+    fn is_divided(&self, path: &GlobalPath) -> bool {
+        let _ = path;
+        false
+    }
 
     /// Names in the directory `dir` that may exist although the directory's master does not list them,
     /// because their own master is another.
@@ -92,6 +113,12 @@ struct Routes {
     left_out: Throttle,
     /// Where it is told that the placement has changed.
     moved: Hub,
+    /// Wakes who waits for that.
+    turned: Notify,
+    /// Each change that is made here holds it for reading.
+    gate: RwLock<()>,
+    holdings: Option<Holdings>,
+    claims: Option<Arc<dyn Claims>>,
 }
 
 /// What further masters have of a directory.
@@ -110,14 +137,37 @@ struct ForSites(Arc<Routes>);
 impl Routed {
     /// Divides the namespace between `origin` and `sites` as `placement` says at each request.
     pub fn new(placement: Arc<dyn Placement>, origin: Arc<dyn Source>, sites: Arc<dyn Sites>) -> Self {
-        let (left_out, moved) = (Throttle::new(), Hub::default());
-        Self(Arc::new(Routes { placement, origin, sites, left_out, moved }))
+        Self(Arc::new(Routes {
+            placement,
+            origin,
+            sites,
+            left_out: Throttle::new(),
+            moved: Hub::default(),
+            turned: Notify::new(),
+            gate: RwLock::new(()),
+            holdings: None,
+            claims: None,
+        }))
     }
 
-    /// What to call when the placement has changed: names may be answered by others from then on.
-    pub fn on_placement_change(&self) -> impl Fn() + Send + Sync + use<> {
-        let moved = self.0.moved.clone();
-        move || moved.tell(Arc::new(Changes::everything()))
+    /// Keeps in `holdings` what is changed under leases, which are asked for by `claims`.
+    pub fn with_leases(self, holdings: Holdings, claims: Arc<dyn Claims>) -> Self {
+        let routes = Arc::into_inner(self.0).expect("it is not used before it is complete");
+        Self(Arc::new(Routes { holdings: Some(holdings), claims: Some(claims), ..routes }))
+    }
+
+    /// What to call when the placement has changed: what is told may be answered by others from then on.
+    pub fn on_placement_change(&self) -> impl Fn(Changes) + Send + Sync + use<> {
+        let routes = self.0.clone();
+        move |changes| {
+            routes.moved.tell(Arc::new(changes));
+            routes.turned.notify_waiters();
+        }
+    }
+
+    /// Returns when no change is under way that was begun here before the call.
+    pub async fn settled(&self) {
+        drop(self.0.gate.write().await);
     }
 
     /// The whole namespace: what the nodes of this site see.
@@ -144,32 +194,24 @@ impl Routes {
         }
     }
 
-    fn own(&self, path: &GlobalPath) -> FsResult<&Arc<dyn Source>> {
-        match self.placement.master(path) {
-            Master::Here => Ok(&self.origin),
-            Master::Site(site) => Err(FsError::Refused(format!("{path} is not mastered here but at {site}"))),
-            Master::Nowhere(why) => Err(FsError::Refused(format!("{path} is not mastered here: {why}"))),
-        }
+    fn source_with(&self, path: &GlobalPath, version: &Version) -> FsResult<Arc<dyn Source>> {
+        self.source_for(path, &self.placement.keeper(path, version))
     }
 
-    /// Whether this site alone decides about all that `change` concerns.
-    fn may_change(&self, change: &Change) -> FsResult<()> {
-        let masters: Vec<_> = change.paths().map(|path| (path, self.placement.master(path))).collect();
-        if masters.iter().any(|(_, master)| *master != masters[0].1) {
-            return Err(OTHER_DEVICE);
+    fn own(&self, path: &GlobalPath) -> FsResult<&Arc<dyn Source>> {
+        self.own_if(path, self.placement.master(path))
+    }
+
+    fn own_content(&self, path: &GlobalPath, version: &Version) -> FsResult<&Arc<dyn Source>> {
+        self.own_if(path, self.placement.keeper(path, version))
+    }
+
+    fn own_if(&self, path: &GlobalPath, master: Master) -> FsResult<&Arc<dyn Source>> {
+        match master {
+            Master::Here => Ok(&self.origin),
+            Master::Site(site) => Err(FsError::Elsewhere(format!("{path} is mastered at {site}"))),
+            Master::Nowhere(why) => Err(FsError::Refused(format!("{path} is not mastered here: {why}"))),
         }
-        match &masters[0].1 {
-            Master::Here => {}
-            Master::Site(_) => return Err(FsError::READ_ONLY),
-            Master::Nowhere(why) => {
-                return Err(FsError::Unreachable(format!("{} has no master: {why}", masters[0].0)));
-            }
-        }
-        let moves = matches!(change, Change::Rename { .. } | Change::Remove { directory: true, .. });
-        if moves && change.paths().any(|path| !self.is_plain(path, &Master::Here)) {
-            return Err(BUSY);
-        }
-        Ok(())
     }
 
     async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
@@ -370,7 +412,7 @@ impl Routes {
     fn warm_groups(&self, warm: Warm) -> Vec<Group> {
         let mut groups: Vec<(Master, Group)> = Vec::new();
         for (number, file) in (0..).zip(warm.files) {
-            let master = self.placement.master(&file.path);
+            let master = self.placement.keeper(&file.path, &file.version);
             let known = groups.iter().position(|(of, _)| *of == master);
             let at = known.unwrap_or_else(|| {
                 let source = self.source_for(&file.path, &master);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::source::FileChunks;
 use crate::testing::MemorySource;
-use globalfs_proto::{ChunkIndex, ChunkSpan, WantedFile};
+use globalfs_proto::{Change, ChunkIndex, ChunkSpan, WantedFile};
 
 /// `/` and most paths are this site's; `/results` and below are of the site `cloud`; `/lost` is nobody's.
 struct Policies {
@@ -145,7 +145,7 @@ async fn other_sites_get_what_is_mastered_here_and_nothing_else() {
     let sites = site.routed.for_sites();
     assert_eq!(names(&sites, "/").await.unwrap(), ["here"], "unmerged");
     assert!(sites.stat(&path("/here"), soon()).await.is_ok());
-    let refused = |error: Option<FsError>| matches!(error, Some(FsError::Refused(_)));
+    let refused = |error| matches!(error, Some(FsError::Refused(_) | FsError::Elsewhere(_)));
     let before = site.cloud.calls();
     for name in ["/results", "/results/r", "/lost"] {
         let asked = path(name);
@@ -242,30 +242,33 @@ async fn many_files_are_divided_among_their_masters() {
     assert_eq!(nodes[4], nodes[0]);
     let sites = told(site.routed.for_sites().read_files(files, soon()).await.unwrap()).await;
     assert_eq!(sites[0], nodes[0]);
-    assert!(sites[1..4].iter().all(|told| matches!(told, Err(FsError::Refused(_)))));
+    let refused = |told: &FsResult<Bytes>| matches!(told, Err(FsError::Refused(_) | FsError::Elsewhere(_)));
+    assert!(sites[1..4].iter().all(refused));
 }
 
 #[tokio::test]
-async fn nodes_change_what_this_site_masters_and_nothing_else() {
+async fn a_change_is_made_by_the_master_of_all_its_names() {
     let site = site();
     site.origin.put_directory("/mixed");
     site.origin.put_file("/mixed/a-file", "");
     let change = async |change: Change| site.routed.for_nodes().change(&change, soon()).await.map(drop);
     let remove = |name: &str, directory| Change::Remove { path: path(name), directory };
-    assert_eq!(change(remove("/results/r", false)).await, Err(FsError::READ_ONLY));
     assert!(matches!(change(remove("/lost/c", false)).await, Err(FsError::Unreachable(_))));
     let rename = |from: &str, to: &str| Change::Rename {
         from: path(from),
         to: path(to),
         existing: globalfs_proto::Existing::Replace,
     };
-    assert_eq!(change(rename("/here", "/results/here")).await, Err(OTHER_DEVICE));
-    assert_eq!(change(rename("/results/r", "/mixed/c-r")).await, Err(FsError::READ_ONLY));
-    assert_eq!(change(rename("/mixed", "/moved")).await, Err(BUSY), "others have files in it");
-    assert_eq!(change(remove("/mixed", true)).await, Err(BUSY));
-    let refused = site.routed.for_sites().change(&remove("/here", false), soon()).await;
-    assert_eq!(refused.map(drop), Err(FsError::READ_ONLY), "other sites have leases, or nothing");
-    assert_eq!(change(remove("/mixed/a-file", false)).await, Ok(()));
+    assert_eq!(change(rename("/here", "/results/here")).await, Err(FsError::Os(18)));
+    assert_eq!(change(rename("/results/r", "/mixed/c-r")).await, Err(FsError::Os(95)), "of one other master");
+    assert_eq!(change(rename("/mixed", "/moved")).await, Err(FsError::Os(16)), "others have files in it");
+    assert_eq!(change(remove("/mixed", true)).await, Err(FsError::Os(16)));
+    let sites = site.routed.for_sites();
+    let refused = sites.change(&remove("/results/r", false), soon()).await;
+    assert!(matches!(refused, Err(FsError::Elsewhere(_))), "requests of sites are never sent on");
+    assert_eq!(sites.change(&remove("/mixed/a-file", false), soon()).await.map(drop), Ok(()));
+    assert_eq!(change(remove("/results/r", false)).await, Ok(()), "sent on to its master");
+    assert_eq!(site.cloud.stat(&path("/results/r"), soon()).await, Err(FsError::NOT_FOUND));
     assert_eq!(change(remove("/here", false)).await, Ok(()));
     assert_eq!(site.routed.for_nodes().stat(&path("/here"), soon()).await, Err(FsError::NOT_FOUND));
 }

@@ -6,6 +6,7 @@ mod admission;
 mod heartbeat;
 mod metrics;
 mod peers;
+mod tenures;
 mod traces;
 mod view;
 

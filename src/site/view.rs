@@ -1,5 +1,6 @@
 //! What a site knows of the cluster: the coordinator's last word, kept on disk for when it is down.
 
+use super::tenures::{Tenure, Tenures};
 use crate::config::HostPort;
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
@@ -9,9 +10,12 @@ use globalfs_controlplane::files::CertFiles;
 use globalfs_controlplane::model::policy::{PolicySet, Primary};
 use globalfs_controlplane::model::record::{ClusterView, NodeRecord};
 use globalfs_dataplane::route::{Master, Placement};
-use globalfs_proto::{GlobalPath, PeerIdentity, SiteName};
+use globalfs_dataplane::origin;
+use globalfs_proto::{Changes, FsError, FsResult, GlobalPath, PeerIdentity, SiteName, Version};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -32,8 +36,10 @@ pub(super) struct View {
     wanted: Notify,
     /// Counts the heartbeats that were answered.
     beats: watch::Sender<u64>,
+    /// One view after the other.
+    learning: Mutex<()>,
     /// Called when paths have other masters than before.
-    on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    on_change: OnceLock<Box<dyn Fn(Changes) + Send + Sync>>,
 }
 
 /// One view with its policies ready to decide.
@@ -41,6 +47,9 @@ pub(super) struct Known {
     /// As the coordinator tells it.
     pub(super) cluster: ClusterView,
     policies: PolicySet,
+    pub(super) tenures: Tenures,
+    /// The sites by the number that their files tell.
+    origins: HashMap<u64, SiteName>,
     /// The key with which each site and node registered.
     keys: HashMap<PeerIdentity, String>,
 }
@@ -74,6 +83,7 @@ impl View {
             wanted: Notify::new(),
             beats: watch::Sender::new(0),
             on_change: OnceLock::new(),
+            learning: Mutex::default(),
         };
         view.keep();
         Ok(view)
@@ -84,8 +94,9 @@ impl View {
         self.now.load_full()
     }
 
-    /// Calls `changed` whenever paths have other masters than before. The first call of this counts.
-    pub(super) fn on_change(&self, changed: Box<dyn Fn() + Send + Sync>) {
+    /// Calls `changed` whenever paths have other masters than before, with what is out of date. The first call of this
+    /// counts.
+    pub(super) fn on_change(&self, changed: Box<dyn Fn(Changes) + Send + Sync>) {
         let _ = self.on_change.set(changed);
     }
 
@@ -106,22 +117,34 @@ impl View {
         self.beats.send_modify(|beats| *beats += 1);
     }
 
-    /// Takes a newer view and keeps it on disk.
+    /// Takes a newer view and keeps it on disk. An older one is no news: what this site gave away it would take back.
     pub(super) fn learn(&self, cluster: ClusterView) {
         let revision = cluster.revision;
         match Known::new(cluster) {
             Ok(known) => {
+                let _turn = self.learning.lock();
+                if revision <= self.now.load().cluster.revision {
+                    return;
+                }
                 let before = self.now.swap(Arc::new(known));
                 self.keep();
-                // A node that joins must not make every other one forget what it knows.
-                if !before.places_as(&self.now()) {
-                    self.on_change.get().iter().for_each(|changed| changed());
+                let changes = self.now.load().changes_since(&before);
+                if !changes.is_empty() {
+                    self.on_change.get().iter().for_each(|changed| changed(changes.clone()));
                 }
                 tracing::info!(revision, "cluster_view_changed");
             }
             Err(error) => {
                 tracing::error!(%error, revision, "the coordinator's view contradicts itself; kept the old one")
             }
+        }
+    }
+
+    /// The site that policy names as the home of `path`, if it is one.
+    pub(super) fn home(&self, path: &GlobalPath) -> Option<SiteName> {
+        match self.now.load().policies.primary(path) {
+            Primary::Site(site) => Some(site),
+            Primary::EachSite => None,
         }
     }
 
@@ -137,7 +160,14 @@ impl View {
     fn keep(&self) {
         let text = serde_json::to_vec_pretty(&self.now().cluster).expect("a view is plain data");
         let fresh = self.file.with_extension("json.new");
-        let written = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &self.file));
+        let write = || {
+            let mut file = fs::File::create(&fresh)?;
+            file.write_all(&text)?;
+            // What this site gave away it must not take back after a loss of power.
+            file.sync_all()?;
+            fs::rename(&fresh, &self.file)
+        };
+        let written: std::io::Result<()> = write();
         if let Err(error) = written {
             tracing::warn!(%error, path = %self.file.display(), "cannot keep the cluster view");
         }
@@ -162,14 +192,19 @@ impl Known {
             sites.extend(policy.primary.iter().chain(&policy.replicate_to).cloned());
         }
         let policies = PolicySet::new(cluster.policies.clone(), &sites, cluster.default_primary.clone())?;
-        let keys = keys(&cluster);
-        Ok(Self { cluster, policies, keys })
+        let (keys, tenures) = (keys(&cluster), tenures(&cluster));
+        let origins = cluster.sites.iter().map(|site| (origin::identity(&site.name), site.name.clone()));
+        Ok(Self { origins: origins.collect(), cluster, policies, tenures, keys })
     }
 
-    /// Whether `other` gives every path the same master.
-    fn places_as(&self, other: &Self) -> bool {
-        let (one, other) = (&self.cluster, &other.cluster);
-        (&one.default_primary, &one.policies) == (&other.default_primary, &other.policies)
+    /// What is out of date since `before`, because others are masters of it. A node that joins makes nobody forget.
+    fn changes_since(&self, before: &Self) -> Changes {
+        let (one, other) = (&self.cluster, &before.cluster);
+        if (&one.default_primary, &one.policies) == (&other.default_primary, &other.policies) {
+            self.tenures.changes_since(&before.tenures)
+        } else {
+            Changes::everything()
+        }
     }
 
     /// Whether `peer` is registered with this key. Asked at each request, so it is a look-up.
@@ -185,16 +220,59 @@ fn keys(cluster: &ClusterView) -> HashMap<PeerIdentity, String> {
     sites.chain(cluster.nodes.iter().map(node)).collect()
 }
 
+fn tenures(cluster: &ClusterView) -> Tenures {
+    let _ = cluster;
+    Tenures::default()
+}
+
 impl Placement for View {
     fn master(&self, path: &GlobalPath) -> Master {
-        self.master_at(self.now.load().policies.primary(path))
+        let now = self.now.load();
+        match now.tenures.at(path).filter(|(_, tenure)| tenure.is_in_force()) {
+            Some((_, tenure)) => self.master_at(Primary::Site(tenure.holder.clone())),
+            None => self.master_at(now.policies.primary(path)),
+        }
+    }
+
+    fn keeper(&self, path: &GlobalPath, version: &Version) -> Master {
+        match self.now.load().origins.get(&version.file.origin) {
+            Some(site) => self.master_at(Primary::Site(site.clone())),
+            None => self.master(path),
+        }
+    }
+
+    fn writer(&self, path: &GlobalPath) -> FsResult<Master> {
+        match self.now.load().tenures.at(path) {
+            Some((scope, tenure)) if !tenure.is_in_force() => {
+                Err(FsError::Elsewhere(format!("{scope} passes to or from {}", tenure.holder)))
+            }
+            _ => Ok(self.master(path)),
+        }
+    }
+
+    fn is_leased(&self, path: &GlobalPath) -> bool {
+        let now = self.now.load();
+        let here = |(_, tenure): &(_, &Tenure)| tenure.is_in_force() && tenure.holder == self.here;
+        now.tenures.at(path).is_some_and(|found| here(&found))
+    }
+
+    fn is_divided(&self, path: &GlobalPath) -> bool {
+        self.now.load().tenures.any_below(path)
     }
 
     fn junctions(&self, dir: &GlobalPath) -> Vec<Bytes> {
-        self.now.load().policies.junctions(dir).into_iter().map(Bytes::from).collect()
+        let now = self.now.load();
+        if now.tenures.at(dir).is_some_and(|(_, tenure)| tenure.is_in_force()) {
+            return Vec::new();
+        }
+        let leased = now.tenures.names_in(dir).map(Bytes::copy_from_slice);
+        now.policies.junctions(dir).into_iter().map(Bytes::from).chain(leased).collect()
     }
 
     fn listing_masters(&self, dir: &GlobalPath) -> Vec<Master> {
+        if self.now.load().tenures.at(dir).is_some_and(|(_, tenure)| tenure.is_in_force()) {
+            return vec![self.master(dir)];
+        }
         let homes = self.now.load().policies.listing_homes(dir);
         let mut masters: Vec<Master> = homes.into_iter().map(|home| self.master_at(home)).collect();
         // "Each site" and this site's name are two homes and one master; the first one is the directory's.

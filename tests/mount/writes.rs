@@ -18,8 +18,13 @@ struct Written {
 }
 
 fn start() -> Written {
+    start_at("onprem")
+}
+
+/// The mount is at `site`; `onprem` masters all.
+fn start_at(site: &str) -> Written {
     let mut test = Setup::default().start(|origin| fs::write(origin.join("old"), "content").unwrap());
-    let mount = mount_with(&mut test, "node-1", "onprem", "", &["-o", "rw"]);
+    let mount = mount_with(&mut test, "node-1", site, "", &["-o", "rw"]);
     Written { test, mount }
 }
 
@@ -41,7 +46,20 @@ fn what_programs_make_lies_in_the_origin() {
     if !can_mount("what_programs_make_lies_in_the_origin") {
         return;
     }
-    let mut written = start();
+    programs_write_at("onprem");
+}
+
+/// Holds promise 14 of docs/semantics.md.
+#[test]
+fn what_programs_make_elsewhere_lies_in_the_origin_of_the_master() {
+    if !can_mount("what_programs_make_elsewhere_lies_in_the_origin_of_the_master") {
+        return;
+    }
+    programs_write_at("cloud");
+}
+
+fn programs_write_at(site: &str) {
+    let mut written = start_at(site);
     let script = "set -e
         umask 027
         mkdir -p a/b/c && echo one > a/b/c/one && printf two >> a/b/c/one
@@ -65,9 +83,8 @@ fn what_programs_make_lies_in_the_origin() {
     same(&neighbour, &origin);
     let far = written.test.mount("node-3", "cloud");
     same(&far, &origin);
-    let denied =
-        shell(&far, "touch new 2>&1 || true; echo x 2>&1 >> old || true; rm -f numbers 2>&1 || true");
-    assert_eq!(denied.matches("Read-only file system").count(), 3, "{denied}");
+    shell(&far, "touch new; echo x >> old; rm -f numbers");
+    same(&far, &origin);
     same(&written.mount, &origin);
 }
 

@@ -9,6 +9,7 @@ pub mod hash_index;
 pub mod heard;
 pub mod names;
 pub mod pace;
+pub mod pending;
 pub mod readahead;
 pub mod walk;
 mod walk_order;

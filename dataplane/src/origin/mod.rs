@@ -96,6 +96,11 @@ pub enum OriginError {
     },
 }
 
+/// The number by which files tell that they are of `site`'s origin, but for those on another file system mounted in it.
+pub fn identity(site: &SiteName) -> u64 {
+    tree::identity(site, None)
+}
+
 /// What an origin has done since it was opened.
 #[derive(Debug, Default)]
 pub struct Counters {

@@ -184,7 +184,7 @@ pub(super) fn resolve_in(
     Err(Errno::AGAIN)
 }
 
-fn identity(site: &SiteName, device: Option<(u32, u32)>) -> u64 {
+pub(super) fn identity(site: &SiteName, device: Option<(u32, u32)>) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(site.as_str().as_bytes());
     if let Some((major, minor)) = device {

@@ -26,7 +26,7 @@ pub(super) async fn read_files(
 ) -> FsResult<FileChunks> {
     let (mut parts, mut failed) = (Vec::<Part>::new(), Vec::new());
     for (number, file) in files.into_iter().enumerate() {
-        let master = placement.master(&file.path);
+        let master = placement.keeper(&file.path, &file.version);
         match parts.iter_mut().find(|part| part.master == master) {
             Some(part) => part.add(number, file),
             None => match choose(&file.path, &master) {

@@ -55,8 +55,7 @@ impl Source for ForNodes {
     }
 
     async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
-        self.0.may_change(change)?;
-        self.0.origin.change(change, deadline).await
+        self.0.change(change, deadline).await
     }
 
     async fn read(
@@ -66,7 +65,7 @@ impl Source for ForNodes {
         span: ChunkSpan,
         deadline: Deadline,
     ) -> FsResult<ChunkStream> {
-        self.0.source_of(path)?.read(path, version, span, deadline).await
+        self.0.source_with(path, &version)?.read(path, version, span, deadline).await
     }
 
     async fn hashes(
@@ -76,7 +75,7 @@ impl Source for ForNodes {
         span: ChunkSpan,
         deadline: Deadline,
     ) -> FsResult<HashStream> {
-        self.0.source_of(path)?.hashes(path, version, span, deadline).await
+        self.0.source_with(path, &version)?.hashes(path, version, span, deadline).await
     }
 
     async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
@@ -142,6 +141,10 @@ impl Source for ForSites {
         self.0.own(path)?.fs_stat(path, deadline).await
     }
 
+    async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
+        self.0.change_own(change, deadline).await
+    }
+
     async fn read(
         &self,
         path: &GlobalPath,
@@ -149,7 +152,7 @@ impl Source for ForSites {
         span: ChunkSpan,
         deadline: Deadline,
     ) -> FsResult<ChunkStream> {
-        self.0.own(path)?.read(path, version, span, deadline).await
+        self.0.own_content(path, &version)?.read(path, version, span, deadline).await
     }
 
     async fn hashes(
@@ -159,11 +162,11 @@ impl Source for ForSites {
         span: ChunkSpan,
         deadline: Deadline,
     ) -> FsResult<HashStream> {
-        self.0.own(path)?.hashes(path, version, span, deadline).await
+        self.0.own_content(path, &version)?.hashes(path, version, span, deadline).await
     }
 
     async fn read_files(&self, files: Vec<WantedFile>, deadline: Deadline) -> FsResult<FileChunks> {
-        let choose = |path: &GlobalPath, _: &Master| self.0.own(path).cloned();
+        let choose = |path: &GlobalPath, master: &Master| self.0.own_if(path, master.clone()).cloned();
         bulk::read_files(&*self.0.placement, choose, files, deadline).await
     }
 
