@@ -4,6 +4,7 @@
 //! that fails its hash is asked for again, a limited number of times, and then the read fails. A read has
 //! at most [`STREAMS_IN_FLIGHT`] requests under way, each with one window of the transport.
 
+mod home;
 mod names;
 mod watch;
 

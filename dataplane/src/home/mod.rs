@@ -1,5 +1,9 @@
 //! Subtrees whose master is another site than their home: what the holder owes, and how it comes home.
 
+mod content;
 pub mod holdings;
 mod links;
+pub mod receive;
+pub mod side;
+pub mod survey;
 pub mod syncer;

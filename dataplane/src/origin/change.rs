@@ -117,14 +117,14 @@ fn find(tree: &Tree, target: &Target) -> FsResult<(OwnedFd, Attr)> {
 }
 
 /// A name in a directory that is open.
-struct Place<'p> {
-    directory: OwnedFd,
-    name: &'p [u8],
+pub(super) struct Place<'p> {
+    pub(super) directory: OwnedFd,
+    pub(super) name: &'p [u8],
 }
 
 impl<'p> Place<'p> {
     /// The root has no name that could be changed.
-    fn of(tree: &Tree, path: &'p GlobalPath) -> FsResult<Self> {
+    pub(super) fn of(tree: &Tree, path: &'p GlobalPath) -> FsResult<Self> {
         const EBUSY: FsError = FsError::Os(16);
         let parent = path.parent().ok_or(EBUSY)?;
         let directory = tree.resolve(&parent, OFlags::PATH | OFlags::DIRECTORY).map_err(os)?;
@@ -153,7 +153,7 @@ impl<'p> Place<'p> {
         }
     }
 
-    fn remove(&self, directory: bool) -> Result<()> {
+    pub(super) fn remove(&self, directory: bool) -> Result<()> {
         let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         rustix::fs::unlinkat(&self.directory, self.name, flags)
     }
@@ -280,7 +280,7 @@ fn rename(tree: &Tree, from: &GlobalPath, to: &GlobalPath, existing: Existing) -
 }
 
 /// The owner first, which takes set-id bits away; the length before the times, which it moves.
-fn set_attr(found: &OwnedFd, before: &Attr, new: &NewAttr) -> FsResult<()> {
+pub(super) fn set_attr(found: &OwnedFd, before: &Attr, new: &NewAttr) -> FsResult<()> {
     if new.uid.is_some() || new.gid.is_some() {
         set_owner(found, new.uid, new.gid).map_err(os)?;
     }

@@ -1,0 +1,298 @@
+//! Makes paths of an origin what they are at another site, which is read as any reader would read it.
+//!
+//! *Invariants:* what is answered as done is on disk here; an error of one path ends no other; a path never shows half of a
+//! file. Directories come first, and their attributes last, since what is made in them moves their times.
+
+use super::content;
+use crate::origin::Origin;
+use crate::origin::install::Xattrs;
+use crate::source::{Chunk, Deadline, Source};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use globalfs_proto::bulk::requests;
+use globalfs_proto::limits::MAX_HOME_ITEMS;
+use globalfs_proto::{Attr, FileKind, FsError, FsResult, GlobalPath, HomeItem, Settled, WantedFile};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Paths of one batch that are worked on at a time.
+const PATHS_AT_ONCE: usize = 16;
+
+/// Larger files of one batch whose content is read at a time.
+const FILES_AT_ONCE: usize = 2;
+
+/// Receives into one origin. Clones are one.
+#[derive(Clone)]
+pub struct Receiver {
+    origin: Origin,
+}
+
+/// One batch on its way.
+struct Batch {
+    origin: Origin,
+    from: Arc<dyn Source>,
+    deadline: Deadline,
+    items: Vec<HomeItem>,
+    outcomes: Vec<FsResult<()>>,
+    answers: mpsc::Sender<Settled>,
+}
+
+impl Receiver {
+    /// Into `origin`.
+    pub fn new(origin: Origin) -> Self {
+        Self { origin }
+    }
+
+    /// Makes the items in this origin what they are at `from`. Answers each once, when it is on disk here.
+    pub fn bring(
+        &self,
+        items: Vec<HomeItem>,
+        from: Arc<dyn Source>,
+        deadline: Deadline,
+    ) -> mpsc::Receiver<Settled> {
+        let (answers, receiver) = mpsc::channel(MAX_HOME_ITEMS);
+        let outcomes = vec![Ok(()); items.len()];
+        let batch = Batch { origin: self.origin.clone(), from, deadline, items, outcomes, answers };
+        tokio::spawn(batch.run());
+        receiver
+    }
+
+    /// The same, when nobody needs to hear of single paths: the first failure.
+    pub async fn bring_all(
+        &self,
+        items: Vec<HomeItem>,
+        from: Arc<dyn Source>,
+        deadline: Deadline,
+    ) -> FsResult<()> {
+        let mut answers = self.bring(items, from, deadline);
+        let mut result = Ok(());
+        while let Some(settled) = answers.recv().await {
+            result = result.and(settled.outcome);
+        }
+        result
+    }
+}
+
+impl Batch {
+    async fn run(mut self) {
+        let answers = self.answers.clone();
+        // Who asked may go away: then nothing more is begun.
+        tokio::select! {
+            () = answers.closed() => {}
+            () = self.work() => {}
+        }
+    }
+
+    async fn work(&mut self) {
+        if self.origin.is_read_only() {
+            self.outcomes.iter_mut().for_each(|outcome| *outcome = Err(FsError::READ_ONLY));
+        } else {
+            self.make_directories().await;
+            self.place_small_files().await;
+            self.place_others().await;
+            self.link().await;
+            self.remove().await;
+            self.dress_directories().await;
+            let durable = self.origin.install_durably(self.deadline).await;
+            self.outcomes.iter_mut().for_each(|outcome| *outcome = outcome.clone().and(durable.clone()));
+        }
+        for (item, outcome) in (0..).zip(std::mem::take(&mut self.outcomes)) {
+            let _ = self.answers.send(Settled { item, outcome }).await;
+        }
+    }
+
+    /// The places of the items that have not failed, are there and of a kind that `choose` takes.
+    fn present(&self, choose: impl Fn(&HomeItem, &Attr) -> bool) -> Vec<(usize, GlobalPath, Attr)> {
+        let all = self.items.iter().enumerate().filter(|(at, _)| self.outcomes[*at].is_ok());
+        let chosen = all.filter_map(|(at, item)| {
+            let attr = item.attr.as_ref().filter(|attr| choose(item, attr))?;
+            Some((at, item.path.clone(), *attr))
+        });
+        chosen.collect()
+    }
+
+    fn tell(&mut self, outcomes: Vec<(usize, FsResult<()>)>) {
+        for (at, outcome) in outcomes {
+            self.outcomes[at] = outcome;
+        }
+    }
+
+    /// From the top: the shorter path first.
+    async fn make_directories(&mut self) {
+        let mut directories = self.present(|_, attr| attr.kind == FileKind::Directory);
+        directories.sort_by_key(|(_, path, _)| path.as_bytes().len());
+        for (at, path, _) in directories {
+            self.outcomes[at] = self.origin.install_directory(path, self.deadline).await;
+        }
+    }
+
+    /// Small files come many at a time, and are placed as they are complete.
+    async fn place_small_files(&mut self) {
+        let small = self.present(|item, attr| {
+            attr.kind == FileKind::Regular && item.same_as.is_none() && wanted(&item.path, attr).is_small()
+        });
+        let files: Vec<WantedFile> = small.iter().map(|(_, path, attr)| wanted(path, attr)).collect();
+        for part in requests(&files) {
+            let outcomes = self.place_part(&small[part.clone()], files[part].to_vec()).await;
+            self.tell(outcomes);
+        }
+    }
+
+    async fn place_part(
+        &self,
+        part: &[(usize, GlobalPath, Attr)],
+        files: Vec<WantedFile>,
+    ) -> Vec<(usize, FsResult<()>)> {
+        let missing = FsError::Unreachable("the files ended too early".to_owned());
+        let mut outcomes: HashMap<usize, FsResult<()>> =
+            part.iter().map(|(at, ..)| (*at, Err(missing.clone()))).collect();
+        let complete = match self.from.read_files(files, self.deadline).await {
+            Ok(chunks) => complete_files(chunks, part.iter().map(|(_, path, attr)| wanted(path, attr)).collect()),
+            Err(error) => {
+                return part.iter().map(|(at, ..)| (*at, Err(error.clone()))).collect();
+            }
+        };
+        let place = |(number, chunks): (usize, FsResult<Vec<Chunk>>)| async move {
+            let (at, path, attr) = &part[number];
+            let placed = async {
+                let parts = (chunks?, *attr, self.xattrs(path, attr).await?);
+                self.origin.install_file(path.clone(), parts, self.deadline).await
+            };
+            (*at, placed.await)
+        };
+        let mut placed = std::pin::pin!(complete.map(place).buffer_unordered(PATHS_AT_ONCE));
+        while let Some((at, outcome)) = placed.next().await {
+            outcomes.insert(at, outcome);
+        }
+        outcomes.into_iter().collect()
+    }
+
+    /// Larger files, empty ones, links and special files.
+    async fn place_others(&mut self) {
+        let others = self.present(|item, attr| {
+            let small = attr.kind == FileKind::Regular && wanted(&item.path, attr).is_small();
+            attr.kind != FileKind::Directory && item.same_as.is_none() && !small
+        });
+        let (large, light): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|(_, _, attr)| attr.kind == FileKind::Regular && attr.size > 0);
+        for (paths, at_once) in [(light, PATHS_AT_ONCE), (large, FILES_AT_ONCE)] {
+            let batch = &*self;
+            let place = |(at, path, attr)| async move { (at, batch.place(path, attr).await) };
+            let outcomes = stream::iter(paths).map(place).buffer_unordered(at_once).collect().await;
+            self.tell(outcomes);
+        }
+    }
+
+    async fn place(&self, path: GlobalPath, attr: Attr) -> FsResult<()> {
+        let xattrs = self.xattrs(&path, &attr).await?;
+        match attr.kind {
+            FileKind::Regular if attr.size == 0 => {
+                self.origin.install_file(path, (Vec::new(), attr, xattrs), self.deadline).await
+            }
+            FileKind::Regular => {
+                content::place(&self.origin, &self.from, path, (attr, xattrs), self.deadline).await
+            }
+            FileKind::Symlink => {
+                let target = self.from.read_link(&path, self.deadline).await.map_err(stale)?;
+                self.origin.install_special(path, (Some(target), attr, xattrs), self.deadline).await
+            }
+            _ => self.origin.install_special(path, (None, attr, xattrs), self.deadline).await,
+        }
+    }
+
+    /// Further names of files.
+    async fn link(&mut self) {
+        let by_path: HashMap<GlobalPath, usize> =
+            (0..).zip(&self.items).map(|(at, item)| (item.path.clone(), at)).collect();
+        let links = self.present(|item, attr| item.same_as.is_some() && attr.kind != FileKind::Directory);
+        for (at, path, _) in links {
+            let Some(same_as) = self.items[at].same_as.clone() else { continue };
+            let file = by_path.get(&same_as).map_or(Ok(()), |at| self.outcomes[*at].clone());
+            self.outcomes[at] = match file {
+                Ok(()) => self.origin.install_link(path, same_as, self.deadline).await,
+                Err(error) => Err(error),
+            };
+        }
+    }
+
+    /// From the bottom: the longer path first.
+    async fn remove(&mut self) {
+        let absent = self.items.iter().enumerate().filter(|(_, item)| item.attr.is_none());
+        let mut absent: Vec<_> = absent.map(|(at, item)| (at, item.path.clone())).collect();
+        absent.sort_by_key(|(_, path)| std::cmp::Reverse(path.as_bytes().len()));
+        for (at, path) in absent {
+            self.outcomes[at] = self.origin.install_absence(path, self.deadline).await;
+        }
+    }
+
+    async fn dress_directories(&mut self) {
+        let mut directories = self.present(|_, attr| attr.kind == FileKind::Directory);
+        directories.sort_by_key(|(_, path, _)| std::cmp::Reverse(path.as_bytes().len()));
+        for (at, path, attr) in directories {
+            self.outcomes[at] = match self.xattrs(&path, &attr).await {
+                Ok(xattrs) => self.origin.install_attributes(path, (attr, xattrs), self.deadline).await,
+                Err(error) => Err(error),
+            };
+        }
+    }
+
+    async fn xattrs(&self, path: &GlobalPath, attr: &Attr) -> FsResult<Xattrs> {
+        if attr.no_xattrs || attr.kind == FileKind::Symlink {
+            return Ok(Vec::new());
+        }
+        let names = self.from.list_xattr(path, self.deadline).await.map_err(stale)?;
+        let mut xattrs = Vec::new();
+        for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+            match self.from.get_xattr(path, name, self.deadline).await {
+                Ok(value) => xattrs.push((Bytes::copy_from_slice(name), value)),
+                // `ENODATA`: it has gone since.
+                Err(FsError::Os(61)) => {}
+                Err(error) => return Err(stale(error)),
+            }
+        }
+        Ok(xattrs)
+    }
+}
+
+fn wanted(path: &GlobalPath, attr: &Attr) -> WantedFile {
+    WantedFile { path: path.clone(), version: attr.version() }
+}
+
+/// What is no longer there has changed since it was told of.
+fn stale(error: FsError) -> FsError {
+    match error {
+        FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY => FsError::Stale(None),
+        other => other,
+    }
+}
+
+/// The files whose chunks come in `chunks`, each when it is complete or has failed.
+fn complete_files(
+    chunks: crate::source::FileChunks,
+    files: Vec<WantedFile>,
+) -> impl stream::Stream<Item = (usize, FsResult<Vec<Chunk>>)> {
+    let begun: HashMap<usize, Vec<Chunk>> = HashMap::new();
+    stream::unfold((chunks, files, begun), |(mut chunks, files, mut begun)| async move {
+        loop {
+            let (number, chunk) = chunks.recv().await?;
+            let complete = match (chunk, files.get(number)) {
+                (Err(error), _) => Some(Err(stale(error))),
+                (Ok(_), None) => None,
+                (Ok(chunk), Some(file)) => {
+                    let have = begun.entry(number).or_default();
+                    have.push(chunk);
+                    (have.len() as u64 == file.chunks()).then(|| Ok(std::mem::take(have)))
+                }
+            };
+            if let Some(complete) = complete {
+                begun.remove(&number);
+                return Some(((number, complete), (chunks, files, begun)));
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;
