@@ -1,8 +1,9 @@
 //! The content of one larger file: what an old content or an earlier try has of it is kept, the rest is read.
 
-use crate::origin::Origin;
+use super::receive::Steps;
 use crate::origin::install::{Draft, Xattrs, hash_at};
-use crate::source::{Deadline, Hashes, Source};
+use crate::origin::tree::Tree;
+use crate::source::{Hashes, Source};
 use globalfs_proto::{Attr, ChunkIndex, ChunkSpan, FsError, FsResult, GlobalPath};
 use std::fs::File;
 use std::sync::Arc;
@@ -20,20 +21,19 @@ enum Have {
 
 /// The regular file `path` becomes what it is at `from`, its attributes included.
 pub(super) async fn place(
-    origin: &Origin,
+    steps: &Steps,
     from: &Arc<dyn Source>,
     path: GlobalPath,
     (attr, xattrs): (Attr, Xattrs),
-    deadline: Deadline,
 ) -> FsResult<()> {
-    let old = origin.old_file(path.clone(), deadline).await?;
+    let at = path.clone();
+    let (old, draft) = steps.run(move |tree| Ok((tree.old_file(&at)?, tree.draft(&at, attr.size)?))).await?;
     let old_size = old.as_ref().map(|(_, attr)| attr.size);
     let old = old.map(|(file, _)| Arc::new(file)).filter(|_| old_size > Some(0));
-    let draft = origin.draft(path.clone(), attr.size, deadline).await?;
     let whole = ChunkSpan { first: ChunkIndex(0), count: globalfs_proto::chunk::chunk_count(attr.size) };
     let mut runs = vec![(whole, Have::Nothing)];
     if old.is_some() || draft.left > 0 {
-        match compare(from, &path, &attr, whole, (&old, &draft), deadline).await {
+        match compare(steps, from, (&path, &attr, whole), (&old, &draft)).await {
             Ok(known) => runs = known,
             // `EOPNOTSUPP`: it tells no hashes.
             Err(FsError::Os(95)) => {}
@@ -41,46 +41,51 @@ pub(super) async fn place(
         }
     }
     if old_size == Some(attr.size) && runs.iter().all(|(_, have)| *have == Have::Old) {
-        origin.install_attributes(path.clone(), (attr, xattrs), deadline).await?;
-        return origin.drop_draft(path, deadline).await;
+        let keep = move |tree: &Tree| {
+            tree.install_attributes(&path, &attr, &xattrs)?;
+            tree.drop_draft(&path)
+        };
+        return steps.run(keep).await;
     }
     for (span, have) in runs {
         match (have, &old) {
             (Have::Draft, _) => {}
             (Have::Old, Some(old)) => {
                 let (draft, old) = (draft.clone(), old.clone());
-                blocking(move || draft.copy(&old, span, attr.size)).await?;
+                steps.run(move |_| draft.copy(&old, span, attr.size)).await?;
             }
-            _ => read(from, &path, &attr, span, &draft, deadline).await?,
+            _ => read(steps, from, &path, &attr, span, &draft).await?,
         }
     }
-    origin.install_draft(path, (draft, attr, xattrs), deadline).await
+    steps.run(move |tree| tree.install_draft(&path, &draft, &attr, &xattrs)).await
 }
 
 /// Which runs of chunks are here already, by their hashes.
 async fn compare(
+    steps: &Steps,
     from: &Arc<dyn Source>,
-    path: &GlobalPath,
-    attr: &Attr,
-    whole: ChunkSpan,
+    (path, attr, whole): (&GlobalPath, &Attr, ChunkSpan),
     (old, draft): (&Option<Arc<File>>, &Draft),
-    deadline: Deadline,
 ) -> FsResult<Vec<(ChunkSpan, Have)>> {
-    let mut hashes = from.hashes(path, attr.version(), whole, deadline).await?;
+    let mut hashes = from.hashes(path, attr.version(), whole, steps.deadline).await?;
     let mut runs: Vec<(ChunkSpan, Have)> = Vec::new();
     let mut next = 0;
     while let Some(told) = hashes.recv().await {
         let told = told?;
         next = told.first.0 + told.hashes.len() as u64;
         let (old, draft, size) = (old.clone(), draft.clone(), attr.size);
-        for (index, have) in blocking(move || Ok(look(&told, old.as_deref(), &draft, size))).await? {
+        for (index, have) in steps.run(move |_| Ok(look(&told, old.as_deref(), &draft, size))).await? {
             match runs.last_mut() {
                 Some((span, same)) if *same == have => span.count += 1,
                 _ => runs.push((ChunkSpan { first: index, count: 1 }, have)),
             }
         }
     }
-    if next == whole.count { Ok(runs) } else { Err(FsError::Unreachable("the hashes ended too early".to_owned())) }
+    if next == whole.count {
+        Ok(runs)
+    } else {
+        Err(FsError::Unreachable("the hashes ended too early".to_owned()))
+    }
 }
 
 fn look(told: &Hashes, old: Option<&File>, draft: &Draft, size: u64) -> Vec<(ChunkIndex, Have)> {
@@ -99,14 +104,14 @@ fn look(told: &Hashes, old: Option<&File>, draft: &Draft, size: u64) -> Vec<(Chu
 }
 
 async fn read(
+    steps: &Steps,
     from: &Arc<dyn Source>,
     path: &GlobalPath,
     attr: &Attr,
     span: ChunkSpan,
     draft: &Draft,
-    deadline: Deadline,
 ) -> FsResult<()> {
-    let mut chunks = from.read(path, attr.version(), span, deadline).await?;
+    let mut chunks = from.read(path, attr.version(), span, steps.deadline).await?;
     let mut left = span.count;
     while let Some(chunk) = chunks.recv().await {
         // What has come meanwhile is written in the same turn.
@@ -118,14 +123,10 @@ async fn read(
         }
         left -= batch.len() as u64;
         let draft = draft.clone();
-        blocking(move || batch.iter().try_for_each(|chunk| draft.write(chunk.index, &chunk.data))).await?;
+        steps.run(move |_| batch.iter().try_for_each(|chunk| draft.write(chunk.index, &chunk.data))).await?;
     }
     if left == 0 { Ok(()) } else { Err(FsError::Unreachable(format!("{path} ended too early"))) }
 }
 
 /// Chunks that are written in one turn.
 const CHUNKS_A_TURN: usize = 8;
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> FsResult<T> + Send + 'static) -> FsResult<T> {
-    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
-}

@@ -101,7 +101,11 @@ impl Holdings {
             let at = path(&key)?;
             let Some(holding) = self.at(&at) else { continue };
             let mut pending = holding.pending.lock();
-            if value == WHOLE { pending.add_whole(&at, now) } else { pending.add(&at, now) }
+            if value == WHOLE {
+                pending.add_whole(&at, now)
+            } else {
+                pending.add(&at, now)
+            }
             inner.owed.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())

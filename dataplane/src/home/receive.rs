@@ -5,7 +5,8 @@
 
 use super::content;
 use crate::origin::Origin;
-use crate::origin::install::Xattrs;
+use crate::origin::install::{Turn, Xattrs};
+use crate::origin::tree::Tree;
 use crate::source::{Chunk, Deadline, Source};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -28,11 +29,17 @@ pub struct Receiver {
     origin: Origin,
 }
 
+/// The way to one origin for one batch.
+pub(super) struct Steps {
+    origin: Origin,
+    turn: Turn,
+    pub(super) deadline: Deadline,
+}
+
 /// One batch on its way.
 struct Batch {
-    origin: Origin,
+    steps: Steps,
     from: Arc<dyn Source>,
-    deadline: Deadline,
     items: Vec<HomeItem>,
     outcomes: Vec<FsResult<()>>,
     answers: mpsc::Sender<Settled>,
@@ -44,17 +51,29 @@ impl Receiver {
         Self { origin }
     }
 
-    /// Makes the items in this origin what they are at `from`. Answers each once, when it is on disk here.
+    /// Makes the items in this origin what they are at `from`. Answers each once, when it is on disk here. If the answers
+    /// are dropped nothing more is begun.
     pub fn bring(
         &self,
         items: Vec<HomeItem>,
         from: Arc<dyn Source>,
         deadline: Deadline,
     ) -> mpsc::Receiver<Settled> {
+        self.bring_in_turn(items, from, deadline, Arc::new(()))
+    }
+
+    /// The same; `turn` is dropped when all that was begun has ended.
+    pub(super) fn bring_in_turn(
+        &self,
+        items: Vec<HomeItem>,
+        from: Arc<dyn Source>,
+        deadline: Deadline,
+        turn: Turn,
+    ) -> mpsc::Receiver<Settled> {
         let (answers, receiver) = mpsc::channel(MAX_HOME_ITEMS);
-        let outcomes = vec![Ok(()); items.len()];
-        let batch = Batch { origin: self.origin.clone(), from, deadline, items, outcomes, answers };
-        tokio::spawn(batch.run());
+        let (steps, outcomes) =
+            (Steps { origin: self.origin.clone(), turn, deadline }, vec![Ok(()); items.len()]);
+        tokio::spawn(Batch { steps, from, items, outcomes, answers }.run());
         receiver
     }
 
@@ -74,10 +93,19 @@ impl Receiver {
     }
 }
 
+impl Steps {
+    /// One step, on a thread that may block.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        step: impl FnOnce(&Tree) -> FsResult<T> + Send + 'static,
+    ) -> FsResult<T> {
+        self.origin.install(self.turn.clone(), self.deadline, step).await
+    }
+}
+
 impl Batch {
     async fn run(mut self) {
         let answers = self.answers.clone();
-        // Who asked may go away: then nothing more is begun.
         tokio::select! {
             () = answers.closed() => {}
             () = self.work() => {}
@@ -85,18 +113,14 @@ impl Batch {
     }
 
     async fn work(&mut self) {
-        if self.origin.is_read_only() {
-            self.outcomes.iter_mut().for_each(|outcome| *outcome = Err(FsError::READ_ONLY));
-        } else {
-            self.make_directories().await;
-            self.place_small_files().await;
-            self.place_others().await;
-            self.link().await;
-            self.remove().await;
-            self.dress_directories().await;
-            let durable = self.origin.install_durably(self.deadline).await;
-            self.outcomes.iter_mut().for_each(|outcome| *outcome = outcome.clone().and(durable.clone()));
-        }
+        self.make_directories().await;
+        self.place_small_files().await;
+        self.place_others().await;
+        self.link().await;
+        self.remove().await;
+        self.dress_directories().await;
+        let durable = self.steps.run(Tree::install_durably).await;
+        self.outcomes.iter_mut().for_each(|outcome| *outcome = outcome.clone().and(durable.clone()));
         for (item, outcome) in (0..).zip(std::mem::take(&mut self.outcomes)) {
             let _ = self.answers.send(Settled { item, outcome }).await;
         }
@@ -123,7 +147,7 @@ impl Batch {
         let mut directories = self.present(|_, attr| attr.kind == FileKind::Directory);
         directories.sort_by_key(|(_, path, _)| path.as_bytes().len());
         for (at, path, _) in directories {
-            self.outcomes[at] = self.origin.install_directory(path, self.deadline).await;
+            self.outcomes[at] = self.steps.run(move |tree| tree.install_directory(&path)).await;
         }
     }
 
@@ -147,8 +171,10 @@ impl Batch {
         let missing = FsError::Unreachable("the files ended too early".to_owned());
         let mut outcomes: HashMap<usize, FsResult<()>> =
             part.iter().map(|(at, ..)| (*at, Err(missing.clone()))).collect();
-        let complete = match self.from.read_files(files, self.deadline).await {
-            Ok(chunks) => complete_files(chunks, part.iter().map(|(_, path, attr)| wanted(path, attr)).collect()),
+        let complete = match self.from.read_files(files, self.steps.deadline).await {
+            Ok(chunks) => {
+                complete_files(chunks, part.iter().map(|(_, path, attr)| wanted(path, attr)).collect())
+            }
             Err(error) => {
                 return part.iter().map(|(at, ..)| (*at, Err(error.clone()))).collect();
             }
@@ -156,8 +182,9 @@ impl Batch {
         let place = |(number, chunks): (usize, FsResult<Vec<Chunk>>)| async move {
             let (at, path, attr) = &part[number];
             let placed = async {
-                let parts = (chunks?, *attr, self.xattrs(path, attr).await?);
-                self.origin.install_file(path.clone(), parts, self.deadline).await
+                let (path, attr, chunks) = (path.clone(), *attr, chunks?);
+                let xattrs = self.xattrs(&path, &attr).await?;
+                self.steps.run(move |tree| tree.install_file(&path, &chunks, &attr, &xattrs)).await
             };
             (*at, placed.await)
         };
@@ -188,16 +215,20 @@ impl Batch {
         let xattrs = self.xattrs(&path, &attr).await?;
         match attr.kind {
             FileKind::Regular if attr.size == 0 => {
-                self.origin.install_file(path, (Vec::new(), attr, xattrs), self.deadline).await
+                self.steps.run(move |tree| tree.install_file(&path, &[], &attr, &xattrs)).await
             }
-            FileKind::Regular => {
-                content::place(&self.origin, &self.from, path, (attr, xattrs), self.deadline).await
+            FileKind::Regular => content::place(&self.steps, &self.from, path, (attr, xattrs)).await,
+            kind => {
+                let target = match kind {
+                    FileKind::Symlink => {
+                        Some(self.from.read_link(&path, self.steps.deadline).await.map_err(stale)?)
+                    }
+                    _ => None,
+                };
+                let install =
+                    move |tree: &Tree| tree.install_special(&path, &attr, target.as_deref(), &xattrs);
+                self.steps.run(install).await
             }
-            FileKind::Symlink => {
-                let target = self.from.read_link(&path, self.deadline).await.map_err(stale)?;
-                self.origin.install_special(path, (Some(target), attr, xattrs), self.deadline).await
-            }
-            _ => self.origin.install_special(path, (None, attr, xattrs), self.deadline).await,
         }
     }
 
@@ -210,7 +241,7 @@ impl Batch {
             let Some(same_as) = self.items[at].same_as.clone() else { continue };
             let file = by_path.get(&same_as).map_or(Ok(()), |at| self.outcomes[*at].clone());
             self.outcomes[at] = match file {
-                Ok(()) => self.origin.install_link(path, same_as, self.deadline).await,
+                Ok(()) => self.steps.run(move |tree| tree.install_link(&path, &same_as)).await,
                 Err(error) => Err(error),
             };
         }
@@ -222,7 +253,7 @@ impl Batch {
         let mut absent: Vec<_> = absent.map(|(at, item)| (at, item.path.clone())).collect();
         absent.sort_by_key(|(_, path)| std::cmp::Reverse(path.as_bytes().len()));
         for (at, path) in absent {
-            self.outcomes[at] = self.origin.install_absence(path, self.deadline).await;
+            self.outcomes[at] = self.steps.run(move |tree| tree.install_absence(&path)).await;
         }
     }
 
@@ -231,7 +262,9 @@ impl Batch {
         directories.sort_by_key(|(_, path, _)| std::cmp::Reverse(path.as_bytes().len()));
         for (at, path, attr) in directories {
             self.outcomes[at] = match self.xattrs(&path, &attr).await {
-                Ok(xattrs) => self.origin.install_attributes(path, (attr, xattrs), self.deadline).await,
+                Ok(xattrs) => {
+                    self.steps.run(move |tree| tree.install_attributes(&path, &attr, &xattrs)).await
+                }
                 Err(error) => Err(error),
             };
         }
@@ -241,10 +274,10 @@ impl Batch {
         if attr.no_xattrs || attr.kind == FileKind::Symlink {
             return Ok(Vec::new());
         }
-        let names = self.from.list_xattr(path, self.deadline).await.map_err(stale)?;
+        let names = self.from.list_xattr(path, self.steps.deadline).await.map_err(stale)?;
         let mut xattrs = Vec::new();
         for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-            match self.from.get_xattr(path, name, self.deadline).await {
+            match self.from.get_xattr(path, name, self.steps.deadline).await {
                 Ok(value) => xattrs.push((Bytes::copy_from_slice(name), value)),
                 // `ENODATA`: it has gone since.
                 Err(FsError::Os(61)) => {}

@@ -98,13 +98,17 @@ async fn a_tree_with_everything_comes_over_as_it_is() {
     assert!(blocks.parse::<u64>().unwrap() < 1000, "holes stay holes");
     assert_eq!(hidden, "0");
     sites.same().await;
-    shell(sites.dirs[0].path(), "rm -r a; echo file > a; rm pipe; mkdir pipe; rm null; ln -s x null; rm hard");
+    shell(
+        sites.dirs[0].path(),
+        "rm -r a; echo file > a; rm pipe; mkdir pipe; rm null; ln -s x null; rm hard",
+    );
     sites.same().await;
 }
 
 #[tokio::test]
 async fn whatever_changes_comes_over() {
-    let seed = std::env::var("GLOBALFS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    let seed =
+        std::env::var("GLOBALFS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
     println!("GLOBALFS_SEED={seed}");
     let (mut random, sites) = (SmallRng::seed_from_u64(seed), sites());
     for _ in 0..60 {
@@ -120,7 +124,8 @@ async fn whatever_changes_comes_over() {
                 4 => format!("mv -T {one} {other}"),
                 5 => format!("rm -rf {one}"),
                 6 => format!("ln {one} {other}"),
-                7 => format!("chmod 7{size:03} {one}; setfattr -n user.x -v {size} {one}").replace("1500000", "55"),
+                7 => format!("chmod 7{size:03} {one}; setfattr -n user.x -v {size} {one}")
+                    .replace("1500000", "55"),
                 _ => format!("printf mid | dd of={one} bs=1 seek=200000 conv=notrunc"),
             };
             script += " 2>/dev/null\n";
@@ -150,7 +155,10 @@ async fn of_a_large_file_only_what_changed_is_read() {
 #[tokio::test]
 async fn an_error_of_one_path_ends_no_other_and_what_changed_is_stale() {
     let sites = sites();
-    shell(sites.dirs[0].path(), "echo a > a; echo b > b; head -c 300000 /dev/zero > c; mkdir d; echo e > d/e; ln -s x l");
+    shell(
+        sites.dirs[0].path(),
+        "echo a > a; echo b > b; head -c 300000 /dev/zero > c; mkdir d; echo e > d/e; ln -s x l",
+    );
     let items = survey(&sites.origins[0], &GlobalPath::root(), LARGE, soon()).await.unwrap().unwrap();
     shell(sites.dirs[0].path(), "echo other > a; rm c; rm l");
     let outcomes = sites.bring_items(items.clone()).await;
@@ -170,8 +178,10 @@ async fn removal_never_follows_a_link() {
     std::fs::write(outside.path().join("keep"), "").unwrap();
     let out = outside.path().display();
     shell(sites.dirs[1].path(), &format!("mkdir -p d/e; ln -s {out} d/e/out; ln -s {out} top"));
-    let gone = |path: &str| HomeItem { path: GlobalPath::new(path.as_bytes()).unwrap(), attr: None, same_as: None };
-    let outcomes = sites.bring_items(vec![gone("/d"), gone("/top/keep"), gone("/missing/x"), gone("/top")]).await;
+    let gone =
+        |path: &str| HomeItem { path: GlobalPath::new(path.as_bytes()).unwrap(), attr: None, same_as: None };
+    let outcomes =
+        sites.bring_items(vec![gone("/d"), gone("/top/keep"), gone("/missing/x"), gone("/top")]).await;
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
     assert!(outside.path().join("keep").exists());
     assert_eq!(shell(sites.dirs[1].path(), "ls -A"), "");

@@ -39,17 +39,7 @@ impl HomeSide {
         if !self.batches.lock().admit(&scope, fence, batch) {
             return Err(FsError::Refused(format!("something was said of {scope} since")));
         }
-        let mut settled = self.receiver.bring(items, from, deadline);
-        let (sender, answers) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let _turn = turn;
-            while let Some(one) = settled.recv().await {
-                if sender.send(one).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(answers)
+        Ok(self.receiver.bring_in_turn(items, from, deadline, Arc::new(turn)))
     }
 
     fn turn(&self, scope: &GlobalPath) -> Arc<tokio::sync::Mutex<()>> {

@@ -22,10 +22,11 @@ pub async fn survey(
     limits: Limits,
     deadline: Deadline,
 ) -> FsResult<Option<Vec<HomeItem>>> {
-    let Listed { listing, mut directories } = match source.list_below(scope, MAX_ENTRIES_BELOW, deadline).await {
-        Err(FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY) => return Ok(None),
-        listed => listed?,
-    };
+    let Listed { listing, mut directories } =
+        match source.list_below(scope, MAX_ENTRIES_BELOW, deadline).await {
+            Err(FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY) => return Ok(None),
+            listed => listed?,
+        };
     let mut known: HashMap<GlobalPath, Listing> = HashMap::from([(scope.clone(), listing)]);
     while let Some(told) = directories.recv().await {
         known.extend(told.listing.map(|listing| (told.path, listing)));

@@ -33,7 +33,8 @@ impl Batches {
     }
 
     fn forget_oldest(&mut self) {
-        let oldest = self.last.iter().min_by_key(|(_, last)| **last).map(|(scope, last)| (scope.clone(), last.0));
+        let oldest =
+            self.last.iter().min_by_key(|(_, last)| **last).map(|(scope, last)| (scope.clone(), last.0));
         if let Some((scope, fence)) = oldest {
             self.last.remove(&scope);
             self.forgotten = self.forgotten.max(Some(fence));

@@ -5,13 +5,17 @@
 //! try has left is found, and replaced in the end.
 
 use super::change::{Place, set_attr};
-use super::tree::{Tree, os, proc_path, resolve_in};
+use super::tree::{EINVAL, EISDIR, Tree, os, proc_path, resolve_in};
+use crate::source::Chunk;
 use bytes::Bytes;
 use globalfs_proto::limits::HIDDEN_PREFIX;
-use globalfs_proto::{Attr, ChunkHash, ChunkIndex, ChunkSpan, FileKind, FsError, FsResult, GlobalPath, NewAttr, NewTime};
+use globalfs_proto::{
+    Attr, ChunkHash, ChunkIndex, ChunkSpan, FileKind, FsError, FsResult, GlobalPath, NewAttr, NewTime,
+};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
+use std::any::Any;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -25,6 +29,9 @@ const MAX_DEPTH: usize = 2048;
 /// Extended attributes with their values.
 pub(crate) type Xattrs = Vec<(Bytes, Bytes)>;
 
+/// What is kept while a step runs, so that who comes next waits for its end.
+pub(crate) type Turn = Arc<dyn Any + Send + Sync>;
+
 /// A regular file that is being made under a hidden name. Clones write to the same one.
 #[derive(Clone)]
 pub(crate) struct Draft {
@@ -35,7 +42,7 @@ pub(crate) struct Draft {
 
 impl Tree {
     /// The directory `path` is there; what else was there is not.
-    pub(super) fn install_directory(&self, path: &GlobalPath) -> FsResult<()> {
+    pub(crate) fn install_directory(&self, path: &GlobalPath) -> FsResult<()> {
         if path.is_root() {
             return Ok(());
         }
@@ -49,7 +56,7 @@ impl Tree {
     }
 
     /// Begins the regular file `path`, `size` bytes long.
-    pub(super) fn draft(&self, path: &GlobalPath, size: u64) -> FsResult<Draft> {
+    pub(crate) fn draft(&self, path: &GlobalPath, size: u64) -> FsResult<Draft> {
         let (hidden, place) = (hidden_name(path), Place::of(self, path)?);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let open = || rustix::fs::openat(&place.directory, &hidden[..], flags, Mode::RUSR | Mode::WUSR);
@@ -64,19 +71,47 @@ impl Tree {
     }
 
     /// Removes the draft of `path`.
-    pub(super) fn drop_draft(&self, path: &GlobalPath) -> FsResult<()> {
+    pub(crate) fn drop_draft(&self, path: &GlobalPath) -> FsResult<()> {
         remove_at(&Place::of(self, path)?.directory, &hidden_name(path), 0)
     }
 
+    /// A small file, its content included.
+    pub(crate) fn install_file(
+        &self,
+        path: &GlobalPath,
+        chunks: &[Chunk],
+        attr: &Attr,
+        xattrs: &Xattrs,
+    ) -> FsResult<()> {
+        let draft = self.draft(path, attr.size)?;
+        chunks.iter().try_for_each(|chunk| draft.write(chunk.index, &chunk.data))?;
+        self.install_draft(path, &draft, attr, xattrs)
+    }
+
+    /// The regular file that is at `path` now, if there is one.
+    pub(crate) fn old_file(&self, path: &GlobalPath) -> FsResult<Option<(File, Attr)>> {
+        match self.open_regular(path) {
+            Ok(found) => Ok(Some(found)),
+            Err(FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY | EINVAL | EISDIR) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The draft of `path` takes its place, with these attributes.
-    pub(super) fn install_draft(&self, path: &GlobalPath, draft: &Draft, attr: &Attr, xattrs: &Xattrs) -> FsResult<()> {
+    pub(crate) fn install_draft(
+        &self,
+        path: &GlobalPath,
+        draft: &Draft,
+        attr: &Attr,
+        xattrs: &Xattrs,
+    ) -> FsResult<()> {
         let found = OwnedFd::from(draft.file.try_clone()?);
         dress(&found, attr, xattrs)?;
         self.unhide(path)
     }
 
     /// A link, a pipe, a socket or a device takes its place at `path`.
-    pub(super) fn install_special(
+    pub(crate) fn install_special(
         &self,
         path: &GlobalPath,
         attr: &Attr,
@@ -94,7 +129,9 @@ impl Tree {
             FileKind::Regular | FileKind::Directory => return Err(os(Errno::INVAL)),
         };
         match (kind, target) {
-            (None, Some(target)) => rustix::fs::symlinkat(target, &place.directory, &hidden[..]).map_err(os)?,
+            (None, Some(target)) => {
+                rustix::fs::symlinkat(target, &place.directory, &hidden[..]).map_err(os)?
+            }
             (None, None) => return Err(os(Errno::INVAL)),
             (Some(kind), _) => {
                 let mode = Mode::RUSR | Mode::WUSR;
@@ -108,8 +145,9 @@ impl Tree {
     }
 
     /// `path` becomes another name of the file at `same_as`.
-    pub(super) fn install_link(&self, path: &GlobalPath, same_as: &GlobalPath) -> FsResult<()> {
-        let (from, place, hidden) = (self.find(same_as).map_err(os)?, Place::of(self, path)?, hidden_name(path));
+    pub(crate) fn install_link(&self, path: &GlobalPath, same_as: &GlobalPath) -> FsResult<()> {
+        let (from, place, hidden) =
+            (self.find(same_as).map_err(os)?, Place::of(self, path)?, hidden_name(path));
         if let Ok(there) = self.find(path)
             && self.attr(&there)?.file == self.attr(&from)?.file
         {
@@ -122,7 +160,7 @@ impl Tree {
     }
 
     /// What is at `path` gets these attributes.
-    pub(super) fn install_attributes(&self, path: &GlobalPath, attr: &Attr, xattrs: &Xattrs) -> FsResult<()> {
+    pub(crate) fn install_attributes(&self, path: &GlobalPath, attr: &Attr, xattrs: &Xattrs) -> FsResult<()> {
         let found = self.find(path).map_err(os)?;
         if self.attr(&found)?.kind != attr.kind {
             return Err(FsError::Stale(None));
@@ -131,7 +169,7 @@ impl Tree {
     }
 
     /// Nothing is at `path`, nor beneath it.
-    pub(super) fn install_absence(&self, path: &GlobalPath) -> FsResult<()> {
+    pub(crate) fn install_absence(&self, path: &GlobalPath) -> FsResult<()> {
         let place = match Place::of(self, path) {
             Err(FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY) => return Ok(()),
             place => place?,
@@ -141,13 +179,13 @@ impl Tree {
     }
 
     /// All that was installed survives a loss of power.
-    pub(super) fn install_durably(&self) -> FsResult<()> {
+    pub(crate) fn install_durably(&self) -> FsResult<()> {
         let root = self.open_directory(&GlobalPath::root())?;
         rustix::fs::syncfs(root).map_err(os)
     }
 
     /// The kind of what is at `path`.
-    pub(super) fn kind_at(&self, path: &GlobalPath) -> FsResult<Option<FileKind>> {
+    pub(crate) fn kind_at(&self, path: &GlobalPath) -> FsResult<Option<FileKind>> {
         match self.find(path) {
             Ok(found) => Ok(Some(self.attr(&found)?.kind)),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),

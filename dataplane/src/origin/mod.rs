@@ -12,7 +12,7 @@ mod hashes;
 pub(crate) mod install;
 mod list;
 mod read;
-mod tree;
+pub(crate) mod tree;
 mod walk;
 mod watch;
 
@@ -24,7 +24,7 @@ pub use direct::DirectOrigin;
 use crate::changes::with_heartbeat;
 use crate::disk::Disk;
 use crate::source::{
-    ChangeStream, Chunk, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source,
+    ChangeStream, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,11 +34,10 @@ use globalfs_proto::{
     Attr, Change, Changed, ChunkSpan, FsError, FsResult, FsStat, GlobalPath, SiteName, Version, WantedFile,
 };
 use hashes::HashTable;
-use install::{Draft, Xattrs};
+use install::Turn;
 use list::Contents;
 use read::Reading;
 use rustix::fd::OwnedFd;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -208,95 +207,23 @@ impl Counters {
     }
 }
 
-/// Making paths what they are at another site: see [`install`]. Each call is one turn on a thread that may block.
 impl Origin {
-    pub(crate) async fn install_directory(&self, path: GlobalPath, deadline: Deadline) -> FsResult<()> {
-        self.call(deadline, move |inner| inner.tree.install_directory(&path)).await
-    }
-
-    pub(crate) async fn draft(&self, path: GlobalPath, size: u64, deadline: Deadline) -> FsResult<Draft> {
-        self.call(deadline, move |inner| inner.tree.draft(&path, size)).await
-    }
-
-    pub(crate) async fn install_draft(
+    /// Runs one step of making paths what they are at another site (see [`install`]). `turn` is kept until it has ended,
+    /// also if nobody waits for that any more.
+    pub(crate) async fn install<T: Send + 'static>(
         &self,
-        path: GlobalPath,
-        (draft, attr, xattrs): (Draft, Attr, Xattrs),
+        turn: Turn,
         deadline: Deadline,
-    ) -> FsResult<()> {
-        self.call(deadline, move |inner| inner.tree.install_draft(&path, &draft, &attr, &xattrs)).await
-    }
-
-    /// A small file, in one turn.
-    pub(crate) async fn install_file(
-        &self,
-        path: GlobalPath,
-        (chunks, attr, xattrs): (Vec<Chunk>, Attr, Xattrs),
-        deadline: Deadline,
-    ) -> FsResult<()> {
-        let install = move |inner: &Inner| {
-            let draft = inner.tree.draft(&path, attr.size)?;
-            chunks.iter().try_for_each(|chunk| draft.write(chunk.index, &chunk.data))?;
-            inner.tree.install_draft(&path, &draft, &attr, &xattrs)
+        step: impl FnOnce(&Tree) -> FsResult<T> + Send + 'static,
+    ) -> FsResult<T> {
+        if self.0.options.read_only {
+            return Err(FsError::READ_ONLY);
+        }
+        let run = move |inner: &Inner| {
+            let _turn = turn;
+            if deadline.remaining().is_zero() { Err(FsError::Deadline) } else { step(&inner.tree) }
         };
-        self.call(deadline, install).await
-    }
-
-    pub(crate) async fn install_special(
-        &self,
-        path: GlobalPath,
-        (target, attr, xattrs): (Option<Bytes>, Attr, Xattrs),
-        deadline: Deadline,
-    ) -> FsResult<()> {
-        let install =
-            move |inner: &Inner| inner.tree.install_special(&path, &attr, target.as_deref(), &xattrs);
-        self.call(deadline, install).await
-    }
-
-    pub(crate) async fn install_link(
-        &self,
-        path: GlobalPath,
-        same_as: GlobalPath,
-        deadline: Deadline,
-    ) -> FsResult<()> {
-        self.call(deadline, move |inner| inner.tree.install_link(&path, &same_as)).await
-    }
-
-    pub(crate) async fn install_attributes(
-        &self,
-        path: GlobalPath,
-        (attr, xattrs): (Attr, Xattrs),
-        deadline: Deadline,
-    ) -> FsResult<()> {
-        self.call(deadline, move |inner| inner.tree.install_attributes(&path, &attr, &xattrs)).await
-    }
-
-    pub(crate) async fn install_absence(&self, path: GlobalPath, deadline: Deadline) -> FsResult<()> {
-        self.call(deadline, move |inner| inner.tree.install_absence(&path)).await
-    }
-
-    /// What an earlier try to make `path` has left is not needed.
-    pub(crate) async fn drop_draft(&self, path: GlobalPath, deadline: Deadline) -> FsResult<()> {
-        self.call(deadline, move |inner| inner.tree.drop_draft(&path)).await
-    }
-
-    /// Nobody changes it through us.
-    pub(crate) fn is_read_only(&self) -> bool {
-        self.0.options.read_only
-    }
-
-    pub(crate) async fn install_durably(&self, deadline: Deadline) -> FsResult<()> {
-        self.call(deadline, |inner| inner.tree.install_durably()).await
-    }
-
-    /// The regular file that is at `path` now, if there is one.
-    pub(crate) async fn old_file(&self, path: GlobalPath, deadline: Deadline) -> FsResult<Option<(File, Attr)>> {
-        let open = move |inner: &Inner| match inner.tree.open_regular(&path) {
-            Ok(found) => Ok(Some(found)),
-            Err(FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY | tree::EINVAL | tree::EISDIR) => Ok(None),
-            Err(error) => Err(error),
-        };
-        self.call(deadline, open).await
+        self.call(deadline, run).await
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) const EISDIR: FsError = FsError::Os(21);
 
 /// One origin's directory.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(crate) struct Tree {
     dir: PathBuf,
     root: OwnedFd,
     device: (u32, u32),
