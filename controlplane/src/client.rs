@@ -9,10 +9,12 @@ use crate::model::record::{ClusterView, Health};
 use crate::model::token::{JoinToken, Joiner, TokenError};
 use crate::proto;
 use crate::proto::control_client::ControlClient as Generated;
-use crate::service::{Reason, Status};
+use crate::service::leases::{Down, Up};
+use crate::service::{Reason, SendHome, Status};
 use crate::tls;
+use futures_util::{Stream, StreamExt};
 use globalfs_proto::ids::COORDINATOR_HOST;
-use globalfs_proto::{NodeName, SiteName};
+use globalfs_proto::{GlobalPath, NodeName, SiteName};
 use rcgen::{CertificateParams, KeyPair};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,7 +23,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 /// Longest time to make a connection, the TLS handshake included.
@@ -171,6 +175,32 @@ impl ControlClient {
     pub async fn remove_node(&self, node: &NodeName, site: &SiteName) -> Result<(), ClientError> {
         let request = proto::NodeRequest { name: node.to_string(), site: site.to_string() };
         self.call(self.inner.clone().remove_node(request)).await.map(drop)
+    }
+
+    /// Gives up what the holder of the lease on `path` has not brought home.
+    pub async fn abandon(&self, path: &GlobalPath) -> Result<(), ClientError> {
+        let request = proto::PathRequest { path: path.clone().into() };
+        self.call(self.inner.clone().abandon(request)).await.map(drop)
+    }
+
+    /// Asks holders to bring home what they have changed.
+    pub async fn send_home(&self, what: &SendHome) -> Result<(), ClientError> {
+        let request = proto::SendHomeRequest { request: json(what) };
+        self.call(self.inner.clone().send_home(request)).await.map(drop)
+    }
+
+    /// Opens the stream of a site's leases: `up` goes to the coordinator, what it says comes back.
+    pub(crate) async fn leases(
+        &self,
+        up: mpsc::Receiver<Up>,
+    ) -> Result<impl Stream<Item = Result<Down, ClientError>> + Send + use<>, ClientError> {
+        let up = ReceiverStream::new(up).map(|up| proto::LeaseMessage { message: json(&up) });
+        let down = self.call(self.inner.clone().lease(up)).await?;
+        let endpoint = self.endpoint.clone();
+        Ok(down.map(move |message| match message {
+            Ok(message) => parse(&message.message),
+            Err(status) => Err(refused(&endpoint, &status)),
+        }))
     }
 
     /// Replaces all policies.

@@ -6,6 +6,7 @@
 pub mod ca;
 pub mod client;
 pub mod files;
+pub mod leases;
 pub mod model;
 pub mod service;
 pub mod store;

@@ -3,9 +3,10 @@
 //! *Invariant:* a key names exactly one record and a record's name equals its key's; secrets are never in
 //! a record, only their hashes.
 
+use super::lease::{Epoch, LeaseScope, RequestNumber};
 use super::policy::Policy;
 use super::timestamp::Timestamp;
-use globalfs_proto::{NodeName, PeerIdentity, SiteName};
+use globalfs_proto::{GlobalPath, NodeName, PeerIdentity, SiteName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -20,6 +21,13 @@ pub const SITES_PREFIX: &str = "/globalfs/metadata/sites/";
 pub const NODES_PREFIX: &str = "/globalfs/metadata/nodes/";
 /// What the keys of tokens begin with.
 pub const TOKENS_PREFIX: &str = "/globalfs/metadata/tokens/";
+
+/// What the keys of write leases begin with; the path follows.
+pub const NAMESPACE_PREFIX: &str = "/globalfs/metadata/namespace";
+/// Where the highest epoch is that was ever granted.
+pub const EPOCH_KEY: &str = "/globalfs/metadata/leases/epoch";
+/// Where it says which coordinator grants leases.
+pub const LEADER_KEY: &str = "/globalfs/metadata/leader";
 
 /// Most sites of a cluster.
 pub const MAX_SITES: usize = 64;
@@ -68,6 +76,8 @@ pub struct Health {
     pub cache_quota_bytes: u64,
     /// Version of the program.
     pub version: String,
+    /// What is not home, for each lease that owes something.
+    pub pending: Vec<PendingChanges>,
 }
 
 /// A registered site, at `/globalfs/metadata/sites/NAME`.
@@ -106,6 +116,48 @@ pub struct NodeRecord {
     pub key_fingerprint: String,
 }
 
+/// A subtree that a site holds a write lease on, at `/globalfs/metadata/namespace/PATH`. What its master changes there is
+/// on its way home.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasterRecord {
+    /// What the lease is on.
+    #[serde(flatten)]
+    pub scope: LeaseScope,
+    /// The site that holds it.
+    pub master: SiteName,
+    /// The fence.
+    pub epoch: Epoch,
+    /// The lease's number at its holder.
+    pub request: RequestNumber,
+    /// The holder is the master; before that it takes over what is there, and nobody changes it.
+    pub ready: bool,
+    /// An administrator has given up what was not home.
+    #[serde(default)]
+    pub abandoned: bool,
+    /// When it was granted.
+    pub since: Timestamp,
+}
+
+/// What a site has changed under one lease and not brought home yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingChanges {
+    /// What the lease is on.
+    pub path: GlobalPath,
+    /// Paths.
+    pub files: u64,
+    /// Bytes of the files among them, as far as known.
+    pub bytes: u64,
+    /// When the oldest change was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Timestamp>,
+    /// Some of the paths.
+    #[serde(default)]
+    pub paths: Vec<GlobalPath>,
+    /// Why they do not come home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
 /// The cluster itself, at `/globalfs/metadata/cluster`. Every change of sites, nodes, addresses or policies
 /// is one transaction that also raises `revision`, so such changes are in one order for all coordinators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,6 +189,16 @@ pub struct ClusterView {
     pub nodes: Vec<NodeRecord>,
     /// The policies in the order in which they are tried.
     pub policies: Vec<Policy>,
+    /// The subtrees that another site masters than policy says, by path.
+    #[serde(default)]
+    pub masters: Vec<MasterRecord>,
+}
+
+impl MasterRecord {
+    /// Where the record of the lease on `path` is.
+    pub fn key(path: &GlobalPath) -> String {
+        format!("{NAMESPACE_PREFIX}{}", String::from(path.clone()))
+    }
 }
 
 impl SiteRecord {

@@ -5,6 +5,9 @@
 
 mod counters;
 mod joining;
+#[cfg(test)]
+mod lease_tests;
+pub(crate) mod leases;
 mod listener;
 mod records;
 mod refusal;
@@ -15,6 +18,7 @@ mod tests;
 
 pub use counters::CounterSnapshot;
 pub use joining::{MAX_TOKEN_TTL, MAX_TOKENS};
+pub use leases::SendHome;
 pub use listener::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS};
 pub use refusal::{Reason, ServiceError};
 
@@ -25,6 +29,7 @@ use crate::proto::control_server::ControlServer;
 use crate::store::{self, MetaStore, StoreConfig, StoreError};
 use crate::tls;
 use globalfs_proto::{PeerIdentity, SiteName};
+use leases::Leases;
 use registry::Registry;
 use rpc::Rpc;
 use serde::{Deserialize, Serialize};
@@ -140,7 +145,8 @@ pub struct Coordinator {
     listener: TcpListener,
     local_addr: SocketAddr,
     acceptor: TlsAcceptor,
-    rpc: Rpc,
+    registry: Arc<Registry>,
+    authority: Arc<Authority>,
     admin_dir: PathBuf,
 }
 
@@ -174,7 +180,8 @@ impl Coordinator {
             local_addr: listener.local_addr().map_err(failed)?,
             listener,
             acceptor: TlsAcceptor::from(Arc::new(config)),
-            rpc: Rpc { registry: Arc::new(registry), authority: Arc::new(authority) },
+            registry: Arc::new(registry),
+            authority: Arc::new(authority),
             admin_dir,
         })
     }
@@ -191,14 +198,16 @@ impl Coordinator {
 
     /// What metrics are made of.
     pub fn observer(&self) -> Observer {
-        Observer(self.rpc.registry.clone())
+        Observer(self.registry.clone())
     }
 
     /// Answers until `stop`; then lets requests end, for a short while.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
-        let registry = self.rpc.registry.clone();
+        let registry = self.registry.clone();
+        let leases = Leases::start(registry.clone(), self.local_addr.to_string(), stop.clone());
+        let rpc = Rpc { registry: registry.clone(), authority: self.authority, leases, stop: stop.clone() };
         let ready = listener::accept(self.listener, self.acceptor, registry.counters.clone(), stop.clone());
-        let service = ControlServer::new(self.rpc).max_decoding_message_size(MAX_REQUEST_BYTES);
+        let service = ControlServer::new(rpc).max_decoding_message_size(MAX_REQUEST_BYTES);
         let serving = tonic::transport::Server::builder()
             .timeout(REQUEST_TIMEOUT)
             .max_concurrent_streams(MAX_REQUESTS_PER_CONNECTION)

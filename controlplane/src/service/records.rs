@@ -30,6 +30,10 @@ impl Records {
         Self { store }
     }
 
+    pub(crate) fn store(&self) -> &Arc<dyn MetaStore> {
+        &self.store
+    }
+
     pub(crate) async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Held<T>>, ServiceError> {
         self.store.get(&Key::new(key)?).await?.map(parse).transpose()
     }

@@ -47,6 +47,9 @@ pub enum ServiceError {
     /// Others changed the same records all the time; ask again.
     #[error("too many changes at once; try again")]
     Contended,
+    /// Another coordinator grants leases.
+    #[error("this coordinator does not grant leases; {0} does: ask there")]
+    NotLeader(String),
     /// The metadata store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -135,9 +138,9 @@ impl From<ServiceError> for Status {
             }
             ServiceError::Invalid(_) => Self::invalid_argument(message),
             ServiceError::NotFound(_) => Self::not_found(message),
-            ServiceError::Contended | ServiceError::Store(StoreError::Unavailable(_)) => {
-                Self::unavailable(message)
-            }
+            ServiceError::Contended
+            | ServiceError::NotLeader(_)
+            | ServiceError::Store(StoreError::Unavailable(_)) => Self::unavailable(message),
             ServiceError::Store(_) | ServiceError::Damaged { .. } | ServiceError::Authority(_) => {
                 Self::internal(message)
             }

@@ -9,11 +9,11 @@ use super::refusal::{Reason, ServiceError};
 use super::{Options, Status, Timing};
 use crate::model::policy::{Policy, PolicyFile, PolicySet};
 use crate::model::record::{
-    CLUSTER_KEY, ClusterRecord, ClusterView, Health, NODES_PREFIX, NodeRecord, POLICIES_KEY, SITES_PREFIX,
-    SiteRecord, SiteRole, SiteStatus, address_fault,
+    CLUSTER_KEY, ClusterRecord, ClusterView, Health, NAMESPACE_PREFIX, NODES_PREFIX, NodeRecord,
+    POLICIES_KEY, SITES_PREFIX, SiteRecord, SiteRole, SiteStatus, address_fault,
 };
 use crate::model::timestamp::Timestamp;
-use crate::store::{MAX_TXN_OPERATIONS, MetaStore, Txn};
+use crate::store::{MAX_TXN_OPERATIONS, MetaStore, StoreConfig, Txn};
 use crate::tls::Peer;
 use globalfs_proto::{NodeName, PeerIdentity, SiteName};
 use parking_lot::Mutex;
@@ -62,6 +62,7 @@ impl Registry {
                 sites: self.sites().await?,
                 nodes: values(self.records.range(NODES_PREFIX).await?),
                 policies: self.policies().await?,
+                masters: values(self.records.range(NAMESPACE_PREFIX).await?),
             };
             // Unchanged revision: what was read in between belongs together.
             if self.records.cluster().await?.value.revision == view.revision {
@@ -184,6 +185,15 @@ impl Registry {
             }
         }
         Err(ServiceError::Contended)
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn MetaStore> {
+        self.records.store()
+    }
+
+    /// Whether no other coordinator can have the store open.
+    pub(super) fn has_store_alone(&self) -> bool {
+        matches!(self.options.store, StoreConfig::Embedded { .. })
     }
 
     pub(super) fn site_names(&self) -> Vec<SiteName> {

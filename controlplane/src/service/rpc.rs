@@ -2,6 +2,7 @@
 
 use super::counters::Counters;
 use super::joining::JoinerDetails;
+use super::leases::{Command, Leases};
 use super::records::json;
 use super::refusal::{Reason, ServiceError};
 use super::registry::Registry;
@@ -9,17 +10,23 @@ use crate::ca::Authority;
 use crate::model::policy::PolicyFile;
 use crate::proto;
 use crate::tls::{self, Peer};
-use globalfs_proto::{NodeName, PeerIdentity, SiteName};
+use futures_util::{Stream, StreamExt};
+use globalfs_proto::{GlobalPath, NodeName, PeerIdentity, SiteName};
 use serde::de::DeserializeOwned;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tonic::{Request, Response};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Streaming};
 
 /// The service behind the generated server.
 #[derive(Clone)]
 pub(crate) struct Rpc {
     pub(super) registry: Arc<Registry>,
     pub(super) authority: Arc<Authority>,
+    pub(super) leases: Leases,
+    pub(super) stop: CancellationToken,
 }
 
 type Reply<T> = Result<Response<T>, tonic::Status>;
@@ -32,6 +39,31 @@ impl proto::control_server::Control for Rpc {
 
     async fn heartbeat(&self, request: Request<proto::HeartbeatRequest>) -> Reply<proto::HeartbeatReply> {
         self.answer(self.take_heartbeat(request).await)
+    }
+
+    type LeaseStream = Pin<Box<dyn Stream<Item = Result<proto::LeaseMessage, tonic::Status>> + Send>>;
+
+    async fn lease(&self, request: Request<Streaming<proto::LeaseMessage>>) -> Reply<Self::LeaseStream> {
+        self.answer(self.open_leases(request).await)
+    }
+
+    async fn abandon(&self, request: Request<proto::PathRequest>) -> Reply<proto::Done> {
+        let abandon = async {
+            self.admin(&request).await?;
+            let path = GlobalPath::try_from(request.into_inner().path);
+            let path = path.map_err(|error| ServiceError::Invalid(error.to_string()))?;
+            self.leases.ask(|done| Command::Abandon { path, done }).await
+        };
+        self.answer(abandon.await.map(|()| proto::Done {}))
+    }
+
+    async fn send_home(&self, request: Request<proto::SendHomeRequest>) -> Reply<proto::Done> {
+        let send = async {
+            self.admin(&request).await?;
+            let what = parse("request", &request.get_ref().request)?;
+            self.leases.ask(|done| Command::SendHome { what, done }).await
+        };
+        self.answer(send.await.map(|()| proto::Done {}))
     }
 
     async fn create_token(
@@ -62,7 +94,9 @@ impl proto::control_server::Control for Rpc {
         let set = async {
             self.admin(&request).await?;
             let file: PolicyFile = parse("policies", &request.get_ref().policies)?;
-            self.registry.set_policies(file.policies).await
+            self.registry.set_policies(file.policies).await?;
+            self.leases.send(Command::View).await;
+            Ok(())
         };
         self.answer(set.await.map(|()| proto::Done {}))
     }
@@ -131,6 +165,30 @@ impl Rpc {
             view: view.as_ref().map(json),
             interval_ms: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX),
         })
+    }
+
+    /// The messages of one site go to the driver, and its to the site, until either leaves.
+    async fn open_leases(
+        &self,
+        request: Request<Streaming<proto::LeaseMessage>>,
+    ) -> Result<<Self as proto::control_server::Control>::LeaseStream, ServiceError> {
+        let site = match self.member(&request).await?.identity {
+            PeerIdentity::Site(site) => site,
+            other => return Err(not_permitted(&other, "only sites hold leases")),
+        };
+        let down = self.leases.connect(site.clone()).await;
+        let (leases, mut up, stop) = (self.leases.clone(), request.into_inner(), self.stop.clone());
+        let listening = async move {
+            while let Ok(Some(message)) = up.message().await {
+                match serde_json::from_str(&message.message) {
+                    Ok(up) => leases.send(Command::Up { site: site.clone(), up }).await,
+                    Err(error) => tracing::warn!(%site, %error, "a message about leases is not understood"),
+                }
+            }
+        };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(listening));
+        let told = ReceiverStream::new(down).map(|down| Ok(proto::LeaseMessage { message: json(&down) }));
+        Ok(Box::pin(told.take_until(stop.cancelled_owned())))
     }
 
     async fn make_token(

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A coordinator that runs until it is stopped.
-struct Running {
-    endpoint: String,
+pub(super) struct Running {
+    pub(super) endpoint: String,
     observer: super::Observer,
     admin: CertFiles,
     stop: CancellationToken,
@@ -28,7 +28,7 @@ struct Running {
 }
 
 impl Running {
-    async fn start(options: Options) -> Self {
+    pub(super) async fn start(options: Options) -> Self {
         Self::run(Coordinator::open(options).await.unwrap())
     }
 
@@ -43,7 +43,7 @@ impl Running {
         }
     }
 
-    async fn in_dir(dir: &Path) -> Self {
+    pub(super) async fn in_dir(dir: &Path) -> Self {
         Self::start(options(dir)).await
     }
 
@@ -51,7 +51,7 @@ impl Running {
         ControlClient::connect(&self.endpoint, files).await.unwrap()
     }
 
-    async fn admin(&self) -> ControlClient {
+    pub(super) async fn admin(&self) -> ControlClient {
         self.connect(&self.admin).await
     }
 
@@ -60,23 +60,23 @@ impl Running {
     }
 
     /// Joins with a new token and key.
-    async fn joined(&self, joiner: Joiner) -> CertFiles {
+    pub(super) async fn joined(&self, joiner: Joiner) -> CertFiles {
         let token = self.token(&joiner).await;
         let joined = join(&self.endpoint, &token, &request(joiner), &new_key().unwrap()).await;
         joined.unwrap().files
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
     }
 }
 
-fn site(name: &str) -> SiteName {
+pub(super) fn site(name: &str) -> SiteName {
     SiteName::new(name).unwrap()
 }
 
-fn site_joiner(name: &str) -> Joiner {
+pub(super) fn site_joiner(name: &str) -> Joiner {
     Joiner::Site { name: site(name) }
 }
 
@@ -99,7 +99,7 @@ fn policy(name: &str) -> Policy {
     }
 }
 
-fn options(dir: &Path) -> Options {
+pub(super) fn options(dir: &Path) -> Options {
     Options {
         cluster: "test".into(),
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),

@@ -5,10 +5,12 @@
 //! origin's directory can never leave it by name.
 
 use crate::limits::{MAX_NAME, MAX_PATH};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// An absolute, normal path below `/globalfs`; the root is `/`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct GlobalPath(Box<[u8]>);
 
 /// Why bytes are not a path of the namespace.
@@ -26,6 +28,9 @@ pub enum PathError {
     /// A component above 255 bytes or a path above 4,095.
     #[error("a path has at most {MAX_PATH} bytes and each component at most {MAX_NAME}")]
     TooLong,
+    /// A `%` in a record without two digits behind it.
+    #[error("in a record '%' has two hexadecimal digits behind it")]
+    Escape,
 }
 
 impl GlobalPath {
@@ -136,6 +141,45 @@ impl fmt::Display for GlobalPath {
     }
 }
 
+/// As records have it: `%` and what is not printable UTF-8 as `%` and two hexadecimal digits for each byte.
+impl From<GlobalPath> for String {
+    fn from(path: GlobalPath) -> Self {
+        let mut text = Self::with_capacity(path.0.len());
+        let escape = |bytes: &[u8], text: &mut Self| {
+            bytes.iter().for_each(|byte| text.push_str(&format!("%{byte:02x}")));
+        };
+        for part in path.0.utf8_chunks() {
+            for c in part.valid().chars() {
+                if c.is_control() || c == '%' {
+                    escape(c.encode_utf8(&mut [0; 4]).as_bytes(), &mut text);
+                } else {
+                    text.push(c);
+                }
+            }
+            escape(part.invalid(), &mut text);
+        }
+        text
+    }
+}
+
+impl TryFrom<String> for GlobalPath {
+    type Error = PathError;
+
+    fn try_from(text: String) -> Result<Self, PathError> {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut parts = text.as_bytes().split(|byte| *byte == b'%');
+        bytes.extend_from_slice(parts.next().unwrap_or_default());
+        for part in parts {
+            let digits = part.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+            let byte =
+                digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or(PathError::Escape)?;
+            bytes.push(byte);
+            bytes.extend_from_slice(&part[2..]);
+        }
+        Self::new(&bytes)
+    }
+}
+
 impl fmt::Debug for GlobalPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
@@ -192,6 +236,19 @@ mod tests {
         assert_eq!(GlobalPath::parse(b"//a/./b/").unwrap(), path("/a/b"));
         assert_eq!(GlobalPath::parse(b"///").unwrap(), GlobalPath::root());
         assert_eq!(GlobalPath::parse(b"/a/../b"), Err(PathError::NotNormal));
+    }
+
+    #[test]
+    fn records_have_every_path_as_text() {
+        for bytes in [&b"/"[..], b"/a b", b"/100%/%41", b"/a\nb\xff\xc3\xa9/\x7f"] {
+            let text = String::from(GlobalPath::new(bytes).unwrap());
+            assert!(!text.chars().any(char::is_control));
+            assert_eq!(GlobalPath::try_from(text).unwrap().as_bytes(), bytes);
+        }
+        assert_eq!(String::from(GlobalPath::new(b"/100%\n").unwrap()), "/100%25%0a");
+        for wrong in ["/a%", "/a%1", "/a%zz", "/a%2f"] {
+            assert!(GlobalPath::try_from(wrong.to_owned()).is_err() || wrong == "/a%2f", "{wrong}");
+        }
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! *Invariant:* each message may be lost, repeated, or come late by any time, and does no harm.
 
 use super::types::{Epoch, Generation, LeaseKind, LeaseScope, RequestNumber, Stamp};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// From a site's holder to the granter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToGranter {
     /// Asks for a lease, says that the request still waits, or renews: one message, repeated.
     Ask {
@@ -29,7 +30,7 @@ pub enum ToGranter {
 }
 
 /// From the granter to a site's holder.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToHolder {
     /// The lease is granted, or renewed.
     Grant {

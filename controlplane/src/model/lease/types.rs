@@ -40,7 +40,7 @@ pub enum Reach {
 }
 
 /// What a lease is on.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LeaseScope {
     /// Its topmost path.
     pub path: GlobalPath,
@@ -110,7 +110,7 @@ counter! {
 }
 
 /// How often a scope may have changed: grows with each write grant that overlaps it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Generation(u64);
 
 impl From<Epoch> for Generation {
@@ -138,7 +138,7 @@ pub struct LeaseId {
 }
 
 /// When a holder sent a message, by its own clock. For others it is opaque: they repeat it in the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp {
     /// Whose clock: another incarnation's may have begun elsewhere.
     pub incarnation: Incarnation,

@@ -180,6 +180,20 @@ impl Holder {
         Some(right)
     }
 
+    /// The leases that `path` lies in are in use, whether or not they give a right at this moment.
+    pub fn touch(&mut self, path: &GlobalPath, now: Duration) {
+        let mut used = Vec::new();
+        self.index.any_overlapping(&LeaseScope::alone(path.clone()), |request| {
+            used.push(request);
+            false
+        });
+        for request in used {
+            if let Some(entry) = self.entries.get_mut(&request) {
+                entry.used = entry.used.max(now);
+            }
+        }
+    }
+
     /// Whether an operation at `path` that was begun may be answered: that a change is acknowledged, or that what a
     /// cache holds is current. It was begun under a lease that is still held or drained.
     pub fn may_finish(&self, kind: LeaseKind, path: &GlobalPath, now: Duration) -> Option<Right> {

@@ -1,0 +1,76 @@
+//! Which coordinator grants leases, where several share a store: the one that put the leader's key, as long as it keeps
+//! the key alive.
+
+use crate::model::record::LEADER_KEY;
+use crate::service::refusal::ServiceError;
+use crate::store::{Condition, Entry, Key, Lease, MetaStore, Txn, TxnOutcome};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A leader that is not heard from for so long is one no more.
+const TTL: Duration = Duration::from_secs(6);
+
+/// How often it says that it is there.
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// This coordinator's leadership.
+pub(super) struct Leadership {
+    store: Arc<dyn MetaStore>,
+    key: Key,
+    value: Vec<u8>,
+    lease: Lease,
+}
+
+/// Who leads.
+pub(super) enum Candidacy {
+    Won(Leadership),
+    /// Another one, by its name.
+    Lost(String),
+}
+
+impl Leadership {
+    /// Becomes the leader if nobody is.
+    pub(super) async fn seek(store: Arc<dyn MetaStore>, name: &str) -> Result<Candidacy, ServiceError> {
+        let (key, lease) = (Key::new(LEADER_KEY)?, store.lease_grant(TTL).await?);
+        // Unlike that of any other start.
+        let value = format!("{name} {:016x}", rand::random::<u64>()).into_bytes();
+        let put = Txn::new().when(Condition::Absent(key.clone()));
+        let outcome = store.txn(put.put_leased(key.clone(), value.clone(), lease.id)).await;
+        let held = match &outcome {
+            Ok(TxnOutcome::Committed { .. }) => {
+                return Ok(Candidacy::Won(Self { store, key, value, lease }));
+            }
+            Ok(TxnOutcome::Refused { current }) => current.first().map(leader).unwrap_or_default(),
+            Err(_) => String::new(),
+        };
+        store.lease_revoke(lease.id).await?;
+        outcome.map(|_| Candidacy::Lost(held)).map_err(Into::into)
+    }
+
+    /// Whoever leads by what is left of an earlier start of this same coordinator, which has the store for itself.
+    pub(super) async fn depose(store: &Arc<dyn MetaStore>) -> Result<(), ServiceError> {
+        store.txn(Txn::new().delete(Key::new(LEADER_KEY)?)).await?;
+        Ok(())
+    }
+
+    /// Says that it is there.
+    pub(super) async fn keep_alive(&self) -> Result<(), ServiceError> {
+        Ok(self.store.lease_keep_alive(self.lease.id).await?)
+    }
+
+    /// `txn`, if this coordinator is still the leader.
+    pub(super) fn guard(&self, txn: Txn) -> Txn {
+        txn.when(Condition::Value(self.key.clone(), self.value.clone()))
+    }
+
+    /// Gives the leadership up.
+    pub(super) async fn resign(self) {
+        // Without an answer it runs out.
+        let _ = self.store.lease_revoke(self.lease.id).await;
+    }
+}
+
+fn leader(entry: &Entry) -> String {
+    let text = String::from_utf8_lossy(&entry.value).into_owned();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
