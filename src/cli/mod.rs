@@ -10,6 +10,7 @@ pub mod coordinator;
 pub mod daemon;
 pub mod demo;
 mod helper;
+pub mod lease;
 pub mod mount;
 pub mod node;
 pub mod output;
@@ -18,6 +19,7 @@ pub mod prefetch;
 pub mod progress;
 pub mod site;
 pub mod status;
+pub mod sync;
 pub mod token;
 pub mod trace;
 pub mod version;
@@ -65,6 +67,8 @@ Examples, in the order of a first use:
   globalfs prefetch /datasets/x                       before a job reads it
   globalfs trace record --name train -- ./train.sh    what it reads, for 'prefetch --trace train'
   globalfs status                                     sites, health, caches
+  globalfs lease list                                 which sites hold what, and what is not home
+  globalfs drain cloud                                before the burst site is torn down
   globalfs bench fetch                                how fast, and what moves, on this machine
   globalfs policy test /results/job-1 --config /etc/globalfs/coordinator.yaml
 
@@ -102,6 +106,17 @@ enum GlobalfsCommand {
     Token(token::TokenCommand),
     /// Show the cluster at a glance
     Status(status::Status),
+    /// See which subtrees sites hold at this moment
+    #[command(subcommand)]
+    Lease(lease::LeaseCommand),
+    /// Show who masters a path, where its home is, and what is not home
+    Where(lease::Where),
+    /// Bring home what was changed at other sites
+    Sync(sync::Sync),
+    /// Bring home all that a site has changed, so that it may be torn down
+    Drain(sync::Drain),
+    /// Give up what a lost site has not brought home
+    Reclaim(lease::Reclaim),
     /// Measure how fast files come
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -169,6 +184,11 @@ impl GlobalfsCommand {
             Self::Node(command) => command.run(),
             Self::Token(command) => command.run(),
             Self::Status(command) => command.run(),
+            Self::Lease(command) => command.run(),
+            Self::Where(command) => command.run(),
+            Self::Sync(command) => command.run(),
+            Self::Drain(command) => command.run(),
+            Self::Reclaim(command) => command.run(),
             Self::Bench(command) => command.run(),
             Self::Prefetch(command) => command.run(),
             Self::Trace(command) => command.run(),

@@ -1,9 +1,12 @@
 //! Who may ask a site's daemon, and what each kind of peer gets to see.
 
+use super::handover::HandOver;
 use super::traces::Traces;
 use super::view::View;
 use async_trait::async_trait;
+use bytes::Bytes;
 use globalfs_dataplane::Deadline;
+use globalfs_dataplane::home::side;
 use globalfs_dataplane::route::Routed;
 use globalfs_dataplane::serve::{ServeCounters, Server};
 use globalfs_proto::{FsError, FsResult, PeerIdentity, Request, Response, SiteName};
@@ -18,11 +21,19 @@ pub(super) struct SiteHandler {
     nodes: Server,
     sites: Server,
     traces: Arc<Traces>,
+    handover: HandOver,
 }
 
 impl SiteHandler {
-    pub(super) fn new(here: SiteName, view: Arc<View>, routed: &Routed, traces: Arc<Traces>) -> Self {
+    pub(super) fn new(
+        here: SiteName,
+        view: Arc<View>,
+        routed: &Routed,
+        traces: Arc<Traces>,
+        handover: HandOver,
+    ) -> Self {
         Self {
+            handover,
             here,
             view,
             nodes: Server::new(routed.for_nodes(), Arc::new(|_| Ok(()))),
@@ -79,10 +90,18 @@ impl Handler for SiteHandler {
             let answer = self.traces.answer(peer, request, Deadline::after(budget)).await?;
             return reply.send(&Response::Bytes(answer)).await;
         }
-        match peer {
-            PeerIdentity::Node(..) => self.nodes.handle(peer, request, budget, reply).await,
-            PeerIdentity::Site(_) => self.sites.handle(peer, request, budget, reply).await,
-            other => Err(FsError::Refused(format!("{other} may not read files"))),
+        match (peer, request) {
+            (PeerIdentity::Site(site), Request::TakeOver { scope, fence }) => {
+                self.handover.hand_over(site, &scope, fence, Deadline::after(budget)).await?;
+                reply.send(&Response::Bytes(Bytes::new())).await
+            }
+            (PeerIdentity::Site(site), Request::BringHome(bring)) => {
+                let settled = self.handover.bring_home(site, bring, Deadline::after(budget)).await?;
+                side::send(settled, reply).await
+            }
+            (PeerIdentity::Node(..), request) => self.nodes.handle(peer, request, budget, reply).await,
+            (PeerIdentity::Site(_), request) => self.sites.handle(peer, request, budget, reply).await,
+            (other, _) => Err(FsError::Refused(format!("{other} may not read files"))),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The site's heartbeat: tells the coordinator how the site is and learns what has changed.
 
+use super::leases::Leases;
 use super::view::View;
 use globalfs_controlplane::client::{ClientError, ControlClient};
 use globalfs_controlplane::files::CertFiles;
@@ -32,6 +33,7 @@ pub(super) struct Heart {
     pub(super) origin: Origin,
     pub(super) cache: Cache,
     pub(super) origin_reachable: Arc<AtomicBool>,
+    pub(super) leases: Leases,
 }
 
 impl Heart {
@@ -94,6 +96,7 @@ impl Heart {
             cache_used_bytes: cache.used_bytes,
             cache_quota_bytes: cache.quota_bytes,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            pending: self.leases.pending(),
         }
     }
 }

@@ -3,7 +3,10 @@
 //! *Invariant:* the daemon serves whoever the last known view admits, also while the coordinator is down.
 
 mod admission;
+mod claim;
+mod handover;
 mod heartbeat;
+mod leases;
 mod metrics;
 mod peers;
 mod tenures;
@@ -17,15 +20,21 @@ use crate::trace::store::Store;
 use admission::SiteHandler;
 use anyhow::{Result, ensure};
 use globalfs_controlplane::files::CertFiles;
+use globalfs_controlplane::leases::{AgentOptions, LeaseAgent, LeaseEvent};
 use globalfs_dataplane::cache::Cache;
+use globalfs_dataplane::home::holdings::Holdings;
+use globalfs_dataplane::home::receive::Receiver;
 use globalfs_dataplane::origin::{self, Origin};
 use globalfs_dataplane::route::Routed;
 use globalfs_dataplane::{Source, disk, fetch};
 use globalfs_proto::PeerIdentity;
 use globalfs_transport::{Endpoint, Identity, Options};
+use handover::HandOver;
+use leases::Leases;
 use peers::Peers;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use traces::Traces;
 use view::View;
@@ -42,6 +51,10 @@ pub struct SiteDaemon {
     handler: Arc<SiteHandler>,
     traces: Arc<Traces>,
     origin_reachable: Arc<AtomicBool>,
+    leases: Leases,
+    routed: Routed,
+    lease_events: mpsc::UnboundedReceiver<LeaseEvent>,
+    agent_stop: CancellationToken,
 }
 
 impl SiteDaemon {
@@ -66,13 +79,42 @@ impl SiteDaemon {
         let view = Arc::new(View::open(&config.name, &config.state_dir, &config.coordinator, &files).await?);
         let options = fetch::Options { metadata_ttl: config.metadata_ttl, ..fetch::Options::default() };
         let peers = Arc::new(Peers::new(endpoint.clone(), cache.clone(), view.clone(), options));
+        let agent_stop = CancellationToken::new();
+        let options = AgentOptions {
+            site: config.name.clone(),
+            coordinator: config.coordinator.to_string(),
+            files: files.clone(),
+            file: config.state_dir.join("leases.json"),
+            idle: leases::IDLE,
+        };
+        let (agent, lease_events) = LeaseAgent::start(options, agent_stop.clone())?;
+        let holdings = Holdings::open(&config.state_dir.join("changed"))?;
+        let leases = (view.clone(), peers.clone());
+        let leases = Leases::new(leases, origin.clone(), holdings.clone(), agent);
         let routed = Routed::new(view.clone(), Arc::new(origin.clone()) as Arc<dyn Source>, peers.clone());
+        let routed = routed.with_leases(holdings, Arc::new(leases.clone()));
         view.on_change(Box::new(routed.on_placement_change()));
         let store = Store::open(&config.state_dir.join("traces"))?;
         let traces = Arc::new(Traces::new(config.name.clone(), store, view.clone(), peers.clone()));
-        let handler = Arc::new(SiteHandler::new(config.name.clone(), view.clone(), &routed, traces.clone()));
-        let origin_reachable = Arc::new(AtomicBool::new(true));
-        Ok(Self { config, files, endpoint, origin, cache, peers, view, handler, traces, origin_reachable })
+        let receiver = Receiver::new(origin.clone());
+        let handover = HandOver::new(view.clone(), peers.clone(), routed.clone(), receiver);
+        let handler = SiteHandler::new(config.name.clone(), view.clone(), &routed, traces.clone(), handover);
+        Ok(Self {
+            config,
+            files,
+            endpoint,
+            origin,
+            cache,
+            peers,
+            view,
+            handler: Arc::new(handler),
+            traces,
+            origin_reachable: Arc::new(AtomicBool::new(true)),
+            leases,
+            routed,
+            lease_events,
+            agent_stop,
+        })
     }
 
     /// Serves until `stop`, then lets requests end for a short while.
@@ -93,6 +135,8 @@ impl SiteDaemon {
         });
         let forwarder = tokio::spawn(self.traces.clone().forward(stop.clone()));
         self.reach_primary();
+        let leases = self.leases.clone().run(self.routed.clone(), self.lease_events, stop.clone());
+        let leases = tokio::spawn(leases);
         tracing::info!(
             site = %self.config.name,
             listen = %self.endpoint.local_addr(),
@@ -105,6 +149,8 @@ impl SiteDaemon {
         heart.await?;
         watches.await?;
         forwarder.await?;
+        leases.await?;
+        self.agent_stop.cancel();
         if let Some(server) = server {
             server.stopped().await;
         }
@@ -131,6 +177,7 @@ impl SiteDaemon {
             origin: self.origin.clone(),
             cache: self.cache.clone(),
             origin_reachable: self.origin_reachable.clone(),
+            leases: self.leases.clone(),
         }
     }
 }

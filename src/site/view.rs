@@ -8,10 +8,10 @@ use bytes::Bytes;
 use globalfs_controlplane::client::{ClientError, ControlClient};
 use globalfs_controlplane::files::CertFiles;
 use globalfs_controlplane::model::policy::{PolicySet, Primary};
-use globalfs_controlplane::model::record::{ClusterView, NodeRecord};
+use globalfs_controlplane::model::record::{ClusterView, MasterRecord, NodeRecord};
 use globalfs_dataplane::origin;
 use globalfs_dataplane::route::{Master, Placement};
-use globalfs_proto::{Changes, FsError, FsResult, GlobalPath, PeerIdentity, SiteName, Version};
+use globalfs_proto::{Changes, Fence, FsError, FsResult, GlobalPath, PeerIdentity, SiteName, Version};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs;
@@ -140,6 +140,31 @@ impl View {
         }
     }
 
+    /// Asks for a heartbeat soon.
+    pub(super) fn want(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// Whether some site has the lease on `scope` with this fence.
+    pub(super) fn has_lease(&self, scope: &GlobalPath, fence: Fence) -> bool {
+        self.now.load().tenures.on(scope).is_some_and(|tenure| tenure.fence == fence)
+    }
+
+    /// Whether `site` may act as the holder of `scope`, which is at home here.
+    pub(super) fn is_holder(&self, site: &SiteName, scope: &GlobalPath, fence: Fence) -> bool {
+        let now = self.now.load();
+        let tenure = now.tenures.on(scope).filter(|tenure| tenure.fence == fence && !tenure.abandoned);
+        tenure.is_some_and(|tenure| tenure.holder == *site) && self.home(scope).as_ref() == Some(&self.here)
+    }
+
+    /// The directories around `path` that this site may ask for a lease on, the outermost first, when `master` has them.
+    pub(super) fn claimable(&self, path: &GlobalPath, master: &SiteName) -> Vec<GlobalPath> {
+        let now = self.now.load();
+        let mut scopes = now.policies.leasable(path, master);
+        scopes.retain(|scope| !now.tenures.any_below(scope) && now.tenures.at(scope).is_none());
+        scopes
+    }
+
     /// The site that policy names as the home of `path`, if it is one.
     pub(super) fn home(&self, path: &GlobalPath) -> Option<SiteName> {
         match self.now.load().policies.primary(path) {
@@ -221,8 +246,13 @@ fn keys(cluster: &ClusterView) -> HashMap<PeerIdentity, String> {
 }
 
 fn tenures(cluster: &ClusterView) -> Tenures {
-    let _ = cluster;
-    Tenures::default()
+    let tenure = |record: &MasterRecord| {
+        let holder = record.master.clone();
+        let tenure =
+            Tenure { holder, fence: Fence(record.epoch.0), ready: record.ready, abandoned: record.abandoned };
+        (record.scope.path.clone(), tenure)
+    };
+    Tenures::new(cluster.masters.iter().map(tenure))
 }
 
 impl Placement for View {

@@ -85,6 +85,12 @@ impl Pattern {
         self.reach(path).matches
     }
 
+    /// The number of its first components that are spelled out.
+    pub fn fixed_depth(&self) -> usize {
+        let fixed = |part: &&Part| matches!(part, Part::Name(tokens) if tokens.iter().all(|token| matches!(token, Token::Byte(_))));
+        self.parts.iter().take_while(fixed).count()
+    }
+
     /// How far `path` comes through this pattern.
     pub fn reach(&self, path: &GlobalPath) -> Reach {
         let live = self.live_at(path);

@@ -185,6 +185,26 @@ impl PolicySet {
         self.first_match(path).map_or_else(|| self.default_home(), Policy::home)
     }
 
+    /// The directories around `path`, the outermost first, that another site than `primary` may hold a lease on: beneath the
+    /// part of the policy's pattern that is spelled out, which many share, and with one home for all that is in them.
+    pub fn leasable(&self, path: &GlobalPath, primary: &SiteName) -> Vec<GlobalPath> {
+        let Some(policy) = self.first_match(path).filter(|policy| policy.sync_mode != SyncMode::Never) else {
+            return Vec::new();
+        };
+        if policy.home() != Primary::Site(primary.clone()) {
+            return Vec::new();
+        }
+        let above = std::iter::successors(path.parent(), GlobalPath::parent);
+        let deep = |dir: &GlobalPath| dir.components().count() > policy.pattern.fixed_depth();
+        let mut dirs: Vec<GlobalPath> = above.take_while(deep).filter(|dir| self.has_one_home(dir)).collect();
+        dirs.reverse();
+        dirs
+    }
+
+    fn has_one_home(&self, dir: &GlobalPath) -> bool {
+        self.listing_homes(dir).len() == 1 && self.junctions(dir).is_empty()
+    }
+
     /// Every policy in order with whether it matches `path` and why.
     pub fn explain(&self, path: &GlobalPath) -> Vec<Explanation> {
         let first = self.first_match(path).map(|policy| policy.name.as_str());

@@ -58,6 +58,7 @@ struct Survey {
 
 impl Survey {
     fn add(&mut self, directory: GlobalPath, listing: &Listing) -> FsResult<()> {
+        self.items.push(HomeItem { path: directory.clone(), attr: Some(listing.attr), same_as: None });
         for entry in listing.iter().filter(|entry| !entry.name.starts_with(HIDDEN_PREFIX)) {
             let path = directory.join(&entry.name).map_err(|_| FsError::Os(36))?;
             if entry.attr.kind == FileKind::Directory {
@@ -74,7 +75,6 @@ impl Survey {
             }
             self.items.push(HomeItem { path, attr: Some(entry.attr), same_as });
         }
-        self.items.push(HomeItem { path: directory, attr: Some(listing.attr), same_as: None });
         Ok(())
     }
 }

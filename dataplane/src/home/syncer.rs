@@ -206,16 +206,21 @@ impl Syncer {
                 None => gone.push(due),
             }
         }
-        let mut pending = self.holding.pending.lock();
-        gone.retain(|due| pending.gone(due));
-        let first = pending.first_present();
-        drop(pending);
-        for due in gone.into_iter().filter(|due| first.is_none_or(|first| due.changed < first)) {
+        for due in self.may_go(gone) {
             batch.push(HomeItem { path: due.path.clone(), attr: None, same_as: None }, Some(due));
         }
         let left = batch.cut();
         self.add(left).await?;
         Ok(batch)
+    }
+
+    /// Those of `gone` that nothing stands in the way of.
+    fn may_go(&self, mut gone: Vec<Due>) -> Vec<Due> {
+        let mut pending = self.holding.pending.lock();
+        gone.retain(|due| pending.gone(due));
+        let first = pending.first_present();
+        gone.retain(|due| first.is_none_or(|first| due.changed < first));
+        gone
     }
 
     /// Takes a path, and with it the other names of its file.

@@ -8,9 +8,9 @@ use super::change::{Place, set_attr};
 use super::tree::{EINVAL, EISDIR, Tree, os, proc_path, resolve_in};
 use crate::source::Chunk;
 use bytes::Bytes;
-use globalfs_proto::limits::HIDDEN_PREFIX;
+use globalfs_proto::limits::{HIDDEN_PREFIX, MAX_NAME};
 use globalfs_proto::{
-    Attr, ChunkHash, ChunkIndex, ChunkSpan, FileKind, FsError, FsResult, GlobalPath, NewAttr, NewTime,
+    Attr, ChunkHash, ChunkIndex, ChunkSpan, Fence, FileKind, FsError, FsResult, GlobalPath, NewAttr, NewTime,
 };
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
@@ -176,6 +176,16 @@ impl Tree {
         };
         remove_at(&place.directory, path.name(), 0)?;
         remove_at(&place.directory, &hidden_name(path), 0)
+    }
+
+    /// Moves `path` to a hidden name beside it.
+    pub(crate) fn set_aside(&self, path: &GlobalPath, fence: Fence) -> FsResult<GlobalPath> {
+        let place = Place::of(self, path)?;
+        let label = format!("abandoned-{}-", fence.0);
+        let kept = place.name.len().min(MAX_NAME - HIDDEN_PREFIX.len() - label.len());
+        let name = [HIDDEN_PREFIX, label.as_bytes(), &place.name[..kept]].concat();
+        rustix::fs::renameat(&place.directory, place.name, &place.directory, &name[..]).map_err(os)?;
+        path.parent().unwrap_or_else(GlobalPath::root).join(&name).map_err(|_| os(Errno::NAMETOOLONG))
     }
 
     /// All that was installed survives a loss of power.

@@ -211,7 +211,9 @@ impl InodeTable {
     /// `Stale` when the parent is not known, or when the place lies inside the node itself, which only a
     /// view mixed from before and after a rename can show.
     pub(crate) fn sight(&mut self, place: Place<'_>, attr: &Attr) -> FsResult<Sight> {
-        let id = self.id_of(attr);
+        let handed_over = self.handed_over(place, attr);
+        handed_over.iter().for_each(|id| self.hand_over(*id, attr));
+        let id = handed_over.unwrap_or_else(|| self.id_of(attr));
         if !self.nodes.contains_key(&place.parent) || self.is_inside(place.parent, id) {
             return Err(FsError::Stale(None));
         }
@@ -231,6 +233,24 @@ impl InodeTable {
         }
         left.into_iter().for_each(|parent| self.drop_unheld(parent));
         Ok(Sight { id, attr: self.living(id).attr, pages })
+    }
+
+    /// The directory that was last seen at `place`, if `attr` says that another site has it now: it is the same one, and
+    /// who is in it stays there.
+    fn handed_over(&self, place: Place<'_>, attr: &Attr) -> Option<NodeId> {
+        if attr.kind != FileKind::Directory {
+            return None;
+        }
+        let id = *self.directories.get(&(place.parent, place.name.into()))?;
+        self.nodes.get(&id)?.is_handed_over(attr).then_some(id)
+    }
+
+    /// From now on `id` is found by what another site tells of it.
+    fn hand_over(&mut self, id: NodeId, attr: &Attr) {
+        let before = self.living(id).attr;
+        self.leave_own(id, &before);
+        self.living(id).attr = *attr;
+        self.own.insert(attr.file, id);
     }
 
     /// The directory at `path`, if it and all above it are known.
@@ -426,6 +446,12 @@ impl InodeTable {
 }
 
 impl Node {
+    /// Whether `attr` is of this directory, as another site tells it than the one that told of it before.
+    fn is_handed_over(&self, attr: &Attr) -> bool {
+        let is_directory = (self.attr.kind, attr.kind) == (FileKind::Directory, FileKind::Directory);
+        is_directory && self.attr.file.origin != attr.file.origin && self.found_by != FoundBy::Nothing
+    }
+
     fn see_again(&mut self, place: Place<'_>, attr: &Attr) -> Pages {
         self.lookups += 1;
         if *self.name != *place.name {

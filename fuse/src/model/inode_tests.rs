@@ -53,6 +53,24 @@ fn a_directory_keeps_its_node_when_it_changes() {
 }
 
 #[test]
+fn a_directory_that_another_site_has_now_is_the_same_one() {
+    let mut table = InodeTable::new();
+    let of_site = |origin, inode| Attr { file: FileId { origin, inode }, ..directory(inode) };
+    let id = table.look_up(at(NodeId::ROOT, b"d"), &of_site(1, 5)).unwrap();
+    let inside = table.look_up(at(id, b"f"), &file(9)).unwrap();
+    assert_eq!(table.look_up(at(NodeId::ROOT, b"d"), &of_site(2, 6)).unwrap(), id);
+    assert_eq!((table.id_of(&of_site(2, 6)), path_of(&table, inside)), (id, "/d/f".to_owned()));
+    assert!(table.refresh(id, &of_site(1, 5)).is_ok(), "and back");
+    assert_eq!(table.id_of(&of_site(1, 5)), id);
+    assert_ne!(
+        table.look_up(at(NodeId::ROOT, b"d"), &of_site(1, 7)).unwrap(),
+        id,
+        "another one took the place"
+    );
+    assert_ne!(table.look_up(at(NodeId::ROOT, b"e"), &of_site(3, 5)).unwrap(), id, "another place");
+}
+
+#[test]
 fn numbers_are_the_same_at_every_mount() {
     assert_eq!(InodeTable::new().id_of(&file(5)), Identity::of(&file(5)).preferred_id());
     let ids: BTreeSet<_> = (0..100_000).map(|i| InodeTable::new().id_of(&file(i))).collect();

@@ -39,6 +39,9 @@ impl InodeTable {
 
     /// Takes over fresh attributes of `id`; `Stale` when they describe something else.
     pub(crate) fn refresh(&mut self, id: NodeId, attr: &Attr) -> FsResult<Pages> {
+        if self.node(id)?.is_handed_over(attr) {
+            self.hand_over(id, attr);
+        }
         let node = self.node_mut(id)?;
         let is_it = node.is_live_of(attr) || node.is_loose_of(attr) || node.is_of(&Identity::of(attr));
         if id != NodeId::ROOT && !is_it {
