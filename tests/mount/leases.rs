@@ -115,3 +115,119 @@ fn a_subtree_with_content_is_taken_over_whole() {
     burst.test.cluster.admin(&["drain", "cloud", "--timeout", "20s"]).unwrap();
     assert_eq!(tree(&burst.cloud.join("results/old")), tree(&burst.origin("onprem", "results/old")));
 }
+
+/// Holds promise 19 of docs/semantics.md.
+#[test]
+fn writing_goes_on_while_home_and_the_coordinator_are_away() {
+    if !can_mount("writing_goes_on_while_home_and_the_coordinator_are_away") {
+        return;
+    }
+    let mut burst = start();
+    shell(&burst.cloud, "mkdir results/job && echo one > results/job/one");
+    burst.test.cluster.kill("onprem").unwrap();
+    burst.test.cluster.kill("coordinator").unwrap();
+    shell(
+        &burst.cloud,
+        "cd results/job && mkdir d && seq 1000 > d/two && mv one d/one && echo three >> d/one && sync d/two",
+    );
+    assert_eq!(shell(&burst.cloud, "cat results/job/d/one"), "one\nthree\n");
+    burst.test.cluster.start_coordinator().unwrap();
+    burst.test.cluster.start_site("onprem").unwrap();
+    within(SOON, || {
+        let (home, here) = (burst.origin("onprem", "results/job"), burst.origin("cloud", "results/job"));
+        let (home, here) = (tree(&home), tree(&here));
+        if home == here { Ok(()) } else { Err(format!("{home}\n{here}")) }
+    });
+    assert_eq!(shell(&burst.home, "cat results/job/d/one"), "one\nthree\n");
+    burst.test.cluster.admin(&["drain", "cloud", "--timeout", "20s"]).unwrap();
+    assert_eq!(shell(&burst.cloud, "cat results/job/d/one"), "one\nthree\n");
+}
+
+/// Holds promise 20 of docs/semantics.md.
+#[test]
+fn what_was_acknowledged_comes_home_although_daemons_are_killed() {
+    if !can_mount("what_was_acknowledged_comes_home_although_daemons_are_killed") {
+        return;
+    }
+    let mut burst = start();
+    shell(&burst.cloud, "mkdir results/job && echo 0 > results/job/0");
+    let (stop, mount) = (std::sync::atomic::AtomicBool::new(false), burst.cloud.clone());
+    let written = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut written = Vec::new();
+            for n in 1.. {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                let path = mount.join(format!("results/job/{n}"));
+                // What was under way when the daemon died may fail; what has not failed has to be there.
+                let write = || -> std::io::Result<()> {
+                    use std::io::Write;
+                    let mut file = fs::File::create(&path)?;
+                    file.write_all(n.to_string().as_bytes())?;
+                    if n % 3 == 0 {
+                        file.sync_all()?
+                    }
+                    Ok(())
+                };
+                if write().is_ok() {
+                    written.push(n);
+                }
+            }
+            written
+        });
+        for round in 0..6 {
+            std::thread::sleep(Duration::from_millis(400));
+            let site = if round % 3 == 2 { "onprem" } else { "cloud" };
+            burst.test.cluster.kill(site).unwrap();
+            burst.test.cluster.start_site(site).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        writer.join().unwrap()
+    });
+    assert!(written.len() > 50, "{}", written.len());
+    burst.test.cluster.admin(&["sync", "/results/job", "--wait", "--timeout", "30s"]).unwrap();
+    for n in &written {
+        let home = fs::read_to_string(burst.origin("onprem", &format!("results/job/{n}")));
+        assert_eq!(home.ok(), Some(n.to_string()), "of {} files", written.len());
+    }
+    assert_eq!(tree(&burst.origin("onprem", "results/job")), tree(&burst.origin("cloud", "results/job")));
+}
+
+/// Holds promise 21 of docs/semantics.md.
+#[test]
+fn what_a_lost_site_has_is_given_up_by_an_administrator_alone() {
+    if !can_mount("what_a_lost_site_has_is_given_up_by_an_administrator_alone") {
+        return;
+    }
+    let mut burst = start();
+    shell(&burst.cloud, "mkdir results/job && echo first > results/job/f && sync results/job/f");
+    burst.test.cluster.admin(&["sync", "/results/job", "--wait", "--timeout", "20s"]).unwrap();
+    burst.test.cluster.kill("onprem").unwrap();
+    shell(&burst.cloud, "echo second > results/job/f && echo new > results/job/new");
+    burst.test.cluster.kill("cloud").unwrap();
+    burst.test.cluster.start_site("onprem").unwrap();
+    let denied = burst.test.cluster.admin(&["reclaim", "/results/job", "--abandon"]).unwrap_err();
+    assert!(format!("{denied:#}").contains("--yes"), "{denied:#}");
+    burst.test.cluster.admin(&["reclaim", "/results/job", "--abandon", "--yes"]).unwrap();
+    within(Duration::from_secs(60), || {
+        if burst.leases().is_empty() { Ok(()) } else { Err("still held".into()) }
+    });
+    within(SOON, || match fs::read_to_string(burst.home.join("results/job/f")) {
+        Ok(text) if text == "first\n" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    shell(&burst.home, "echo home > results/job/g");
+    burst.test.cluster.start_site("cloud").unwrap();
+    within(SOON, || {
+        let aside =
+            shell(&burst.origin("cloud", "results"), "cat .globalfs-abandoned-*/f 2>/dev/null || true");
+        if aside == "second\n" { Ok(()) } else { Err(aside) }
+    });
+    within(SOON, || {
+        let seen = shell(&burst.cloud, "cat results/job/f results/job/g 2>&1 || true");
+        if seen == "first\nhome\n" { Ok(()) } else { Err(seen) }
+    });
+    assert!(!burst.home.join("results/job/new").exists());
+}
