@@ -13,3 +13,4 @@ mod systems;
 mod table;
 pub mod wan;
 pub mod warm;
+pub mod write;

@@ -5,6 +5,7 @@ use globalfs_perf::compare::{Compare, Fetch, Matrix};
 use globalfs_perf::link_test;
 use globalfs_perf::wan::{self, LinkArgs, Wan};
 use globalfs_perf::warm::Warm;
+use globalfs_perf::write::WriteArgs;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Command {
     Matrix(Matrix),
     /// Compares what is cached with the local file system, for GlobalFS and for what people use today
     Warm(Warm),
+    /// Writes at the near site what is at home at the far one
+    Write(WriteArgs),
     /// Runs `globalfs bench fetch` on the near side of a link
     Fetch(Fetch),
     /// Tests the link itself against ping, TCP and UDP, which takes about a minute
@@ -53,6 +56,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Compare(compare) => compare.run(),
         Command::Matrix(matrix) => matrix.run(),
         Command::Warm(warm) => warm.run(),
+        Command::Write(write) => write.run(),
         Command::Fetch(fetch) => fetch.run(),
         Command::LinkTest => test_link(),
         Command::Clean => {

@@ -32,6 +32,11 @@ pub(crate) struct GlobalFs {
 impl GlobalFs {
     /// Starts the cluster; nothing is mounted yet.
     pub(crate) fn start(bed: &Bed<'_>) -> Result<Self> {
+        Self::start_with(bed, "")
+    }
+
+    /// The same with policies.
+    pub(crate) fn start_with(bed: &Bed<'_>, policy_yaml: &str) -> Result<Self> {
         let dir = bed.dir.join("globalfs");
         let site = |name: &str, origin: PathBuf| LocalSiteOptions {
             name: name.into(),
@@ -42,7 +47,7 @@ impl GlobalFs {
         let options = LocalOptions {
             dir: dir.clone(),
             store_yaml: "store: embedded".into(),
-            policy_yaml: String::new(),
+            policy_yaml: policy_yaml.to_owned(),
             sites: vec![site(HOME, bed.origin()), site(CLOUD, bed.folder("near", "origin")?)],
         };
         let places = Places {
@@ -69,6 +74,26 @@ impl GlobalFs {
     pub(crate) fn node(&mut self, name: &str) -> Result<PathBuf> {
         let daemon = format!("daemon: 127.0.0.1:{}\n", self.cluster.site_address(CLOUD).port());
         self.cluster.add_node(name, CLOUD, CACHE_SIZE, &daemon)
+    }
+
+    /// Mounts the tree at a new node of the near site.
+    pub(crate) fn mount_at_near(&mut self, name: &str) -> Result<PathBuf> {
+        self.node(name)?;
+        self.start_mount(name)
+    }
+
+    /// Mounts the tree at a new node of the far site.
+    pub(crate) fn mount_at_far(&mut self, name: &str) -> Result<PathBuf> {
+        let daemon = format!("daemon: 127.0.0.1:{}\n", self.cluster.site_address(HOME).port());
+        self.cluster.add_node(name, HOME, CACHE_SIZE, &daemon)?;
+        self.start_mount(name)
+    }
+
+    fn start_mount(&mut self, name: &str) -> Result<PathBuf> {
+        let at = self.dir.join(format!("mnt-{name}"));
+        self.mounted.push(name.to_owned());
+        self.cluster.start_mount(name, &at, &[])?;
+        Ok(at)
     }
 
     /// What restarts cold keeps nothing but its certificates.

@@ -88,7 +88,7 @@ impl Bed<'_> {
     }
 
     /// A directory for one system at one end.
-    fn folder(&self, end: &str, name: &str) -> Result<PathBuf> {
+    pub(crate) fn folder(&self, end: &str, name: &str) -> Result<PathBuf> {
         let folder = self.dir.join(end).join(name);
         std::fs::create_dir_all(&folder)?;
         Ok(folder)
