@@ -14,18 +14,63 @@ const TREE: &str = "find . -mindepth 1 -printf '%P %y %m %U %G %n %l ' \
 
 struct Written {
     test: TestCluster,
+    place: Place,
+    directory: &'static str,
     mount: PathBuf,
+    /// The same directory in the origin of its master.
+    origin: PathBuf,
 }
 
 fn start() -> Written {
-    start_at("onprem")
+    start_at(Place::Home)
 }
 
-/// The mount is at `site`; `onprem` masters all.
-fn start_at(site: &str) -> Written {
-    let mut test = Setup::default().start(|origin| fs::write(origin.join("old"), "content").unwrap());
-    let mount = mount_with(&mut test, "node-1", site, "", &["-o", "rw"]);
-    Written { test, mount }
+/// Where a program writes whose home is `onprem`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// At home.
+    Home,
+    /// At `cloud`, which sends changes on.
+    Elsewhere,
+    /// At `cloud`, which masters the subtree by a lease.
+    Held,
+}
+
+const POLICIES: &str = "\
+policies:
+  - {name: results, pattern: /results/**, primary: onprem, sync_mode: async}
+";
+
+fn start_at(place: Place) -> Written {
+    let policy_yaml = if place == Place::Held { POLICIES.to_owned() } else { String::new() };
+    let directory = if place == Place::Held { "results/job" } else { "" };
+    let mut test = Setup { policy_yaml, ..Setup::default() }.start(|origin| {
+        fs::create_dir_all(origin.join(directory)).unwrap();
+        fs::write(origin.join(directory).join("old"), "content").unwrap();
+    });
+    let site = if place == Place::Home { "onprem" } else { "cloud" };
+    let mount = mount_with(&mut test, "node-1", site, "", &["-o", "rw,allow_other"]);
+    let master = if place == Place::Held { "cloud" } else { "onprem" };
+    let (mount, origin) = (mount.join(directory), test.origin(master).join(directory));
+    Written { test, place, directory, mount, origin }
+}
+
+impl Written {
+    /// What was made lies in the origin of the master, and what is owed comes home.
+    fn same(&self) {
+        same(&self.mount, &self.origin);
+        if self.place == Place::Held {
+            let leases = self.test.cluster.admin(&["lease", "list", "--json"]).unwrap();
+            assert!(leases.contains("cloud"), "{leases}");
+            self.test.cluster.admin(&["sync", "/results", "--wait", "--timeout", "30s"]).unwrap();
+            same(&self.test.origin("onprem").join(self.directory), &self.origin);
+        }
+    }
+
+    /// The same directory as a further node of `site` sees it.
+    fn seen_by(&mut self, node: &str, site: &str) -> PathBuf {
+        self.test.mount(node, site).join(self.directory)
+    }
 }
 
 /// A file that was removed while it was open leaves the origin a moment after its last close.
@@ -46,7 +91,7 @@ fn what_programs_make_lies_in_the_origin() {
     if !can_mount("what_programs_make_lies_in_the_origin") {
         return;
     }
-    programs_write_at("onprem");
+    programs_write_at(Place::Home);
 }
 
 /// Holds promise 14 of docs/semantics.md.
@@ -55,11 +100,20 @@ fn what_programs_make_elsewhere_lies_in_the_origin_of_the_master() {
     if !can_mount("what_programs_make_elsewhere_lies_in_the_origin_of_the_master") {
         return;
     }
-    programs_write_at("cloud");
+    programs_write_at(Place::Elsewhere);
 }
 
-fn programs_write_at(site: &str) {
-    let mut written = start_at(site);
+/// Holds promise 18 of docs/semantics.md.
+#[test]
+fn what_programs_make_under_a_lease_comes_home() {
+    if !can_mount("what_programs_make_under_a_lease_comes_home") {
+        return;
+    }
+    programs_write_at(Place::Held);
+}
+
+fn programs_write_at(place: Place) {
+    let mut written = start_at(place);
     let script = "set -e
         umask 027
         mkdir -p a/b/c && echo one > a/b/c/one && printf two >> a/b/c/one
@@ -77,15 +131,15 @@ fn programs_write_at(site: &str) {
     let said = shell(&written.mount, script);
     let end = "blue7:4750:1234:2345:2:1500000000\none\ntwo10000000\n";
     assert_eq!(said, end);
-    let origin = written.test.origin("onprem");
-    same(&written.mount, &origin);
-    let neighbour = written.test.mount("node-2", "onprem");
-    same(&neighbour, &origin);
-    let far = written.test.mount("node-3", "cloud");
-    same(&far, &origin);
+    written.same();
+    let neighbour = written.seen_by("node-2", "onprem");
+    same(&neighbour, &written.origin);
+    let far = written.seen_by("node-3", "cloud");
+    same(&far, &written.origin);
     shell(&far, "touch new; echo x >> old; rm -f numbers");
-    same(&far, &origin);
-    same(&written.mount, &origin);
+    shell(&neighbour, "echo y >> old; mv new newer");
+    same(&far, &written.origin);
+    written.same();
 }
 
 /// Each of it failed once, by pjdfstest or by comparison with a local file system.
@@ -115,11 +169,13 @@ fn what_has_changed_is_seen_at_once_as_on_a_local_file_system() {
     if !can_mount("what_has_changed_is_seen_at_once_as_on_a_local_file_system") {
         return;
     }
-    let mut test = Setup::default().start(|_| {});
-    let mount = mount_with(&mut test, "node-1", "onprem", "", &["-o", "rw,allow_other"]);
-    fs::write(test.scratch.path().join("posix.py"), POSIX).unwrap();
-    let said = shell(&mount, &format!("python3 {}/posix.py", test.scratch.path().display()));
-    assert_eq!(said, "100777\n100777 True\n[]\n");
+    for place in [Place::Home, Place::Held] {
+        let written = start_at(place);
+        fs::write(written.test.scratch.path().join("posix.py"), POSIX).unwrap();
+        let said =
+            shell(&written.mount, &format!("python3 {}/posix.py", written.test.scratch.path().display()));
+        assert_eq!(said, "100777\n100777 True\n[]\n", "{place:?}");
+    }
 }
 
 #[test]
@@ -127,7 +183,19 @@ fn programs_that_depend_on_their_files_work() {
     if !can_mount("programs_that_depend_on_their_files_work") {
         return;
     }
-    let written = start();
+    programs_work_at(Place::Home);
+}
+
+#[test]
+fn programs_that_depend_on_their_files_work_under_a_lease() {
+    if !can_mount("programs_that_depend_on_their_files_work_under_a_lease") {
+        return;
+    }
+    programs_work_at(Place::Held);
+}
+
+fn programs_work_at(place: Place) {
+    let written = start_at(place);
     let git =
         "set -e; export HOME=$PWD; git init -q r; cd r; git config user.email a@b; git config user.name c
         for n in $(seq 30); do seq $((n * 100)) > f$n; done; git add .; git commit -qm one
@@ -151,7 +219,7 @@ for mode in ('WAL', 'DELETE', 'TRUNCATE'):
     assert_eq!(shell(&written.mount, &run), "1500\n3000\n4500\n");
     let tar = "set -e; cp -a r t; tar -cf t.tar t; mkdir u; tar -xf t.tar -C u; diff -r t u/t; rm -r t u";
     shell(&written.mount, tar);
-    same(&written.mount, &written.test.origin("onprem"));
+    written.same();
 }
 
 /// Holds promise 9 of docs/semantics.md.
