@@ -254,9 +254,12 @@ impl Metadata {
         if change.is_without_effect() {
             return outcome;
         }
-        let attr = outcome.as_ref().ok().and_then(|changed| changed.attr);
+        let changed = outcome.as_ref().copied().unwrap_or_default();
+        let directory = change.directory();
         for path in change.paths() {
-            self.0.state.lock().names.change_done(asking.ticket, path, attr, self.now());
+            let of_directory = changed.directory.filter(|_| path.parent() == directory);
+            let told = (changed.attr, of_directory);
+            self.0.state.lock().names.change_done(asking.ticket, path, told, self.now());
             self.0.small.forget(path).await;
         }
         outcome

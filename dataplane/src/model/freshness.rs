@@ -5,7 +5,7 @@
 //! nothing. What it says of other names stands, since their changes would have been heard as well.
 
 use bytes::Bytes;
-use globalfs_proto::Changes;
+use globalfs_proto::{Changes, GlobalPath};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -151,6 +151,12 @@ impl Asks {
         ticket.number < self.everything
     }
 
+    /// Whether anything has changed in the directory of `path`, or above, since `ticket`.
+    pub fn has_changed_in(&self, ticket: Ticket, path: &GlobalPath) -> bool {
+        let Some((directory, _)) = split(path.as_bytes()) else { return true };
+        self.is_overtaken(ticket, directory) || self.since(ticket, directory).next().is_some()
+    }
+
     /// Whether all of the listing of `directory` is overtaken.
     pub fn is_listing_overtaken(&self, ticket: Ticket, directory: &[u8]) -> bool {
         self.is_overtaken(ticket, directory) || self.since(ticket, directory).any(Option::is_none)
@@ -177,7 +183,7 @@ pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use globalfs_proto::{ChangedDirectory, GlobalPath};
+    use globalfs_proto::ChangedDirectory;
 
     fn changed(directory: &str, names: &[&str]) -> Changes {
         let path = GlobalPath::new(directory.as_bytes()).unwrap();

@@ -55,8 +55,8 @@ impl Changes {
             return Err(FsError::Deadline);
         }
         match change {
-            Change::Make { path, new, owner } => make(tree, path, new, *owner).map(told),
-            Change::Link { target, path } => link(tree, target, path).map(told),
+            Change::Make { path, new, owner } => make(tree, path, new, *owner),
+            Change::Link { target, path } => link(tree, target, path),
             Change::Remove { path, directory } => remove(tree, path, *directory),
             Change::Rename { from, to, existing } => rename(tree, from, to, *existing),
             Change::SetAttr { target, attr } => {
@@ -98,12 +98,18 @@ impl Changes {
         let _turn = self.lock(target, deadline)?;
         let (found, before) = find(tree, target)?;
         work(&found, &before)?;
-        Ok(Changed { before: Some(before.version()), attr: Some(attr_of(tree, &found)?) })
+        Ok(Changed { before: Some(before.version()), attr: Some(attr_of(tree, &found)?), directory: None })
     }
 }
 
-fn told(attr: Attr) -> Changed {
-    Changed { before: None, attr: Some(attr) }
+/// What was made, and the directory in which it was.
+fn told(tree: &Tree, attr: Attr, place: &Place<'_>) -> Changed {
+    Changed { attr: Some(attr), ..left(tree, place) }
+}
+
+/// The directory in which a name was changed. Nothing has failed if that is not to be had.
+fn left(tree: &Tree, place: &Place<'_>) -> Changed {
+    Changed { directory: attr_of(tree, &place.directory).ok(), ..Changed::default() }
 }
 
 fn attr_of(tree: &Tree, found: &OwnedFd) -> FsResult<Attr> {
@@ -159,14 +165,14 @@ impl<'p> Place<'p> {
     }
 }
 
-fn make(tree: &Tree, path: &GlobalPath, new: &NewFile, owner: Owner) -> FsResult<Attr> {
+fn make(tree: &Tree, path: &GlobalPath, new: &NewFile, owner: Owner) -> FsResult<Changed> {
     let place = Place::of(tree, path)?;
     let parent = tree.attr(&place.directory)?;
     let found = match is_born_right(&place, new, &parent, owner) {
         true => make_node(&place, new, owner.mode).and_then(|()| place.find()),
         false => make_aside(&place, new, &parent, owner),
     };
-    attr_of(tree, &found.map_err(os)?)
+    Ok(told(tree, attr_of(tree, &found.map_err(os)?)?, &place))
 }
 
 /// Whether what this process makes there belongs to `owner` from the beginning, with the right permissions.
@@ -255,20 +261,22 @@ fn set_owner(found: &OwnedFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> 
     rustix::fs::chownat(found, c"", uid, gid, AtFlags::EMPTY_PATH)
 }
 
-fn link(tree: &Tree, target: &Target, path: &GlobalPath) -> FsResult<Attr> {
+fn link(tree: &Tree, target: &Target, path: &GlobalPath) -> FsResult<Changed> {
     let ((found, _), place) = (find(tree, target)?, Place::of(tree, path)?);
     // By its handle's name: the one that is meant, be it a symbolic link.
     let from = proc_path(&found);
     rustix::fs::linkat(CWD, from, &place.directory, place.name, AtFlags::SYMLINK_FOLLOW).map_err(os)?;
-    attr_of(tree, &found)
+    Ok(told(tree, attr_of(tree, &found)?, &place))
 }
 
 fn remove(tree: &Tree, path: &GlobalPath, directory: bool) -> FsResult<Changed> {
-    Place::of(tree, path)?.remove(directory).map_err(os)?;
-    Ok(Changed::default())
+    let place = Place::of(tree, path)?;
+    place.remove(directory).map_err(os)?;
+    Ok(left(tree, &place))
 }
 
 fn rename(tree: &Tree, from: &GlobalPath, to: &GlobalPath, existing: Existing) -> FsResult<Changed> {
+    let is_within = from.parent() == to.parent();
     let (from, to) = (Place::of(tree, from)?, Place::of(tree, to)?);
     let flags = match existing {
         Existing::Replace => RenameFlags::empty(),
@@ -276,7 +284,7 @@ fn rename(tree: &Tree, from: &GlobalPath, to: &GlobalPath, existing: Existing) -
         Existing::Exchange => RenameFlags::EXCHANGE,
     };
     rustix::fs::renameat_with(&from.directory, from.name, &to.directory, to.name, flags).map_err(os)?;
-    Ok(Changed::default())
+    Ok(if is_within { left(tree, &to) } else { Changed::default() })
 }
 
 /// The owner first, which takes set-id bits away; the length before the times, which it moves.

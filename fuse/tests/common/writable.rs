@@ -34,7 +34,9 @@ impl Tree {
             }
             Change::Write { target, offset, data } => self.write(&target, offset, &data),
             Change::Allocate { target, allocation } => self.allocate(&target, allocation),
-            Change::Sync { target, .. } => Ok(Changed { before: None, attr: Some(self.found(&target)?.0) }),
+            Change::Sync { target, .. } => {
+                Ok(Changed { before: None, attr: Some(self.found(&target)?.0), directory: None })
+            }
         }
     }
 
@@ -78,7 +80,7 @@ impl Tree {
         for entry in self.entries.values_mut().filter(|entry| entry.0.file == attr.file) {
             *entry = (attr, content.clone());
         }
-        Ok(Changed { before, attr: Some(attr) })
+        Ok(Changed { before, attr: Some(attr), directory: None })
     }
 
     fn make(&mut self, path: GlobalPath, new: NewFile, owner: Owner) -> FsResult<Changed> {
@@ -110,7 +112,7 @@ impl Tree {
         };
         self.entries.insert(path, (attr, content));
         self.touch(&parent, is_directory.into());
-        Ok(Changed { before: None, attr: Some(attr) })
+        Ok(Changed { before: None, attr: Some(attr), directory: None })
     }
 
     fn link(&mut self, target: &Target, path: GlobalPath) -> FsResult<Changed> {

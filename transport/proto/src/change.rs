@@ -183,6 +183,8 @@ pub struct Changed {
     pub before: Option<Version>,
     /// The attributes of the file that was made or changed, unless it was removed or renamed.
     pub attr: Option<Attr>,
+    /// Those of the one directory in which a name was made or taken away.
+    pub directory: Option<Attr>,
 }
 
 impl Change {
@@ -200,6 +202,17 @@ impl Change {
             | Self::Sync { target, .. } => (&target.path, None),
         };
         std::iter::once(one).chain(other)
+    }
+
+    /// The one directory in which a name is made or taken away.
+    pub fn directory(&self) -> Option<GlobalPath> {
+        match self {
+            Self::Make { path, .. } | Self::Link { path, .. } | Self::Remove { path, .. } => path.parent(),
+            Self::Rename { from, to, .. } => {
+                to.parent().filter(|parent| from.parent().as_ref() == Some(parent))
+            }
+            _ => None,
+        }
     }
 
     /// Whether everything is as it was before: it asks whether something could be changed, or for what was to be kept.
@@ -267,11 +280,14 @@ impl Change {
 impl Changed {
     pub(crate) fn encode<'w>(&self, w: &'w mut Writer) -> &'w mut Writer {
         let w = option(w, self.before.as_ref(), Writer::version);
-        option(w, self.attr.as_ref(), Writer::attr)
+        let w = option(w, self.attr.as_ref(), Writer::attr);
+        self.directory.iter().fold(w, Writer::attr)
     }
 
     pub(crate) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
-        Ok(Self { before: decode_option(r, Reader::version)?, attr: decode_option(r, Reader::attr)? })
+        let (before, attr) = (decode_option(r, Reader::version)?, decode_option(r, Reader::attr)?);
+        let directory = (r.remaining() > 0).then(|| r.attr()).transpose()?;
+        Ok(Self { before, attr, directory })
     }
 }
 

@@ -16,13 +16,26 @@ impl Names {
         self.name_changed(directory, name);
     }
 
-    /// `path` was changed by the request of `ticket`, which may have told what `attr` it has since. What is on its way may
-    /// be from before.
-    pub fn change_done(&mut self, ticket: Ticket, path: &GlobalPath, attr: Option<Attr>, now: Duration) {
+    /// `path` was changed by the request of `ticket`, which may have told what `attr` it has since, and its directory. What is
+    /// on its way may be from before.
+    pub fn change_done(
+        &mut self,
+        ticket: Ticket,
+        path: &GlobalPath,
+        (attr, directory): (Option<Attr>, Option<Attr>),
+        now: Duration,
+    ) {
         let key = path.as_bytes();
         let is_overtaken = self.asks.is_overtaken(ticket, key);
+        let directory = directory.filter(|_| !self.asks.has_changed_in(ticket, path) && !self.ttl.is_zero());
         self.asks.note_name(key);
         self.forget(path);
+        if let (Some(attr), Some((parent, _))) = (directory, split(key)) {
+            // As if it had been asked for now: since the change nothing was heard of it.
+            let asked = self.asks.open(ticket.subscription);
+            self.keep(asked, parent, Some(attr), now);
+            self.asks.close(asked);
+        }
         // Of a file with several links another name may be changed next, and nobody here need know that both are one file.
         let may_keep = |attr: &Attr| attr.kind == FileKind::Directory || is_seen(Some(attr));
         if let Some(attr) = attr.filter(may_keep).filter(|_| !self.ttl.is_zero() && !is_overtaken) {
@@ -72,5 +85,27 @@ impl Names {
                 slot.directory = None;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{at, known, path, watching};
+    use super::*;
+    use crate::testing::some_attr;
+
+    #[test]
+    fn a_change_tells_of_its_directory_unless_others_have_changed_it_meanwhile() {
+        let mut names = watching();
+        let directory = |size| Some(Attr { kind: FileKind::Directory, ..some_attr(size) });
+        let change = names.ask();
+        names.change_done(change, &path("/d/f"), (None, directory(9)), at(0));
+        names.close(change);
+        assert_eq!(known(&mut names, "/d", at(0)), Some(Some(9)));
+        let (first, second) = (names.ask(), names.ask());
+        names.change_done(second, &path("/d/b"), (None, directory(11)), at(0));
+        assert_eq!(known(&mut names, "/d", at(0)), Some(Some(11)));
+        names.change_done(first, &path("/d/a"), (None, directory(10)), at(0));
+        assert_eq!(known(&mut names, "/d", at(0)), None, "which of both is newer is not known");
     }
 }

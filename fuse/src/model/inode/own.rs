@@ -104,7 +104,7 @@ impl InodeTable {
     pub(crate) fn end_change(&mut self, id: NodeId, changed: Option<&Changed>) -> Pages {
         let Some(node) = self.nodes.get_mut(&id) else { return Pages::Keep };
         node.is_changing = false;
-        let Some(Changed { before, attr: Some(attr) }) = changed else { return Pages::Keep };
+        let Some(Changed { before, attr: Some(attr), .. }) = changed else { return Pages::Keep };
         if (attr.file, attr.kind) != (node.attr.file, node.attr.kind) || node.found_by == FoundBy::Nothing {
             return Pages::Keep;
         }
