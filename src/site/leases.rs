@@ -37,10 +37,13 @@ const TOUCH_EVERY: Duration = Duration::from_secs(5);
 const FEW: u64 = 64;
 
 /// What changes wait at most for the rest to come home; then they go on, and it is tried again.
-const CLOSED_LIMIT: Duration = Duration::from_secs(5);
+const CLOSED_LIMIT: Duration = Duration::from_secs(2);
 
 /// Paths that are named of those which are not home.
 const SHOWN_PATHS: usize = 100;
+
+/// What is waited before it is tried again.
+const DRAIN_AGAIN: Duration = Duration::from_millis(200);
 
 /// Who still waits then asks again.
 const HURRY_LIMIT: Duration = Duration::from_secs(10);
@@ -159,16 +162,26 @@ impl Leases {
         if let Some(holding) = self.0.holdings.at(scope).filter(|holding| holding.scope == *scope) {
             tracing::info!(%scope, owed = holding.debt(&self.0.holdings).paths, "lease_draining");
             while !self.close_when_home(&holding).await {
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(DRAIN_AGAIN).await;
+                if !self.is_held(&holding) {
+                    return;
+                }
             }
         }
         self.0.agent.drained(lease.request);
     }
 
+    /// Whether it is still what this site holds: it may have been given up meanwhile.
+    fn is_held(&self, holding: &Arc<Holding>) -> bool {
+        self.0.holdings.at(&holding.scope).is_some_and(|held| Arc::ptr_eq(&held, holding))
+    }
+
     /// True: all is home, and nothing is changed any more.
     async fn close_when_home(&self, holding: &Holding) -> bool {
         holding.hurry();
-        if holding.debt(&self.0.holdings).paths > FEW {
+        let debt = holding.debt(&self.0.holdings);
+        // While home is away nobody waits for it.
+        if debt.paths > FEW || (debt.paths > 0 && holding.trouble().is_some()) {
             return false;
         }
         holding.close(true);

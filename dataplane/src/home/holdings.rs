@@ -6,6 +6,7 @@
 use super::links::{Links, is_linked};
 use crate::model::pending::{Debt, Due, Pending};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use globalfs_proto::limits::HIDDEN_PREFIX;
 use globalfs_proto::{Change, Changed, Existing, Fence, FsError, FsResult, GlobalPath};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
@@ -342,7 +343,7 @@ fn touched(change: &Change, scope: &GlobalPath) -> Vec<GlobalPath> {
         paths.extend(directories.into_iter().filter(|directory| directory.starts_with(scope)));
     }
     let mut seen = std::collections::BTreeSet::new();
-    paths.retain(|path| seen.insert(path.clone()));
+    paths.retain(|path| !is_hidden(path) && seen.insert(path.clone()));
     paths
 }
 
@@ -355,11 +356,18 @@ fn changes_names(change: &Change) -> bool {
 
 /// The names that something else has afterwards, with all that is beneath it.
 fn moved(change: &Change) -> Vec<GlobalPath> {
-    match change {
+    let mut paths = match change {
         Change::Rename { from, to, existing: Existing::Exchange } => vec![to.clone(), from.clone()],
         Change::Rename { to, .. } => vec![to.clone()],
         _ => Vec::new(),
-    }
+    };
+    paths.retain(|path| !is_hidden(path));
+    paths
+}
+
+/// What is half made, or removed while it is open, is nobody's but the holder's.
+pub(super) fn is_hidden(path: &GlobalPath) -> bool {
+    path.components().any(|name| name.starts_with(HIDDEN_PREFIX))
 }
 
 fn path(bytes: &[u8]) -> FsResult<GlobalPath> {

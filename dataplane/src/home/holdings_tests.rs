@@ -95,3 +95,16 @@ fn names_of_two_subtrees_are_of_two_devices_and_others_are_not_noted() {
     assert_eq!(note("/r/x", "/r/y"), Ok(false));
     assert_eq!(note("/r/a/x", "/r/a/y"), Ok(true));
 }
+
+#[test]
+fn hidden_names_are_the_holders_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let holdings = Holdings::open(dir.path()).unwrap();
+    let holding = holdings.hold(&path("/r"), Fence(1)).unwrap();
+    apply(&holdings, &rename("/r/d/a", "/r/d/.globalfs-removed-1"));
+    apply(&holdings, &make("/r/.globalfs-x/b"));
+    assert_eq!(owed(&holding), ["/r/d", "/r/d/a"]);
+    assert!(due(&holding).iter().all(|due| !due.whole));
+    apply(&holdings, &rename("/r/d/.globalfs-removed-1", "/r/d/c"));
+    assert_eq!(owed(&holding), ["/r/d", "/r/d/a", "/r/d/c"]);
+}

@@ -7,7 +7,7 @@ use super::links::is_linked;
 use crate::model::pending::Due;
 use crate::source::{Deadline, Source};
 use async_trait::async_trait;
-use globalfs_proto::limits::{MAX_DEADLINE, MAX_HOME_ITEMS};
+use globalfs_proto::limits::{HIDDEN_PREFIX, MAX_DEADLINE, MAX_HOME_ITEMS};
 use globalfs_proto::{Attr, BringHome, FileKind, FsError, FsResult, GlobalPath, HomeItem, Settled};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -168,7 +168,7 @@ impl Syncer {
                 listing => listing?,
             };
             let mut paths = Vec::with_capacity(listing.len());
-            for entry in listing.iter() {
+            for entry in listing.iter().filter(|entry| !entry.name.starts_with(HIDDEN_PREFIX)) {
                 let path = directory.join(&entry.name).map_err(|_| FsError::Os(36))?;
                 self.holding.links.lock().see(&path, &entry.attr);
                 if entry.attr.kind == FileKind::Directory {

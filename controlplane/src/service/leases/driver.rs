@@ -19,6 +19,8 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 /// What is waited before the leadership is sought again.
 const SEEK_AGAIN: Duration = Duration::from_secs(1);
+/// A lease whose holder is not the master by then is ended; a holder gives up much sooner.
+const CLAIM_LIMIT: Duration = Duration::from_secs(60);
 /// Tries to write what others write to, too.
 const MAX_TRIES: usize = 64;
 
@@ -127,12 +129,28 @@ impl Reign<'_> {
                     None => return Ok(()),
                 },
                 () = sleep_until(wake.into()) => self.granter.tick(self.driver.now()),
-                _ = alive.tick() => match timeout(KEEP_ALIVE, self.leadership.keep_alive()).await {
-                    Ok(Ok(())) => kept = Instant::now(),
-                    Ok(Err(error)) if kept.elapsed() > 2 * KEEP_ALIVE => return Err(error),
-                    _ => {}
-                },
+                _ = alive.tick() => {
+                    self.end_stuck_claims();
+                    match timeout(KEEP_ALIVE, self.leadership.keep_alive()).await {
+                        Ok(Ok(())) => kept = Instant::now(),
+                        Ok(Err(error)) if kept.elapsed() > 2 * KEEP_ALIVE => return Err(error),
+                        _ => {}
+                    }
+                }
             }
+        }
+    }
+
+    /// A holder that does not become the master has changed nothing, and meanwhile nobody can.
+    fn end_stuck_claims(&mut self) {
+        let is_stuck = |record: &&MasterRecord| {
+            !record.ready && !record.abandoned && now().since(record.since) > CLAIM_LIMIT
+        };
+        let stuck: Vec<LeaseId> = self.records.values().filter(is_stuck).map(id_of).collect();
+        for id in stuck {
+            tracing::warn!(site = %id.site, "a lease that was not taken up is ended");
+            // What cannot be abandoned is ending already.
+            let _ = self.granter.abandon(&id, self.driver.now());
         }
     }
 
