@@ -4,8 +4,10 @@
 //! file. Directories come first, and their attributes last, since what is made in them moves their times.
 
 use super::content;
+use crate::model::batch_order::BatchOrder;
 use crate::origin::Origin;
 use crate::origin::install::{Turn, Xattrs};
+use crate::origin::surroundings::Surroundings;
 use crate::origin::tree::Tree;
 use crate::source::{Chunk, Deadline, Source};
 use bytes::Bytes;
@@ -13,15 +15,26 @@ use futures_util::{StreamExt, stream};
 use globalfs_proto::bulk::requests;
 use globalfs_proto::limits::MAX_HOME_ITEMS;
 use globalfs_proto::{Attr, FileKind, FsError, FsResult, GlobalPath, HomeItem, Settled, WantedFile};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Paths of one batch that are worked on at a time.
-const PATHS_AT_ONCE: usize = 16;
+const EISDIR: i32 = 21;
+const EINVAL: i32 = 22;
+const EFBIG: i32 = 27;
+const ENOSPC: i32 = 28;
+const EDQUOT: i32 = 122;
+
+/// Paths of one batch that are worked on at a time: some take a round trip or two.
+const PATHS_AT_ONCE: usize = 64;
 
 /// Larger files of one batch whose content is read at a time.
 const FILES_AT_ONCE: usize = 2;
+
+/// What is kept of the time for flushing and answering: this part of it, and this at most. What had no time to be begun is
+/// said again, and what was done is not done twice.
+const FLUSH_TIME: (u32, Duration) = (8, Duration::from_secs(10));
 
 /// Receives into one origin. Clones are one.
 #[derive(Clone)]
@@ -30,6 +43,7 @@ pub struct Receiver {
 }
 
 /// The way to one origin for one batch.
+#[derive(Clone)]
 pub(super) struct Steps {
     origin: Origin,
     turn: Turn,
@@ -39,6 +53,8 @@ pub(super) struct Steps {
 /// One batch on its way.
 struct Batch {
     steps: Steps,
+    /// When the answers must be out; steps end earlier.
+    deadline: Deadline,
     from: Arc<dyn Source>,
     items: Vec<HomeItem>,
     outcomes: Vec<FsResult<()>>,
@@ -71,9 +87,9 @@ impl Receiver {
         turn: Turn,
     ) -> mpsc::Receiver<Settled> {
         let (answers, receiver) = mpsc::channel(MAX_HOME_ITEMS);
-        let (steps, outcomes) =
-            (Steps { origin: self.origin.clone(), turn, deadline }, vec![Ok(()); items.len()]);
-        tokio::spawn(Batch { steps, from, items, outcomes, answers }.run());
+        let outcomes = vec![Ok(()); items.len()];
+        let steps = Steps { origin: self.origin.clone(), turn, deadline: time_to_work(deadline) };
+        tokio::spawn(Batch { steps, deadline, from, items, outcomes, answers }.run());
         receiver
     }
 
@@ -113,17 +129,54 @@ impl Batch {
     }
 
     async fn work(&mut self) {
+        self.refuse_misfits();
+        let durable = match self.surroundings().await {
+            Ok(before) => {
+                self.carry_out().await;
+                self.end(before).await
+            }
+            Err(error) => Err(error),
+        };
+        self.outcomes.iter_mut().for_each(|outcome| *outcome = outcome.clone().and(durable.clone()));
+        for (item, outcome) in (0..).zip(std::mem::take(&mut self.outcomes)) {
+            let _ = self.answers.send(Settled { item, outcome }).await;
+        }
+    }
+
+    async fn carry_out(&mut self) {
         self.make_directories().await;
         self.place_small_files().await;
         self.place_others().await;
         self.link().await;
         self.remove().await;
         self.dress_directories().await;
-        let durable = self.steps.run(Tree::install_durably).await;
-        self.outcomes.iter_mut().for_each(|outcome| *outcome = outcome.clone().and(durable.clone()));
-        for (item, outcome) in (0..).zip(std::mem::take(&mut self.outcomes)) {
-            let _ = self.answers.send(Settled { item, outcome }).await;
-        }
+    }
+
+    /// What the batch says against itself has changed while it was made.
+    fn refuse_misfits(&mut self) {
+        let order = BatchOrder::of(&self.items);
+        let misfits = (0..self.items.len()).filter(|place| !order.fits(*place));
+        misfits.for_each(|place| self.outcomes[place] = Err(FsError::Stale(None)));
+    }
+
+    /// Directories that are not told of lose no time stamps by what is made in them.
+    async fn surroundings(&self) -> FsResult<Arc<Surroundings>> {
+        let is_directory = |item: &&HomeItem| item.attr.is_some_and(|attr| attr.kind == FileKind::Directory);
+        let told: BTreeSet<_> =
+            self.items.iter().filter(is_directory).map(|item| item.path.clone()).collect();
+        let parents: BTreeSet<_> = self.items.iter().filter_map(|item| item.path.parent()).collect();
+        let bystanders = &parents - &told;
+        let around = &parents | &told;
+        self.steps.run(move |tree| tree.surroundings(&around, &bystanders).map(Arc::new)).await
+    }
+
+    async fn end(&self, before: Arc<Surroundings>) -> FsResult<()> {
+        let steps = Steps { deadline: self.deadline, ..self.steps.clone() };
+        let end = move |tree: &Tree| {
+            tree.restore_times(&before);
+            before.flush()
+        };
+        steps.run(end).await
     }
 
     /// The places of the items that have not failed, are there and of a kind that `choose` takes.
@@ -217,7 +270,7 @@ impl Batch {
             FileKind::Regular if attr.size == 0 => {
                 self.steps.run(move |tree| tree.install_file(&path, &[], &attr, &xattrs)).await
             }
-            FileKind::Regular => content::place(&self.steps, &self.from, path, (attr, xattrs)).await,
+            FileKind::Regular => self.place_large(path, attr, xattrs).await,
             kind => {
                 let target = match kind {
                     FileKind::Symlink => {
@@ -232,16 +285,27 @@ impl Batch {
         }
     }
 
+    async fn place_large(&self, path: GlobalPath, attr: Attr, xattrs: Xattrs) -> FsResult<()> {
+        let placed = content::place(&self.steps, &*self.from, path.clone(), (attr, xattrs)).await;
+        if let Err(FsError::Os(EFBIG | ENOSPC | EDQUOT)) = placed {
+            // What is left of it would only stand in the way of others. If it cannot be removed either, the first error
+            // says more.
+            let _ = self.steps.run(move |tree| tree.drop_draft(&path)).await;
+        }
+        placed
+    }
+
     /// Further names of files.
     async fn link(&mut self) {
-        let by_path: HashMap<GlobalPath, usize> =
-            (0..).zip(&self.items).map(|(at, item)| (item.path.clone(), at)).collect();
-        let links = self.present(|item, attr| item.same_as.is_some() && attr.kind != FileKind::Directory);
-        for (at, path, _) in links {
-            let Some(same_as) = self.items[at].same_as.clone() else { continue };
-            let file = by_path.get(&same_as).map_or(Ok(()), |at| self.outcomes[*at].clone());
+        let order = BatchOrder::of(&self.items);
+        let links = self.present(|item, _| item.same_as.is_some()).into_iter().filter_map(|(at, path, _)| {
+            let first = order.first_name(at)?;
+            Some((at, path, first.clone(), order.place(first)))
+        });
+        for (at, path, first, place) in links.collect::<Vec<_>>() {
+            let file = place.map_or(Ok(()), |place| self.outcomes[place].clone());
             self.outcomes[at] = match file {
-                Ok(()) => self.steps.run(move |tree| tree.install_link(&path, &same_as)).await,
+                Ok(()) => self.steps.run(move |tree| tree.install_link(&path, &first)).await,
                 Err(error) => Err(error),
             };
         }
@@ -249,7 +313,11 @@ impl Batch {
 
     /// From the bottom: the longer path first.
     async fn remove(&mut self) {
-        let absent = self.items.iter().enumerate().filter(|(_, item)| item.attr.is_none());
+        let absent = self
+            .items
+            .iter()
+            .enumerate()
+            .filter(|(at, item)| item.attr.is_none() && self.outcomes[*at].is_ok());
         let mut absent: Vec<_> = absent.map(|(at, item)| (at, item.path.clone())).collect();
         absent.sort_by_key(|(_, path)| std::cmp::Reverse(path.as_bytes().len()));
         for (at, path) in absent {
@@ -292,10 +360,16 @@ fn wanted(path: &GlobalPath, attr: &Attr) -> WantedFile {
     WantedFile { path: path.clone(), version: attr.version() }
 }
 
-/// What is no longer there has changed since it was told of.
-fn stale(error: FsError) -> FsError {
+/// Nothing is begun in the last part of the time.
+fn time_to_work(deadline: Deadline) -> Deadline {
+    let left = deadline.remaining();
+    deadline.min(Deadline::after(left - FLUSH_TIME.1.min(left / FLUSH_TIME.0)))
+}
+
+/// What is no longer there, or of another kind, has changed since it was told of.
+pub(super) fn stale(error: FsError) -> FsError {
     match error {
-        FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY => FsError::Stale(None),
+        FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY | FsError::Os(EISDIR | EINVAL) => FsError::Stale(None),
         other => other,
     }
 }
@@ -329,3 +403,7 @@ fn complete_files(
 #[cfg(test)]
 #[path = "receive_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "receive_fault_tests.rs"]
+mod fault_tests;

@@ -11,15 +11,18 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-struct Sites {
-    dirs: [tempfile::TempDir; 2],
-    origins: [Origin; 2],
+pub(super) struct Sites {
+    pub(super) dirs: [tempfile::TempDir; 2],
+    pub(super) origins: [Origin; 2],
 }
 
-const LARGE: Limits = Limits { entries: 100_000, bytes: 1 << 40 };
+pub(super) const LARGE: Limits = Limits { entries: 100_000, bytes: 1 << 40 };
 
-fn sites() -> Sites {
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+pub(super) fn sites() -> Sites {
+    sites_in([tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()])
+}
+
+pub(super) fn sites_in(dirs: [tempfile::TempDir; 2]) -> Sites {
     let open = |dir: &tempfile::TempDir, name| {
         let site = SiteName::new(name).unwrap();
         Origin::open(dir.path(), &site, Arc::new(PosixDisk::default()), Options::default()).unwrap()
@@ -28,11 +31,11 @@ fn sites() -> Sites {
     Sites { dirs, origins }
 }
 
-fn soon() -> Deadline {
+pub(super) fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
 }
 
-fn shell(dir: &Path, script: &str) -> String {
+pub(super) fn shell(dir: &Path, script: &str) -> String {
     let output = Command::new("bash").args(["-c", script]).current_dir(dir).output().unwrap();
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -50,7 +53,7 @@ fn tree(dir: &Path) -> String {
 
 impl Sites {
     /// All that is at the first comes to the second, and what is only there goes.
-    async fn bring(&self) -> Vec<FsResult<()>> {
+    pub(super) async fn bring(&self) -> Vec<FsResult<()>> {
         let all = |origin: &Origin| {
             let origin = origin.clone();
             async move { survey(&origin, &GlobalPath::root(), LARGE, soon()).await.unwrap().unwrap() }
@@ -63,9 +66,18 @@ impl Sites {
         self.bring_items(items).await
     }
 
-    async fn bring_items(&self, items: Vec<HomeItem>) -> Vec<FsResult<()>> {
+    pub(super) async fn bring_items(&self, items: Vec<HomeItem>) -> Vec<FsResult<()>> {
+        self.bring_from(items, Arc::new(self.origins[0].clone()), soon()).await
+    }
+
+    pub(super) async fn bring_from(
+        &self,
+        items: Vec<HomeItem>,
+        from: Arc<dyn Source>,
+        deadline: Deadline,
+    ) -> Vec<FsResult<()>> {
         let (count, receiver) = (items.len(), Receiver::new(self.origins[1].clone()));
-        let mut answers = receiver.bring(items, Arc::new(self.origins[0].clone()), soon());
+        let mut answers = receiver.bring(items, from, deadline);
         let mut outcomes = vec![None; count];
         while let Some(Settled { item, outcome }) = answers.recv().await {
             assert!(outcomes[item as usize].replace(outcome).is_none(), "each is answered once");
@@ -73,7 +85,7 @@ impl Sites {
         outcomes.into_iter().map(|outcome| outcome.expect("each is answered")).collect()
     }
 
-    async fn same(&self) {
+    pub(super) async fn same(&self) {
         let outcomes = self.bring().await;
         assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
         assert_eq!(tree(self.dirs[1].path()), tree(self.dirs[0].path()));

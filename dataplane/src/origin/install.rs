@@ -5,19 +5,17 @@
 //! try has left is found, and replaced in the end.
 
 use super::change::{Place, set_attr};
+use super::draft::{Draft, undress};
 use super::tree::{EINVAL, EISDIR, Tree, os, proc_path, resolve_in};
 use crate::source::Chunk;
 use bytes::Bytes;
 use globalfs_proto::limits::{HIDDEN_PREFIX, MAX_NAME};
-use globalfs_proto::{
-    Attr, ChunkHash, ChunkIndex, ChunkSpan, Fence, FileKind, FsError, FsResult, GlobalPath, NewAttr, NewTime,
-};
+use globalfs_proto::{Attr, Fence, FileKind, FsError, FsResult, GlobalPath, NewAttr, NewTime};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 use std::any::Any;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// Attributes that this system gives by its own policy.
@@ -31,14 +29,6 @@ pub(crate) type Xattrs = Vec<(Bytes, Bytes)>;
 
 /// What is kept while a step runs, so that who comes next waits for its end.
 pub(crate) type Turn = Arc<dyn Any + Send + Sync>;
-
-/// A regular file that is being made under a hidden name. Clones write to the same one.
-#[derive(Clone)]
-pub(crate) struct Draft {
-    file: Arc<File>,
-    /// Bytes that an earlier try has left.
-    pub(crate) left: u64,
-}
 
 impl Tree {
     /// The directory `path` is there; what else was there is not.
@@ -55,26 +45,6 @@ impl Tree {
         }
     }
 
-    /// Begins the regular file `path`, `size` bytes long.
-    pub(crate) fn draft(&self, path: &GlobalPath, size: u64) -> FsResult<Draft> {
-        let (hidden, place) = (hidden_name(path), Place::of(self, path)?);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let open = || rustix::fs::openat(&place.directory, &hidden[..], flags, Mode::RUSR | Mode::WUSR);
-        let mut file = File::from(open().map_err(os)?);
-        if !file.metadata()?.is_file() || file.metadata()?.len() > size {
-            rustix::fs::unlinkat(&place.directory, &hidden[..], AtFlags::empty()).map_err(os)?;
-            file = File::from(open().map_err(os)?);
-        }
-        let left = file.metadata()?.len();
-        file.set_len(size)?;
-        Ok(Draft { file: Arc::new(file), left })
-    }
-
-    /// Removes the draft of `path`.
-    pub(crate) fn drop_draft(&self, path: &GlobalPath) -> FsResult<()> {
-        remove_at(&Place::of(self, path)?.directory, &hidden_name(path), 0)
-    }
-
     /// A small file, its content included.
     pub(crate) fn install_file(
         &self,
@@ -84,8 +54,12 @@ impl Tree {
         xattrs: &Xattrs,
     ) -> FsResult<()> {
         let draft = self.draft(path, attr.size)?;
-        chunks.iter().try_for_each(|chunk| draft.write(chunk.index, &chunk.data))?;
-        self.install_draft(path, &draft, attr, xattrs)
+        let write = || {
+            chunks.iter().try_for_each(|chunk| draft.write(chunk.index, &chunk.data))?;
+            self.install_draft(path, &draft, attr, xattrs)
+        };
+        // To get a small file again costs less than what is left of it.
+        write().inspect_err(|_| drop(self.drop_draft(path)))
     }
 
     /// The regular file that is at `path` now, if there is one.
@@ -105,8 +79,10 @@ impl Tree {
         attr: &Attr,
         xattrs: &Xattrs,
     ) -> FsResult<()> {
+        draft.file.set_len(attr.size)?;
         let found = OwnedFd::from(draft.file.try_clone()?);
-        dress(&found, attr, xattrs)?;
+        // What is left is gone on with only if it is ours.
+        dress(&found, attr, xattrs).inspect_err(|_| undress(&found))?;
         self.unhide(path)
     }
 
@@ -156,7 +132,9 @@ impl Tree {
         remove_at(&place.directory, &hidden, 0)?;
         let flags = AtFlags::SYMLINK_FOLLOW;
         rustix::fs::linkat(CWD, proc_path(&from), &place.directory, &hidden[..], flags).map_err(os)?;
-        self.unhide(path)
+        self.unhide(path)?;
+        // Two names of one file are not made one by rename.
+        remove_at(&place.directory, &hidden, 0)
     }
 
     /// What is at `path` gets these attributes.
@@ -188,12 +166,6 @@ impl Tree {
         path.parent().unwrap_or_else(GlobalPath::root).join(&name).map_err(|_| os(Errno::NAMETOOLONG))
     }
 
-    /// All that was installed survives a loss of power.
-    pub(crate) fn install_durably(&self) -> FsResult<()> {
-        let root = self.open_directory(&GlobalPath::root())?;
-        rustix::fs::syncfs(root).map_err(os)
-    }
-
     /// The kind of what is at `path`.
     pub(crate) fn kind_at(&self, path: &GlobalPath) -> FsResult<Option<FileKind>> {
         match self.find(path) {
@@ -206,58 +178,19 @@ impl Tree {
     /// What has the hidden name of `path` takes its place.
     fn unhide(&self, path: &GlobalPath) -> FsResult<()> {
         let (hidden, place) = (hidden_name(path), Place::of(self, path)?);
-        if self.kind_at(path)? == Some(FileKind::Directory) {
-            remove_at(&place.directory, path.name(), 0)?;
-        }
-        rustix::fs::renameat(&place.directory, &hidden[..], &place.directory, place.name).map_err(os)?;
-        // Two names of one file are not made one by rename.
-        remove_at(&place.directory, &hidden, 0)
-    }
-}
-
-impl Draft {
-    /// Writes a chunk that arrived. One of zeros needs no bytes where nothing was.
-    pub(crate) fn write(&self, index: ChunkIndex, data: &[u8]) -> FsResult<()> {
-        let offset = index.0 * globalfs_proto::limits::CHUNK_SIZE;
-        if offset >= self.left && data.iter().all(|byte| *byte == 0) {
-            return Ok(());
-        }
-        Ok(self.file.write_all_at(data, offset)?)
-    }
-
-    /// Takes over chunks of `old`, which has them at the same place.
-    pub(crate) fn copy(&self, old: &File, span: ChunkSpan, size: u64) -> FsResult<()> {
-        const CHUNK: u64 = globalfs_proto::limits::CHUNK_SIZE;
-        let (mut at, end) = (span.first.0 * CHUNK, ((span.first.0 + span.count) * CHUNK).min(size));
-        while at < end {
-            let (mut from, mut to) = (at, at);
-            let left = (end - at) as usize;
-            let copied = rustix::fs::copy_file_range(old, Some(&mut from), &self.file, Some(&mut to), left);
-            match copied.map_err(os)? {
-                0 => return Err(FsError::Stale(None)),
-                copied => at += copied as u64,
+        let rename = || rustix::fs::renameat(&place.directory, &hidden[..], &place.directory, place.name);
+        match rename() {
+            Err(Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY) => {
+                remove_at(&place.directory, place.name, 0)?;
+                rename().map_err(os)
             }
+            renamed => renamed.map_err(os),
         }
-        Ok(())
     }
-
-    /// The hash of the chunk that an earlier try has left, if it is whole.
-    pub(crate) fn hash(&self, index: ChunkIndex, size: u64) -> Option<ChunkHash> {
-        let range = index.bytes(size)?;
-        (range.end() <= self.left).then(|| hash_at(&self.file, index, size)).flatten()
-    }
-}
-
-/// The hash of a chunk of `file`, as if it were `size` bytes long; `None` where it has fewer or cannot be read.
-pub(crate) fn hash_at(file: &File, index: ChunkIndex, size: u64) -> Option<ChunkHash> {
-    let range = index.bytes(size)?;
-    let mut bytes = vec![0; range.length() as usize];
-    file.read_exact_at(&mut bytes, range.start()).ok()?;
-    Some(ChunkHash(*blake3::hash(&bytes).as_bytes()))
 }
 
 /// The name of what is to be at `path` while it is made.
-fn hidden_name(path: &GlobalPath) -> Vec<u8> {
+pub(super) fn hidden_name(path: &GlobalPath) -> Vec<u8> {
     let hash = blake3::hash(path.as_bytes()).to_hex();
     [HIDDEN_PREFIX, b"home-", &hash.as_bytes()[..32]].concat()
 }
@@ -280,6 +213,9 @@ fn dress(found: &OwnedFd, attr: &Attr, xattrs: &Xattrs) -> FsResult<()> {
 
 fn set_xattrs(found: &OwnedFd, wanted: &Xattrs) -> FsResult<()> {
     let path = proc_path(found);
+    if wanted.is_empty() && rustix::fs::listxattr_query(&path) == Ok(0) {
+        return Ok(());
+    }
     let mut names = Vec::with_capacity(globalfs_proto::limits::MAX_XATTR);
     match rustix::fs::listxattr(&path, rustix::buffer::spare_capacity(&mut names)) {
         Ok(_) | Err(Errno::OPNOTSUPP) => {}
@@ -299,7 +235,7 @@ fn set_xattrs(found: &OwnedFd, wanted: &Xattrs) -> FsResult<()> {
 }
 
 /// Removes `name` in `directory` with all that is beneath it; no link is followed.
-fn remove_at(directory: impl AsFd, name: &[u8], depth: usize) -> FsResult<()> {
+pub(super) fn remove_at(directory: impl AsFd, name: &[u8], depth: usize) -> FsResult<()> {
     let directory = directory.as_fd();
     match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),

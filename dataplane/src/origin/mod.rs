@@ -7,11 +7,13 @@
 mod change;
 mod details;
 mod direct;
+pub(crate) mod draft;
 mod files;
 mod hashes;
 pub(crate) mod install;
 mod list;
 mod read;
+pub(crate) mod surroundings;
 pub(crate) mod tree;
 mod walk;
 mod watch;

@@ -59,7 +59,7 @@ impl Tree {
     }
 
     /// The attributes of what `handle` refers to.
-    pub(super) fn attr(&self, handle: impl AsFd) -> FsResult<Attr> {
+    pub(crate) fn attr(&self, handle: impl AsFd) -> FsResult<Attr> {
         self.attr_of(&statx(handle).map_err(os)?)
     }
 
