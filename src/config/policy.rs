@@ -87,6 +87,7 @@ fn read_policy(node: &Node, cluster: Option<Cluster<'_>>, problems: &Problems) -
     let replicas: Vec<_> = replicas.map(|node| read_site("replicate_to", node, cluster, problems)).collect();
     let sync_mode = fields.required("sync_mode");
     let priority = fields.optional("priority").unwrap_or_default();
+    let on_disconnect = fields.optional("on_disconnect").unwrap_or_default();
     fields.finish();
     let replicate_to = replicas.into_iter().collect::<Option<_>>()?;
     Some(Policy {
@@ -96,6 +97,7 @@ fn read_policy(node: &Node, cluster: Option<Cluster<'_>>, problems: &Problems) -
         replicate_to,
         sync_mode: sync_mode?,
         priority,
+        on_disconnect,
     })
 }
 

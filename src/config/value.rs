@@ -6,7 +6,7 @@ use super::fields::nearest;
 use super::mount::TraceMode;
 use super::tree::Value;
 use globalfs_controlplane::model::pattern::Pattern;
-use globalfs_controlplane::model::policy::SyncMode;
+use globalfs_controlplane::model::policy::{OnDisconnect, SyncMode};
 use globalfs_controlplane::model::record::SiteRole;
 use globalfs_dataplane::disk::Preference;
 use globalfs_proto::limits::MAX_DEADLINE;
@@ -352,6 +352,14 @@ impl Scalar for SyncMode {
 
     fn parse(text: &str) -> Result<Self, String> {
         named(text, [Self::Eager, Self::Lazy, Self::Async, Self::Never])
+    }
+}
+
+impl Scalar for OnDisconnect {
+    const EXPECTED: &'static str = "stale or fail";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        choice(text, &[("stale", Self::Stale), ("fail", Self::Fail)])
     }
 }
 

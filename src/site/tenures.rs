@@ -19,12 +19,14 @@ pub(super) struct Tenure {
     pub(super) ready: bool,
     /// An administrator has given it up: it ends soon, and its holder is the master no more.
     pub(super) abandoned: bool,
+    /// The holder is not heard from, and policy says that what came home last is read meanwhile.
+    pub(super) is_away: bool,
 }
 
 impl Tenure {
     /// Whether the holder answers for the subtree.
     pub(super) fn is_in_force(&self) -> bool {
-        self.ready && !self.abandoned
+        self.ready && !self.abandoned && !self.is_away
     }
 }
 
@@ -89,7 +91,7 @@ mod tests {
 
     fn tenure(epoch: u64, ready: bool) -> Tenure {
         let holder = SiteName::new("cloud").unwrap();
-        Tenure { holder, fence: Fence(epoch), ready, abandoned: false }
+        Tenure { holder, fence: Fence(epoch), ready, abandoned: false, is_away: false }
     }
 
     fn tenures(leases: &[(&str, bool)]) -> Tenures {

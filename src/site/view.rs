@@ -7,8 +7,8 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use globalfs_controlplane::client::{ClientError, ControlClient};
 use globalfs_controlplane::files::CertFiles;
-use globalfs_controlplane::model::policy::{PolicySet, Primary};
-use globalfs_controlplane::model::record::{ClusterView, MasterRecord, NodeRecord};
+use globalfs_controlplane::model::policy::{OnDisconnect, PolicySet, Primary};
+use globalfs_controlplane::model::record::{ClusterView, MasterRecord, NodeRecord, SiteStatus};
 use globalfs_dataplane::origin;
 use globalfs_dataplane::route::{Master, Placement};
 use globalfs_proto::{Changes, Fence, FsError, FsResult, GlobalPath, PeerIdentity, SiteName, Version};
@@ -75,7 +75,7 @@ impl View {
         if !fresh {
             tracing::warn!(%coordinator, "the coordinator does not answer; going on with the last known view");
         }
-        let known = Known::new(cluster)?;
+        let known = Known::new(cluster, here)?;
         let view = Self {
             here: here.clone(),
             file,
@@ -120,7 +120,7 @@ impl View {
     /// Takes a newer view and keeps it on disk. An older one is no news: what this site gave away it would take back.
     pub(super) fn learn(&self, cluster: ClusterView) {
         let revision = cluster.revision;
-        match Known::new(cluster) {
+        match Known::new(cluster, &self.here) {
             Ok(known) => {
                 let _turn = self.learning.lock();
                 if revision <= self.now.load().cluster.revision {
@@ -209,7 +209,7 @@ fn read(file: &Path) -> Result<ClusterView> {
 }
 
 impl Known {
-    fn new(cluster: ClusterView) -> Result<Self> {
+    fn new(cluster: ClusterView, here: &SiteName) -> Result<Self> {
         let mut sites: Vec<SiteName> = cluster.sites.iter().map(|site| site.name.clone()).collect();
         // Policies may name sites that are declared and not registered yet.
         sites.push(cluster.default_primary.clone());
@@ -217,7 +217,7 @@ impl Known {
             sites.extend(policy.primary.iter().chain(&policy.replicate_to).cloned());
         }
         let policies = PolicySet::new(cluster.policies.clone(), &sites, cluster.default_primary.clone())?;
-        let (keys, tenures) = (keys(&cluster), tenures(&cluster));
+        let (keys, tenures) = (keys(&cluster), tenures(&cluster, here, &policies));
         let origins = cluster.sites.iter().map(|site| (origin::identity(&site.name), site.name.clone()));
         Ok(Self { origins: origins.collect(), cluster, policies, tenures, keys })
     }
@@ -245,11 +245,18 @@ fn keys(cluster: &ClusterView) -> HashMap<PeerIdentity, String> {
     sites.chain(cluster.nodes.iter().map(node)).collect()
 }
 
-fn tenures(cluster: &ClusterView) -> Tenures {
+fn tenures(cluster: &ClusterView, here: &SiteName, policies: &PolicySet) -> Tenures {
     let tenure = |record: &MasterRecord| {
         let holder = record.master.clone();
-        let tenure =
-            Tenure { holder, fence: Fence(record.epoch.0), ready: record.ready, abandoned: record.abandoned };
+        let is_silent = cluster.site(&holder).is_none_or(|site| site.status == SiteStatus::Unreachable);
+        let reads_on = policies.on_disconnect(&record.scope.path) == OnDisconnect::Stale;
+        let tenure = Tenure {
+            is_away: is_silent && reads_on && holder != *here,
+            holder,
+            fence: Fence(record.epoch.0),
+            ready: record.ready,
+            abandoned: record.abandoned,
+        };
         (record.scope.path.clone(), tenure)
     };
     Tenures::new(cluster.masters.iter().map(tenure))
@@ -273,6 +280,10 @@ impl Placement for View {
 
     fn writer(&self, path: &GlobalPath) -> FsResult<Master> {
         match self.now.load().tenures.at(path) {
+            Some((scope, tenure)) if tenure.is_away => {
+                let text = format!("{scope} is held by {}, which is not heard from", tenure.holder);
+                Err(FsError::Unreachable(text))
+            }
             Some((scope, tenure)) if !tenure.is_in_force() => {
                 Err(FsError::Elsewhere(format!("{scope} passes to or from {}", tenure.holder)))
             }

@@ -24,7 +24,11 @@ struct Burst {
 }
 
 fn start() -> Burst {
-    let mut test = Setup { policy_yaml: POLICIES.into(), ..Setup::default() }.start(|origin| {
+    start_with(POLICIES)
+}
+
+fn start_with(policies: &str) -> Burst {
+    let mut test = Setup { policy_yaml: policies.into(), ..Setup::default() }.start(|origin| {
         fs::create_dir_all(origin.join("results/old/deep")).unwrap();
         fs::write(origin.join("results/old/file"), "old content").unwrap();
         fs::write(origin.join("results/old/deep/file"), "deep").unwrap();
@@ -195,19 +199,26 @@ fn what_was_acknowledged_comes_home_although_daemons_are_killed() {
     assert_eq!(tree(&burst.origin("onprem", "results/job")), tree(&burst.origin("cloud", "results/job")));
 }
 
-/// Holds promise 21 of docs/semantics.md.
+/// Holds promise 21, promise 22 of docs/semantics.md.
 #[test]
 fn what_a_lost_site_has_is_given_up_by_an_administrator_alone() {
     if !can_mount("what_a_lost_site_has_is_given_up_by_an_administrator_alone") {
         return;
     }
-    let mut burst = start();
+    let mut burst = start_with(&format!("{POLICIES}    on_disconnect: stale\n"));
     shell(&burst.cloud, "mkdir results/job && echo first > results/job/f && sync results/job/f");
     burst.test.cluster.admin(&["sync", "/results/job", "--wait", "--timeout", "20s"]).unwrap();
     burst.test.cluster.kill("onprem").unwrap();
     shell(&burst.cloud, "echo second > results/job/f && echo new > results/job/new");
     burst.test.cluster.kill("cloud").unwrap();
     burst.test.cluster.start_site("onprem").unwrap();
+    let (home, read) = (burst.home.clone(), || fs::read_to_string(burst.home.join("results/job/f")));
+    assert!(read().is_err(), "not before it is known that the other site is away");
+    within(Duration::from_secs(60), || match read() {
+        Ok(text) if text == "first\n" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    shell(&home, "! echo x >> results/job/f");
     let denied = burst.test.cluster.admin(&["reclaim", "/results/job", "--abandon"]).unwrap_err();
     assert!(format!("{denied:#}").contains("--yes"), "{denied:#}");
     burst.test.cluster.admin(&["reclaim", "/results/job", "--abandon", "--yes"]).unwrap();
@@ -218,7 +229,7 @@ fn what_a_lost_site_has_is_given_up_by_an_administrator_alone() {
         Ok(text) if text == "first\n" => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    shell(&burst.home, "echo home > results/job/g");
+    within(SOON, || fs::write(burst.home.join("results/job/g"), "home\n").map_err(|error| error.to_string()));
     burst.test.cluster.start_site("cloud").unwrap();
     within(SOON, || {
         let aside =

@@ -31,6 +31,9 @@ pub struct Policy {
     /// Which transfers go first: higher before lower.
     #[serde(default)]
     pub priority: i32,
+    /// What is read while the site that holds a subtree is away.
+    #[serde(default, skip_serializing_if = "OnDisconnect::is_default")]
+    pub on_disconnect: OnDisconnect,
 }
 
 /// The policy file: one key, `policies`.
@@ -39,6 +42,24 @@ pub struct Policy {
 pub struct PolicyFile {
     /// The policies in the order in which they are tried.
     pub policies: Vec<Policy>,
+}
+
+/// What is read of a subtree while the site that holds it is not heard from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDisconnect {
+    /// Nothing: reading fails.
+    #[default]
+    Fail,
+    /// What came home last.
+    Stale,
+}
+
+impl OnDisconnect {
+    /// Whether it is what counts where nothing is said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// When the bytes of a path travel.
@@ -183,6 +204,11 @@ impl PolicySet {
     /// The home of `path`, without the words of [`Self::decide`].
     pub fn primary(&self, path: &GlobalPath) -> Primary {
         self.first_match(path).map_or_else(|| self.default_home(), Policy::home)
+    }
+
+    /// What is read of `path` while the site that holds it is away.
+    pub fn on_disconnect(&self, path: &GlobalPath) -> OnDisconnect {
+        self.first_match(path).map(|policy| policy.on_disconnect).unwrap_or_default()
     }
 
     /// The directories around `path`, the outermost first, that another site than `primary` may hold a lease on: beneath the
@@ -354,6 +380,7 @@ mod tests {
             primary: primary.map(site),
             replicate_to: Vec::new(),
             sync_mode: SyncMode::Lazy,
+            on_disconnect: OnDisconnect::Fail,
             priority: 0,
         }
     }

@@ -166,8 +166,7 @@ impl Registry {
             let status = self.with_latest(held.value.clone()).status;
             if status == SiteStatus::Unreachable && held.value.status != status {
                 tracing::warn!(site = %held.value.name, last_heartbeat = %held.value.last_heartbeat, "site is silent");
-                let record = SiteRecord { status, ..held.value.clone() };
-                self.write_site(&held, &record).await?;
+                self.announce_site(SiteRecord { status, ..held.value.clone() }).await?;
             }
         }
         Ok(())
@@ -241,9 +240,9 @@ impl Registry {
             return Err(not_registered(format!("site {site} is not registered (removed?)")));
         };
         let old = &held.value;
-        let moved = old.address != address;
-        let due = old.status != SiteStatus::Active
-            || old.health.origin_reachable != health.origin_reachable
+        // A site that was silent is asked again by all.
+        let is_news = old.address != address || old.status != SiteStatus::Active;
+        let due = old.health.origin_reachable != health.origin_reachable
             || old.health.version != health.version
             || now().since(old.last_heartbeat) >= self.timing().record_write_interval;
         let record = SiteRecord {
@@ -254,8 +253,8 @@ impl Registry {
             last_heartbeat: now(),
             ..old.clone()
         };
-        if moved {
-            self.move_site(record).await
+        if is_news {
+            self.announce_site(record).await
         } else if due {
             self.write_site(&held, &record).await
         } else {
@@ -263,8 +262,8 @@ impl Registry {
         }
     }
 
-    /// A new address concerns everybody, so it makes a new view.
-    async fn move_site(&self, record: SiteRecord) -> Result<(), ServiceError> {
+    /// A new address or status concerns everybody, so it makes a new view.
+    async fn announce_site(&self, record: SiteRecord) -> Result<(), ServiceError> {
         let key = SiteRecord::key(&record.name);
         self.change(|cluster| {
             let (key, record) = (key.clone(), record.clone());
