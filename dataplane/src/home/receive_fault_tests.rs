@@ -2,11 +2,12 @@
 
 use super::tests::{LARGE, Sites, shell, sites, sites_in, soon};
 use super::*;
+use crate::home::side::HomeSide;
 use crate::home::survey::survey;
 use crate::source::{ChunkStream, FileChunks, HashStream, Listing};
 use async_trait::async_trait;
 use globalfs_proto::limits::CHUNK_SIZE;
-use globalfs_proto::{ChunkSpan, FsStat, Version};
+use globalfs_proto::{BringHome, ChunkSpan, Fence, FsStat, Version};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -338,6 +339,33 @@ async fn removal_does_not_leave_by_a_link_that_is_swapped_in() {
     done.store(true, Relaxed);
     swapper.join().unwrap();
     assert!(kept.join("file").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_batch_brings_nothing_back_and_one_that_nobody_waits_for_ends() {
+    let sites = sites();
+    shell(sites.at(0), "mkdir d; echo x > d/f; head -c 40M /dev/urandom > d/large");
+    let (side, line) = (HomeSide::new(Receiver::new(sites.origins[1].clone())), Line::to(&sites, u64::MAX));
+    let bring = |scope: &str, fence, batch, items: &[HomeItem]| {
+        let bring = BringHome { scope: global(scope), fence: Fence(fence), batch, items: items.to_vec() };
+        side.bring_home(bring, line.clone(), soon())
+    };
+    let made = [sites.item("/d").await, sites.item("/d/f").await];
+    let gone = [HomeItem { path: global("/d/f"), attr: None, same_as: None }];
+    for (batch, items) in [(1, &made[..]), (2, &gone), (2, &gone)] {
+        let mut answers = bring("/d", 5, batch, items).await.unwrap();
+        while let Some(settled) = answers.recv().await {
+            assert_eq!(settled.outcome, Ok(()));
+        }
+    }
+    for (scope, fence, batch) in [("/d", 5, 1), ("/d", 4, 9), ("/", 4, 9)] {
+        assert!(matches!(bring(scope, fence, batch, &made).await, Err(FsError::Refused(_))));
+    }
+    assert_eq!(shell(sites.at(1), "ls -A d"), "");
+    drop(bring("/d", 5, 3, &[sites.item("/d/large").await]).await.unwrap());
+    let mut answers = bring("/", 6, 1, &made).await.unwrap();
+    assert_eq!(answers.recv().await.map(|settled| settled.outcome), Some(Ok(())));
+    assert!(!sites.at(1).join("d/large").exists());
 }
 
 /// A small file system of its own; `None` where none can be mounted.

@@ -17,13 +17,16 @@ pub struct Batches {
 }
 
 impl Batches {
-    /// Whether the batch `number` under `fence` may be carried out; from then on those before it may not. The same one may
-    /// be repeated.
+    /// Whether the batch `number` under `fence` may be carried out; from then on those before it may not, nor those of older
+    /// leases on what is around or beneath. The same one may be repeated.
     pub fn admit(&mut self, scope: &GlobalPath, fence: Fence, number: u64) -> bool {
-        match self.last.get(scope) {
-            Some(last) if *last > (fence, number) => return false,
-            None if self.forgotten > Some(fence) => return false,
-            _ => {}
+        let is_newer = |(other, last): (&GlobalPath, &(Fence, u64))| match other == scope {
+            true => *last > (fence, number),
+            false => last.0 > fence && overlap(other, scope),
+        };
+        let is_unknown = !self.last.contains_key(scope);
+        if self.last.iter().any(is_newer) || (is_unknown && self.forgotten > Some(fence)) {
+            return false;
         }
         if self.last.len() >= MAX_SUBTREES && !self.last.contains_key(scope) {
             self.forget_oldest();
@@ -42,6 +45,11 @@ impl Batches {
     }
 }
 
+/// Whether one of both lies in the other.
+pub fn overlap(one: &GlobalPath, other: &GlobalPath) -> bool {
+    one.starts_with(other) || other.starts_with(one)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +65,17 @@ mod tests {
         assert!(!batches.admit(&path(1), Fence(5), 6) && !batches.admit(&path(1), Fence(4), 99));
         assert!(batches.admit(&path(1), Fence(6), 1) && !batches.admit(&path(1), Fence(5), 8));
         assert!(batches.admit(&path(2), Fence(1), 1), "another subtree");
+    }
+
+    #[test]
+    fn an_older_lease_on_what_is_around_or_beneath_is_over() {
+        let mut batches = Batches::default();
+        let [around, scope, beneath, beside] =
+            ["/", "/r", "/r/1", "/r-1"].map(|text| GlobalPath::new(text.as_bytes()).unwrap());
+        assert!(batches.admit(&scope, Fence(5), 7));
+        assert!(!batches.admit(&around, Fence(4), 99) && !batches.admit(&beneath, Fence(4), 99));
+        assert!(batches.admit(&beside, Fence(4), 1) && batches.admit(&beneath, Fence(6), 1));
+        assert!(!batches.admit(&scope, Fence(5), 8));
     }
 
     #[test]
