@@ -5,5 +5,6 @@ pub mod holdings;
 mod links;
 pub mod receive;
 pub mod side;
+mod small;
 pub mod survey;
 pub mod syncer;

@@ -4,13 +4,15 @@
 //! file. Directories come first, and their attributes last, since what is made in them moves their times.
 
 use super::content;
+use super::small::{Come, SmallFile, complete_files};
 use crate::model::batch_order::BatchOrder;
 use crate::origin::Origin;
 use crate::origin::install::{Turn, Xattrs};
 use crate::origin::surroundings::Surroundings;
 use crate::origin::tree::Tree;
-use crate::source::{Chunk, Deadline, Source};
+use crate::source::{Deadline, Source};
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use globalfs_proto::bulk::requests;
 use globalfs_proto::limits::MAX_HOME_ITEMS;
@@ -28,6 +30,12 @@ const EDQUOT: i32 = 122;
 
 /// Paths of one batch that are worked on at a time: some take a round trip or two.
 const PATHS_AT_ONCE: usize = 64;
+
+/// Small files that one step places: what one takes is not much more than what a step costs beside it.
+const FILES_A_STEP: usize = 16;
+
+/// Such steps at a time.
+const STEPS_AT_ONCE: usize = 8;
 
 /// Larger files of one batch whose content is read at a time.
 const FILES_AT_ONCE: usize = 2;
@@ -232,20 +240,41 @@ impl Batch {
                 return part.iter().map(|(at, ..)| (*at, Err(error.clone()))).collect();
             }
         };
-        let place = |(number, chunks): (usize, FsResult<Vec<Chunk>>)| async move {
-            let (at, path, attr) = &part[number];
-            let placed = async {
-                let (path, attr, chunks) = (path.clone(), *attr, chunks?);
-                let xattrs = self.xattrs(&path, &attr).await?;
-                self.steps.run(move |tree| tree.install_file(&path, &chunks, &attr, &xattrs)).await
-            };
-            (*at, placed.await)
-        };
-        let mut placed = std::pin::pin!(complete.map(place).buffer_unordered(PATHS_AT_ONCE));
-        while let Some((at, outcome)) = placed.next().await {
-            outcomes.insert(at, outcome);
+        let place = |group| self.place_group(part, group);
+        let groups = complete.ready_chunks(FILES_A_STEP).map(place);
+        let mut placed = std::pin::pin!(groups.buffer_unordered(STEPS_AT_ONCE));
+        while let Some(some) = placed.next().await {
+            outcomes.extend(some);
         }
         outcomes.into_iter().collect()
+    }
+
+    /// Places small files that have come, those of one step by one thread.
+    async fn place_group(
+        &self,
+        part: &[(usize, GlobalPath, Attr)],
+        group: Vec<Come>,
+    ) -> Vec<(usize, FsResult<()>)> {
+        let dressed = |(number, chunks): Come| async move {
+            let (at, path, attr) = &part[number];
+            let file = async {
+                let (path, attr, chunks) = (path.clone(), *attr, chunks?);
+                let xattrs = self.xattrs(&path, &attr).await?;
+                Ok(SmallFile { path, attr, chunks, xattrs })
+            };
+            (*at, file.await)
+        };
+        let dressed: Vec<_> = join_all(group.into_iter().map(dressed)).await;
+        let places: Vec<usize> = dressed.iter().map(|(at, _)| *at).collect();
+        let deadline = self.steps.deadline;
+        let install = move |tree: &Tree| {
+            let install = |(at, file): (usize, FsResult<SmallFile>)| {
+                (at, file.and_then(|file| file.install(tree, deadline)))
+            };
+            Ok(dressed.into_iter().map(install).collect())
+        };
+        let installed = self.steps.run(install).await;
+        installed.unwrap_or_else(|error| places.into_iter().map(|at| (at, Err(error.clone()))).collect())
     }
 
     /// Larger files, empty ones, links and special files.
@@ -372,32 +401,6 @@ pub(super) fn stale(error: FsError) -> FsError {
         FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY | FsError::Os(EISDIR | EINVAL) => FsError::Stale(None),
         other => other,
     }
-}
-
-/// The files whose chunks come in `chunks`, each when it is complete or has failed.
-fn complete_files(
-    chunks: crate::source::FileChunks,
-    files: Vec<WantedFile>,
-) -> impl stream::Stream<Item = (usize, FsResult<Vec<Chunk>>)> {
-    let begun: HashMap<usize, Vec<Chunk>> = HashMap::new();
-    stream::unfold((chunks, files, begun), |(mut chunks, files, mut begun)| async move {
-        loop {
-            let (number, chunk) = chunks.recv().await?;
-            let complete = match (chunk, files.get(number)) {
-                (Err(error), _) => Some(Err(stale(error))),
-                (Ok(_), None) => None,
-                (Ok(chunk), Some(file)) => {
-                    let have = begun.entry(number).or_default();
-                    have.push(chunk);
-                    (have.len() as u64 == file.chunks()).then(|| Ok(std::mem::take(have)))
-                }
-            };
-            if let Some(complete) = complete {
-                begun.remove(&number);
-                return Some(((number, complete), (chunks, files, begun)));
-            }
-        }
-    })
 }
 
 #[cfg(test)]

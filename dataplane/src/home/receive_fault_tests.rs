@@ -4,7 +4,7 @@ use super::tests::{LARGE, Sites, shell, sites, sites_in, soon};
 use super::*;
 use crate::home::side::HomeSide;
 use crate::home::survey::survey;
-use crate::source::{ChunkStream, FileChunks, HashStream, Listing};
+use crate::source::{Chunk, ChunkStream, FileChunks, HashStream, Listing};
 use async_trait::async_trait;
 use globalfs_proto::limits::CHUNK_SIZE;
 use globalfs_proto::{BringHome, ChunkSpan, Fence, FsStat, Version};
@@ -251,6 +251,38 @@ async fn directories_that_are_not_told_keep_their_times() {
     assert_eq!(sites.bring_paths(&["/d"]).await, [Ok(())]);
     assert_eq!(sites.bring_paths(&["/d/f", "/d/g", "/d/gone", "/d/l"]).await, vec![Ok(()); 4]);
     sites.assert_same("find . -printf '%p %m %s %T@\\n' | sort");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_lists_come_over_and_none_is_inherited() {
+    // User 1000 may read.
+    const LIST: &str =
+        "0x0200000001000600ffffffff02000400e803000004000400ffffffff10000400ffffffff20000400ffffffff";
+    let sites = sites();
+    let set = format!("setfattr -v {LIST} -n system.posix_acl");
+    shell(
+        sites.at(0),
+        &format!(
+            "mkdir d; echo x > d/small; head -c 2M /dev/urandom > d/large; {set}_access d/small d/large; {set}_default d"
+        ),
+    );
+    sites.same().await;
+    let told = shell(sites.at(1), "getfattr -R -m - d");
+    assert_eq!(told.matches("posix_acl").count(), 3, "{told}");
+    shell(
+        sites.at(0),
+        "setfattr -x system.posix_acl_access d/small; setfattr -x system.posix_acl_access d/large; mkdir d/new",
+    );
+    shell(
+        sites.at(0),
+        "setfattr -x system.posix_acl_default d/new; echo x > d/f; setfattr -x system.posix_acl_access d/f",
+    );
+    sites.same().await;
+    assert_eq!(
+        shell(sites.at(1), "getfattr -R -m - d | grep -c posix_acl"),
+        "2\n",
+        "that of d, and the one of d/new itself"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,12 +33,16 @@ impl Tree {
     /// Begins the regular file `path`, or goes on with what an earlier try has left of one, cut to `size` bytes.
     pub(crate) fn draft(&self, path: &GlobalPath, size: u64) -> FsResult<Draft> {
         let (hidden, place) = (hidden_name(path), Place::of(self, path)?);
-        let file = match left_draft(&place, &hidden)? {
-            Some(file) => file,
-            None => {
-                remove_at(&place.directory, &hidden, 0)?;
-                new_draft(&place, &hidden)?
-            }
+        // Mostly there is nothing yet.
+        let file = match new_draft(&place, &hidden) {
+            Err(Errno::EXIST) => match left_draft(&place, &hidden)? {
+                Some(file) => file,
+                None => {
+                    remove_at(&place.directory, &hidden, 0)?;
+                    new_draft(&place, &hidden).map_err(os)?
+                }
+            },
+            made => made.map_err(os)?,
         };
         let left = file.metadata()?.len();
         if left > size {
@@ -152,10 +156,9 @@ fn left_draft(place: &Place<'_>, hidden: &[u8]) -> FsResult<Option<File>> {
     Ok(Some(file.into()))
 }
 
-fn new_draft(place: &Place<'_>, hidden: &[u8]) -> FsResult<File> {
+fn new_draft(place: &Place<'_>, hidden: &[u8]) -> rustix::io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&place.directory, hidden, flags, DRAFT_MODE).map_err(os)?;
-    Ok(file.into())
+    rustix::fs::openat(&place.directory, hidden, flags, DRAFT_MODE).map(File::from)
 }
 
 /// Where data or a hole begins; `None` where only a hole follows.

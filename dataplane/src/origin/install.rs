@@ -6,7 +6,7 @@
 
 use super::change::{Place, set_attr};
 use super::draft::{Draft, undress};
-use super::tree::{EINVAL, EISDIR, Tree, os, proc_path, resolve_in};
+use super::tree::{EINVAL, EISDIR, Tree, os, proc_path, resolve_in, statx};
 use crate::source::Chunk;
 use bytes::Bytes;
 use globalfs_proto::limits::{HIDDEN_PREFIX, MAX_NAME};
@@ -79,7 +79,9 @@ impl Tree {
         attr: &Attr,
         xattrs: &Xattrs,
     ) -> FsResult<()> {
-        draft.file.set_len(attr.size)?;
+        if draft.file.metadata()?.len() != attr.size {
+            draft.file.set_len(attr.size)?;
+        }
         let found = OwnedFd::from(draft.file.try_clone()?);
         // What is left is gone on with only if it is ours.
         dress(&found, attr, xattrs).inspect_err(|_| undress(&found))?;
@@ -197,8 +199,11 @@ pub(super) fn hidden_name(path: &GlobalPath) -> Vec<u8> {
 
 /// Owner, extended attributes, mode and times, in the order in which none undoes another.
 fn dress(found: &OwnedFd, attr: &Attr, xattrs: &Xattrs) -> FsResult<()> {
-    let owner = NewAttr { uid: Some(attr.uid), gid: Some(attr.gid), ..NewAttr::default() };
-    set_attr(found, attr, &owner)?;
+    let now = statx(found).map_err(os)?;
+    if (now.stx_uid, now.stx_gid) != (attr.uid, attr.gid) {
+        let owner = NewAttr { uid: Some(attr.uid), gid: Some(attr.gid), ..NewAttr::default() };
+        set_attr(found, attr, &owner)?;
+    }
     if attr.kind != FileKind::Symlink {
         set_xattrs(found, xattrs)?;
         set_attr(found, attr, &NewAttr { mode: Some(attr.mode), ..NewAttr::default() })?;
