@@ -7,6 +7,7 @@ pub mod encoding;
 pub mod fetch;
 pub mod home;
 mod listing;
+pub mod locks;
 pub mod model;
 pub mod origin;
 mod pack;

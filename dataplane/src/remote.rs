@@ -5,6 +5,7 @@
 //! at most [`STREAMS_IN_FLIGHT`] requests under way, each with one window of the transport.
 
 mod home;
+mod locks;
 mod names;
 mod watch;
 

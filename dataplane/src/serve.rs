@@ -5,6 +5,7 @@
 use crate::changes::with_heartbeat;
 use crate::encoding::{Encoded, Encoder, Link};
 use crate::listing;
+use crate::locks::LockKeeper;
 use crate::pack::Packs;
 use crate::source::{
     ChunkStream, Deadline, Directory, DirectoryStream, FileChunks, Found, HashStream, Hashes, Listed,
@@ -17,7 +18,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use globalfs_proto::limits::MAX_DIR_ENTRIES;
 use globalfs_proto::{
-    ChunkEncoding, ChunkHeader, ChunkSpan, FsError, FsResult, GlobalPath, PeerIdentity, Request, Response,
+    ChunkEncoding, ChunkHeader, ChunkSpan, FsError, FsResult, GlobalPath, NodeName, PeerIdentity, Request,
+    Response,
 };
 use globalfs_transport::{Handler, Reply};
 use std::sync::Arc;
@@ -37,6 +39,7 @@ pub struct Server {
     admit: Admission,
     tamper: Option<Tamper>,
     subscriptions: Subscriptions,
+    locks: Option<LockKeeper>,
     live: Live,
 }
 
@@ -73,7 +76,13 @@ struct Live {
 impl Server {
     /// Serves `source` to the peers that `admit` lets in.
     pub fn new(source: Arc<dyn Source>, admit: Admission) -> Self {
-        Self { source, admit, tamper: None, subscriptions: Subscriptions::default(), live: Live::default() }
+        let (subscriptions, live) = (Subscriptions::default(), Live::default());
+        Self { source, admit, tamper: None, subscriptions, locks: None, live }
+    }
+
+    /// Keeps the locks of nodes in `keeper`.
+    pub fn with_locks(self, keeper: LockKeeper) -> Self {
+        Self { locks: Some(keeper), ..self }
     }
 
     /// Sends the bytes of each chunk and pack through `tamper`.
@@ -211,6 +220,14 @@ impl Server {
         Ok(())
     }
 
+    /// Locks are among the nodes of a site.
+    fn locks_for<'p>(&self, peer: &'p PeerIdentity) -> FsResult<(&LockKeeper, &'p NodeName)> {
+        match (&self.locks, peer) {
+            (Some(keeper), PeerIdentity::Node(node, _)) => Ok((keeper, node)),
+            _ => Err(FsError::Refused(format!("no locks are kept here for {peer}"))),
+        }
+    }
+
     fn outgoing(&self, header: impl FnOnce() -> Response, payload: Bytes) -> Bytes {
         match &self.tamper {
             Some(tamper) => tamper(&header(), payload),
@@ -268,6 +285,14 @@ impl Handler for Server {
             }
             Request::TakeOver { .. } | Request::BringHome(_) => {
                 return Err(FsError::Refused("nobody's home is here".to_owned()));
+            }
+            Request::Lock(request) => {
+                let (keeper, node) = self.locks_for(peer)?;
+                Response::Locked(keeper.ask(node, request, deadline).await?)
+            }
+            Request::KeepLocks(keep) => {
+                let (keeper, node) = self.locks_for(peer)?;
+                Response::Locked(keeper.keep(node, keep).await?)
             }
             Request::Read { path, version, first, count } => {
                 let span = ChunkSpan { first, count: count.into() };

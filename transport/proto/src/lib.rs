@@ -15,6 +15,7 @@ pub mod ids;
 pub mod lasting;
 pub mod limits;
 pub mod listing;
+pub mod lock;
 pub mod message;
 pub mod path;
 pub mod trace;
@@ -30,6 +31,10 @@ pub use home::{BringHome, Fence, HomeItem, Settled};
 pub use ids::{NameError, NodeName, PeerIdentity, SiteName};
 pub use lasting::{Edition, Lasting};
 pub use listing::{ChangedDirectory, Changes, DirectoryPart, PartEncoding};
+pub use lock::{
+    KeepLocks, Lock, LockAction, LockKind, LockMode, LockOwner, LockRange, LockRequest, LockSession, Locked,
+    Tenure,
+};
 pub use message::{ChunkEncoding, ChunkHeader, Request, RequestHeader, Response};
 pub use path::{GlobalPath, PathError};
 pub use trace::{PutTrace, TraceName, TraceNameError, TraceSummary};

@@ -110,6 +110,9 @@ pub const MAX_HOME_ITEMS: usize = 1024;
 /// A request to bring home takes another path only below this many bytes.
 pub const HOME_FRAME_TARGET: usize = 256 * 1024;
 
+/// Locks of one owner on one file: a database divides its file into some hundreds of ranges.
+pub const MAX_LOCKS_PER_OWNER: usize = 4096;
+
 /// Traces that one site keeps; the one that was used longest ago goes first.
 pub const MAX_TRACES: usize = 1024;
 
@@ -126,6 +129,7 @@ const _: () = assert!(MAX_PACKED_FILE <= MAX_PACKED_BYTES);
 const _: () = assert!(MAX_PATH + MAX_NAME + 256 < MAX_FILES_FRAME && MAX_FILES_FRAME <= MAX_REQUEST_FRAME);
 const _: () = assert!(MAX_TRACE_BYTES + 1024 <= MAX_REQUEST_FRAME);
 const _: () = assert!(HOME_FRAME_TARGET + 4 * MAX_PATH < MAX_REQUEST_FRAME);
+const _: () = assert!(MAX_LOCKS_PER_OWNER * 17 + 1024 <= MAX_REQUEST_FRAME);
 const _: () = assert!(MAX_WRITE + MAX_PATH + 1024 <= MAX_REQUEST_FRAME);
 const _: () = assert!(MAX_PATH + MAX_XATTR < MAX_FRAME);
 const _: () = assert!(MAX_TRACE_BYTES + MAX_NAME < MAX_FRAME);

@@ -15,6 +15,7 @@ use crate::limits::{
     MAX_HASHES_PER_REQUEST, MAX_HEARTBEAT, MIN_HEARTBEAT,
 };
 use crate::listing::{self, Changes, DirectoryPart};
+use crate::lock::{KeepLocks, LockRequest, Locked};
 use crate::path::GlobalPath;
 use crate::trace::{PutTrace, TraceName, decode_name};
 use crate::warm::{Warm, Warmed};
@@ -118,6 +119,10 @@ pub enum Request {
     },
     /// What a holder has changed is to come home. Answer: a [`Response::Settled`] for each path, in any order.
     BringHome(BringHome),
+    /// Sets, tests and gives up locks. Answer: [`Response::Locked`].
+    Lock(LockRequest),
+    /// Begins, keeps and ends the session that locks belong to. Answer: [`Response::Locked`].
+    KeepLocks(KeepLocks),
 }
 
 /// How the bytes of a chunk travel.
@@ -207,6 +212,8 @@ pub enum Response {
     Changed(Changed),
     /// A path is home, or why it is not.
     Settled(Settled),
+    /// What came of a lock.
+    Locked(Locked),
 }
 
 impl Request {
@@ -215,6 +222,8 @@ impl Request {
     pub fn may_repeat(&self) -> bool {
         match self {
             Self::Change(change) => change.is_without_effect(),
+            // Who does not know what came of it says what it holds.
+            Self::Lock(_) => false,
             // Bringing home too: what comes late is told by its number.
             _ => true,
         }
@@ -249,6 +258,8 @@ impl Request {
             Self::Change(change) => change.encode(w.u8(18)),
             Self::TakeOver { scope, fence } => w.u8(19).path(scope).u64(fence.0),
             Self::BringHome(bring) => bring.encode(w.u8(20)),
+            Self::Lock(lock) => lock.encode(w.u8(21)),
+            Self::KeepLocks(keep) => keep.encode(w.u8(22)),
         };
         w.finish()
     }
@@ -278,6 +289,8 @@ impl Request {
             18 => Self::Change(Change::decode(&mut r)?),
             19 => Self::TakeOver { scope: r.path()?, fence: Fence(r.u64()?) },
             20 => Self::BringHome(BringHome::decode(&mut r)?),
+            21 => Self::Lock(LockRequest::decode(&mut r)?),
+            22 => Self::KeepLocks(KeepLocks::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("request", other)),
         };
         r.finish().map(|()| (header, request))
@@ -329,6 +342,7 @@ impl Response {
             Self::Warmed(step) => step.encode(w.u8(11)),
             Self::Changed(changed) => changed.encode(w.u8(13)),
             Self::Settled(settled) => settled.encode(w.u8(14)),
+            Self::Locked(locked) => locked.encode(w.u8(15)),
         };
         w.finish()
     }
@@ -351,6 +365,7 @@ impl Response {
             11 => Self::Warmed(Warmed::decode(&mut r)?),
             13 => Self::Changed(Changed::decode(&mut r)?),
             14 => Self::Settled(Settled::decode(&mut r)?),
+            15 => Self::Locked(Locked::decode(&mut r)?),
             other => return Err(DecodeError::Unknown("response", other)),
         };
         r.finish().map(|()| response)
