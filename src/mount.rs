@@ -6,16 +6,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use globalfs_dataplane::fetch::Cached;
+use globalfs_dataplane::locks::{Asked, HeldLocks};
+use globalfs_dataplane::model::locks::LockPlace;
 use globalfs_dataplane::origin::DirectOrigin;
 use globalfs_dataplane::{Deadline, Source};
-use globalfs_fuse::{Names, Volume, WholeFile};
+use globalfs_fuse::{LockTarget, Names, Volume, WholeFile};
 use globalfs_proto::{
-    Attr, ByteRange, Change, Changed, Changes, ChunkIndex, Edition, FsError, FsResult, FsStat, GlobalPath,
-    Lasting, NewAttr, Target, Version, limits,
+    Attr, ByteRange, Change, Changed, Changes, ChunkIndex, Edition, FileId, FsError, FsResult, FsStat,
+    GlobalPath, Lasting, Lock, LockRange, NewAttr, Target, Version, limits,
 };
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Reads that hold data at a time, each a megabyte at most; further ones wait, within their deadlines.
 const MAX_READS: usize = 256;
@@ -37,6 +40,7 @@ const TURN: Duration = Duration::from_millis(20);
 pub struct NodeVolume {
     cached: Cached,
     direct: Option<DirectOrigin>,
+    locks: HeldLocks,
     deadline: Duration,
     reads: Semaphore,
     watch: Arc<Watch>,
@@ -46,7 +50,13 @@ impl NodeVolume {
     /// Shows what `node` has; each request is given `deadline`; `watch` hears of opens and reads.
     pub fn new(node: &Node, deadline: Duration, watch: Arc<Watch>) -> Self {
         let (cached, direct) = (node.cached.clone(), node.direct.clone());
-        Self { cached, direct, deadline, reads: Semaphore::new(MAX_READS), watch }
+        let locks = HeldLocks::new(node.link.remote());
+        Self { cached, direct, locks, deadline, reads: Semaphore::new(MAX_READS), watch }
+    }
+
+    /// Gives all locks back, as this mount ends.
+    pub async fn end_locks(&self) {
+        self.locks.end().await;
     }
 
     fn deadline(&self) -> Deadline {
@@ -79,6 +89,20 @@ fn parts(change: Change) -> impl Iterator<Item = Change> {
         }
         other => other.clone(),
     })
+}
+
+fn asked(target: LockTarget) -> Asked {
+    let LockTarget { file, kind, owner, pid } = target;
+    Asked { place: LockPlace { file, kind }, owner, pid }
+}
+
+/// The file whose content a change is of.
+fn written(change: &Change) -> Option<FileId> {
+    match change {
+        Change::Write { target, .. } | Change::Allocate { target, .. } => Some(target.file),
+        Change::SetAttr { target, attr } if attr.size.is_some() => Some(target.file),
+        _ => None,
+    }
 }
 
 /// Asks again while a path passes from one master to another.
@@ -165,6 +189,9 @@ impl Volume for NodeVolume {
 
     async fn change(&self, change: Change) -> FsResult<Changed> {
         let deadline = self.deadline();
+        if let Some(file) = written(&change) {
+            self.locks.check(file, deadline).await?;
+        }
         let mut all = Changed::default();
         for part in parts(change) {
             let changed = deadline.bound(self.cached.change(&part, deadline)).await?;
@@ -184,6 +211,7 @@ impl Volume for NodeVolume {
             return Ok(Vec::new());
         };
         let deadline = self.deadline();
+        self.locks.check(version.file, deadline).await?;
         settled(deadline, || self.read_range(path, version, range, deadline)).await
     }
 
@@ -204,6 +232,34 @@ impl Volume for NodeVolume {
         let index = ChunkIndex(offset / limits::CHUNK_SIZE);
         let chunk = self.cached.cache().get(&version, index).await?;
         Some((index.0 * limits::CHUNK_SIZE, chunk.data))
+    }
+
+    fn has_locks(&self) -> bool {
+        true
+    }
+
+    async fn test_lock(&self, target: LockTarget, lock: Lock) -> FsResult<Option<(Lock, u32)>> {
+        self.locks.test(asked(target), lock, self.deadline()).await
+    }
+
+    async fn set_lock(
+        &self,
+        target: LockTarget,
+        lock: Lock,
+        waits: bool,
+        interrupted: oneshot::Receiver<()>,
+    ) -> FsResult<()> {
+        let interrupted = async {
+            // Who is gone without a word interrupts nobody.
+            if interrupted.await.is_err() {
+                pending::<()>().await;
+            }
+        };
+        self.locks.set(asked(target), lock, waits, self.deadline, interrupted).await
+    }
+
+    async fn unlock(&self, target: LockTarget, range: LockRange) -> FsResult<()> {
+        self.locks.unlock(asked(target), range, self.deadline()).await
     }
 
     fn changes(&self) -> Option<mpsc::Receiver<Arc<Changes>>> {

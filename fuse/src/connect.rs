@@ -25,8 +25,9 @@ pub(crate) struct Connection {
     pub(crate) rings: Option<Rings>,
 }
 
-/// Mounts on `mountpoint`, which is a free directory, and agrees with the kernel on how to go on.
-pub(crate) fn connect(mountpoint: &Path, options: &Options) -> Result<Connection, MountError> {
+/// Mounts on `mountpoint`, which is a free directory, and agrees with the kernel on how to go on. `locks`: the volume keeps
+/// locks.
+pub(crate) fn connect(mountpoint: &Path, options: &Options, locks: bool) -> Result<Connection, MountError> {
     let device = Device::open().map_err(device_error)?;
     let device = match mount_as_root(&device, mountpoint, options) {
         Ok(()) => device,
@@ -34,7 +35,7 @@ pub(crate) fn connect(mountpoint: &Path, options: &Options) -> Result<Connection
         Err(Errno::NODEV) => return Err(MountError::NoFuse(Errno::NODEV.into())),
         Err(other) => return Err(MountError::refused(mountpoint, &other)),
     };
-    greet(Arc::new(device), options).map_err(|error| {
+    greet(Arc::new(device), options, locks).map_err(|error| {
         if let Err(error) = unmount(mountpoint, Detach::Now) {
             warn!(%error, "could not take back a mount that failed");
         }
@@ -67,7 +68,7 @@ fn mount_flags(options: &Options) -> MountFlags {
     flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).collect()
 }
 
-fn greet(device: Arc<Device>, options: &Options) -> io::Result<Connection> {
+fn greet(device: Arc<Device>, options: &Options, locks: bool) -> io::Result<Connection> {
     let mut buffer = vec![0; crate::transport::REQUEST_BUFFER];
     loop {
         let length = device.read(&mut buffer)?.ok_or(ErrorKind::NotConnected)?;
@@ -79,7 +80,7 @@ fn greet(device: Arc<Device>, options: &Options) -> io::Result<Connection> {
         }
         let rings = rings(&device, &offer, options.io_uring);
         let ring_room = rings.as_ref().map(Rings::room);
-        match offer.accept(Wishes { passthrough: options.passthrough, ring_room }) {
+        match offer.accept(Wishes { passthrough: options.passthrough, ring_room, locks }) {
             Ok((answer, agreement)) => {
                 debug!(?offer, ?agreement, "agreed with the kernel");
                 reply.structure(&answer);

@@ -29,4 +29,4 @@ pub use operations::Operations;
 pub use options::{IoUring, OptionError, Options};
 pub use session::{MountError, Session, mount, prepare};
 pub use transport::Notifier;
-pub use volume::{Names, Volume, WholeFile};
+pub use volume::{LockTarget, Names, Volume, WholeFile};

@@ -5,10 +5,12 @@
 
 mod changes;
 mod directories;
+mod locks;
 mod names;
 mod turns;
 
 pub use changes::Writing;
+pub use locks::LockAsker;
 
 use crate::model::{HandleTable, InodeTable, Listings, NameChanges, NodeId, Pages, Place, Sight, Touches};
 use crate::model::{hidden, xattr};

@@ -4,6 +4,9 @@
 //! none of them.
 
 mod changes;
+mod drops;
+mod interrupts;
+mod locks;
 
 use crate::errno::{ErrorLog, errno};
 use crate::kernel::abi::{self, open_flag};
@@ -16,8 +19,10 @@ use crate::passthrough::Passthrough;
 use crate::transport::{Device, Notifier, Reply};
 use crate::volume::Volume;
 use changes::{cached, writes};
+use drops::Drops;
 use globalfs_proto::limits::CHUNK_SIZE;
 use globalfs_proto::{FsError, FsResult};
+use interrupts::Interrupts;
 use rustix::io::Errno;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -59,6 +64,8 @@ struct Shared {
     operations: Arc<Operations<dyn Volume>>,
     passthrough: Passthrough,
     notifier: OnceLock<Notifier>,
+    interrupts: Interrupts,
+    drops: Drops,
     errors: ErrorLog,
 }
 
@@ -116,6 +123,8 @@ impl Server {
             operations,
             passthrough: Passthrough::default(),
             notifier: OnceLock::new(),
+            interrupts: Interrupts::default(),
+            drops: Drops::default(),
             errors: ErrorLog::default(),
         };
         Self { shared: Arc::new(shared), lifetimes, runtime }
@@ -123,11 +132,15 @@ impl Server {
 
     /// The kernel is told by `notifier` what it must forget.
     pub(crate) fn notify_by(&self, notifier: Notifier) {
-        let (runtime, by) = (self.runtime.clone(), notifier.clone());
+        let (runtime, by, drops) = (self.runtime.clone(), notifier.clone(), self.shared.drops.clone());
         // On a thread of its own: such a call waits for pages that are being read or written.
         self.shared.operations.drop_pages_by(move |node| {
-            let by = by.clone();
-            runtime.spawn_blocking(move || by.inval_inode(node, 0, 0));
+            let (by, dropping) = (by.clone(), drops.begin(node));
+            runtime.spawn_blocking(move || {
+                // What the kernel does not know it refuses, which is as well.
+                let _ = by.inval_inode(node, 0, 0);
+                drop(dropping);
+            });
         });
         // A second one is not heard: a volume is mounted once.
         let _ = self.shared.notifier.set(notifier);
@@ -163,7 +176,10 @@ impl Server {
             Operation::Read { handle, offset, length, is_direct } => {
                 self.read(node, ReadAt { handle, offset, length, is_direct }, reply);
             }
-            Operation::Release { handle } => self.release(node, handle, reply),
+            Operation::Release { handle, unlocks } => {
+                unlocks.into_iter().for_each(|owner| self.release_lock(node, owner));
+                self.release(node, handle, reply);
+            }
             Operation::ReadDir { offset, size } => self.read_dir(node, offset, size, reply),
             Operation::ReadDirPlus { offset, size } => self.read_dir_plus(node, offset, size, reply),
             Operation::StatFs => self.fs_stat(node, reply),
@@ -171,12 +187,13 @@ impl Server {
             Operation::ListXattr { size } => self.list_xattr(request, size, reply),
             Operation::Ioctl => reply.error(Errno::NOTTY),
             Operation::Change(change) => self.change(request, change, reply),
+            Operation::Lock(lock) => self.lock(request, lock, reply),
             Operation::NotifyReply => reply.not_needed(),
             Operation::Destroy => {
                 reply.done();
                 return Then::End;
             }
-            // What the kernel does better alone: flushes, locks, seeks, interrupts. `ENOSYS` tells it so once, and it
+            // What the kernel does better alone, such as seeks. `ENOSYS` tells it so once, and it
             // does not ask again.
             Operation::Other { opcode } => {
                 debug!(opcode, "left to the kernel");

@@ -97,7 +97,7 @@ pub fn mount(
     };
     let operations = Arc::new(Operations::new(volume));
     let server = Arc::new(Server::new(operations.clone(), options, runtime.clone()));
-    let connection = connect(&mountpoint, options)?;
+    let connection = connect(&mountpoint, options, operations.has_locks())?;
     if connection.agreement.passthrough {
         server.permit_passthrough(&connection.device);
     }

@@ -3,13 +3,13 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_proto::{
-    Attr, Change, Changed, Changes, DirEntry, Edition, FsError, FsResult, FsStat, GlobalPath, Lasting,
-    Target, Version,
+    Attr, Change, Changed, Changes, DirEntry, Edition, FileId, FsError, FsResult, FsStat, GlobalPath,
+    Lasting, Lock, LockKind, LockOwner, LockRange, Target, Version,
 };
 use std::any::Any;
 use std::fs::File;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// A file on a local file system with all bytes of one content, for the kernel to read by itself.
 pub struct WholeFile {
@@ -27,6 +27,22 @@ pub struct Names {
     /// `None`: nobody would tell of their changes.
     pub edition: Option<Edition>,
 }
+
+/// A file, and who asks for a lock on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockTarget {
+    /// The file.
+    pub file: FileId,
+    /// Which kind of locks.
+    pub kind: LockKind,
+    /// The owner, by the kernel's number.
+    pub owner: LockOwner,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// `ENOLCK`.
+const NO_LOCKS: FsError = FsError::Os(37);
 
 /// A tree of files. Every method ends before the volume's own deadline, in data or an error.
 #[async_trait]
@@ -98,6 +114,33 @@ pub trait Volume: Send + Sync + 'static {
     /// [`Volume::changes`]. A write may be of any length that the kernel asks for.
     async fn change(&self, _change: Change) -> FsResult<Changed> {
         Err(FsError::READ_ONLY)
+    }
+
+    /// Whether locks are kept here. If not the kernel keeps them, for this mount alone.
+    fn has_locks(&self) -> bool {
+        false
+    }
+
+    /// Who is in the way of `lock`, and its process, if it is of this mount, else 0.
+    async fn test_lock(&self, _target: LockTarget, _lock: Lock) -> FsResult<Option<(Lock, u32)>> {
+        Err(NO_LOCKS)
+    }
+
+    /// Gets a lock: `EAGAIN` if somebody else has it and `waits` is false. Waits without a deadline else, as long as it is
+    /// known that others have it, until `interrupted` gets word: then `EINTR`.
+    async fn set_lock(
+        &self,
+        _target: LockTarget,
+        _lock: Lock,
+        _waits: bool,
+        _interrupted: oneshot::Receiver<()>,
+    ) -> FsResult<()> {
+        Err(NO_LOCKS)
+    }
+
+    /// The owner gives up what it has in `range`. It must not wait for anybody if that is nothing.
+    async fn unlock(&self, _target: LockTarget, _range: LockRange) -> FsResult<()> {
+        Ok(())
     }
 
     /// What becomes out of date from now on, so that the kernel forgets it; `None` when nobody tells. The volume

@@ -159,9 +159,9 @@ async fn serve(
     let source = Arc::new(node.cached.clone());
     let watch = Watch::new(config.traces, source, node.link.remote(), config.deadline);
     let volume = Arc::new(NodeVolume::new(&node, config.deadline, watch.clone()));
-    let runtime = tokio::runtime::Handle::current();
+    let (runtime, mounted) = (tokio::runtime::Handle::current(), volume.clone());
     let session =
-        tokio::task::spawn_blocking(move || globalfs_fuse::mount(volume, &mountpoint, &options, runtime))
+        tokio::task::spawn_blocking(move || globalfs_fuse::mount(mounted, &mountpoint, &options, runtime))
             .await??;
     let watching = tokio::spawn(watch.clone().run(stop.clone()));
     let control = tokio::spawn(control::serve(watch, control::socket_path(&config.state_dir), stop.clone()));
@@ -175,6 +175,7 @@ async fn serve(
     stop.cancel();
     watching.await?;
     control.await?;
+    volume.end_locks().await;
     node.link.close().await;
     if let Some(server) = server {
         server.stopped().await;

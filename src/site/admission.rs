@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use globalfs_dataplane::Deadline;
 use globalfs_dataplane::home::side;
+use globalfs_dataplane::locks::LockKeeper;
 use globalfs_dataplane::route::Routed;
 use globalfs_dataplane::serve::{ServeCounters, Server};
 use globalfs_proto::{FsError, FsResult, PeerIdentity, Request, Response, SiteName};
@@ -40,6 +41,11 @@ impl SiteHandler {
             sites: Server::new(routed.for_sites(), Arc::new(|_| Ok(()))),
             traces,
         }
+    }
+
+    /// Keeps the locks of the site's nodes in `keeper`.
+    pub(super) fn with_locks(self, keeper: LockKeeper) -> Self {
+        Self { nodes: self.nodes.with_locks(keeper), ..self }
     }
 
     /// Ends the answers that tell changes, which would go on for minutes.

@@ -24,6 +24,7 @@ use globalfs_controlplane::leases::{AgentOptions, LeaseAgent, LeaseEvent};
 use globalfs_dataplane::cache::Cache;
 use globalfs_dataplane::home::holdings::Holdings;
 use globalfs_dataplane::home::receive::Receiver;
+use globalfs_dataplane::locks::LockKeeper;
 use globalfs_dataplane::origin::{self, Origin};
 use globalfs_dataplane::route::Routed;
 use globalfs_dataplane::{Source, disk, fetch};
@@ -98,7 +99,9 @@ impl SiteDaemon {
         let traces = Arc::new(Traces::new(config.name.clone(), store, view.clone(), peers.clone()));
         let receiver = Receiver::new(origin.clone());
         let handover = HandOver::new(view.clone(), peers.clone(), routed.clone(), receiver);
+        let locks = LockKeeper::open(&config.state_dir.join("locks"))?;
         let handler = SiteHandler::new(config.name.clone(), view.clone(), &routed, traces.clone(), handover);
+        let handler = handler.with_locks(locks);
         Ok(Self {
             config,
             files,

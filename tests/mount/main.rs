@@ -15,6 +15,7 @@ mod damage;
 mod fan_out;
 mod leases;
 mod life;
+mod locks;
 mod policy;
 mod pushed;
 mod ranges;

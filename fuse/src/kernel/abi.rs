@@ -39,10 +39,15 @@ pub(crate) mod opcode {
     pub(crate) const GETXATTR: u32 = 22;
     pub(crate) const LISTXATTR: u32 = 23;
     pub(crate) const REMOVEXATTR: u32 = 24;
+    pub(crate) const FLUSH: u32 = 25;
     pub(crate) const INIT: u32 = 26;
     pub(crate) const READDIR: u32 = 28;
     pub(crate) const FSYNCDIR: u32 = 30;
+    pub(crate) const GETLK: u32 = 31;
+    pub(crate) const SETLK: u32 = 32;
+    pub(crate) const SETLKW: u32 = 33;
     pub(crate) const CREATE: u32 = 35;
+    pub(crate) const INTERRUPT: u32 = 36;
     pub(crate) const DESTROY: u32 = 38;
     pub(crate) const IOCTL: u32 = 39;
     pub(crate) const NOTIFY_REPLY: u32 = 41;
@@ -55,7 +60,9 @@ pub(crate) mod opcode {
 /// What both sides can and want, in the two flag words of INIT taken together.
 pub(crate) mod init_flag {
     pub(crate) const ASYNC_READ: u64 = 1 << 0;
+    pub(crate) const POSIX_LOCKS: u64 = 1 << 1;
     pub(crate) const BIG_WRITES: u64 = 1 << 5;
+    pub(crate) const FLOCK_LOCKS: u64 = 1 << 10;
     pub(crate) const DO_READDIRPLUS: u64 = 1 << 13;
     pub(crate) const PARALLEL_DIROPS: u64 = 1 << 18;
     pub(crate) const POSIX_ACL: u64 = 1 << 20;
@@ -96,6 +103,25 @@ pub(crate) mod write_flag {
 
 /// Of FSYNC: attributes may stay behind.
 pub(crate) const DATA_ONLY: u32 = 1 << 0;
+
+/// What a lock is, as `fcntl(2)` numbers it.
+pub(crate) mod lock_type {
+    pub(crate) const READ: u32 = 0;
+    pub(crate) const WRITE: u32 = 1;
+    pub(crate) const UNLOCK: u32 = 2;
+}
+
+/// What a request for a lock is.
+pub(crate) mod lock_flag {
+    /// Of flock(2).
+    pub(crate) const FLOCK: u32 = 1 << 0;
+}
+
+/// What else a release is.
+pub(crate) mod release_flag {
+    /// The owner has a lock of flock(2).
+    pub(crate) const FLOCK_UNLOCK: u32 = 1 << 1;
+}
 
 /// What may be told without being asked.
 pub(crate) mod notice_code {
@@ -199,6 +225,10 @@ structures! {
     }
     /// Of directories, too.
     ReleaseIn: 24 { handle: u64, flags: u32, release_flags: u32, lock_owner: u64 }
+    FlushIn: 24 { handle: u64, unused: u32, padding: u32, lock_owner: u64 }
+    FileLock: 24 { start: u64, end: u64, kind: u32, pid: u32 }
+    LockIn: 48 { handle: u64, owner: u64, lock: FileLock, lock_flags: u32, padding: u32 }
+    InterruptIn: 8 { unique: u64 }
     /// Of the list of names, too.
     GetxattrIn: 8 { size: u32, padding: u32 }
     GetxattrOut: 8 { size: u32, padding: u32 }

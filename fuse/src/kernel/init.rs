@@ -37,6 +37,9 @@ const WANTED: u64 = init_flag::ASYNC_READ
     // Safe: a link with another target is another node.
     | init_flag::CACHE_SYMLINKS;
 
+/// Both kinds of locks. Each close of a file then tells the volume that its owner has no more of them.
+const LOCKS: u64 = init_flag::POSIX_LOCKS | init_flag::FLOCK_LOCKS;
+
 /// Why the kernel and a mount do not come together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InitError {
@@ -66,6 +69,8 @@ pub(crate) struct Wishes {
     pub(crate) passthrough: bool,
     /// Rings are ready for this many requests. The kernel holds requests back until they are registered.
     pub(crate) ring_room: Option<usize>,
+    /// Locks are kept by the volume, not by this kernel alone.
+    pub(crate) locks: bool,
 }
 
 /// What holds from then on.
@@ -110,7 +115,8 @@ impl Offer {
         }
         let rings = if wishes.ring_room.is_some() { init_flag::OVER_IO_URING } else { 0 };
         let passthrough = if wishes.passthrough { init_flag::PASSTHROUGH } else { 0 };
-        let flags = (WANTED | rings | passthrough) & self.flags;
+        let locks = if wishes.locks { LOCKS } else { 0 };
+        let flags = (WANTED | rings | passthrough | locks) & self.flags;
         let max_background = max_background(wishes.ring_room);
         let passthrough = flags & init_flag::PASSTHROUGH != 0;
         let minor = self.minor.min(abi::MINOR);
@@ -160,11 +166,11 @@ mod tests {
     fn only_what_is_offered_is_agreed_on() {
         let all = Offer::parse(&offer(7, 45, u64::MAX)).unwrap();
         assert!(all.has_rings() && all.unique == 2);
-        let wishes = Wishes { passthrough: true, ring_room: Some(32) };
+        let wishes = Wishes { passthrough: true, ring_room: Some(32), locks: true };
         let (answer, agreement) = all.accept(wishes).unwrap();
         assert_eq!(agreement, Agreement { minor: 45, passthrough: true });
         let flags = u64::from(answer.flags) | u64::from(answer.flags2) << 32;
-        assert_eq!(flags, WANTED | init_flag::OVER_IO_URING | init_flag::PASSTHROUGH);
+        assert_eq!(flags, WANTED | LOCKS | init_flag::OVER_IO_URING | init_flag::PASSTHROUGH);
         assert_eq!(
             (answer.max_background, answer.congestion_threshold),
             (24, 18),
@@ -172,6 +178,7 @@ mod tests {
         );
         let (answer, agreement) = all.accept(Wishes::default()).unwrap();
         assert_eq!((answer.flags2, answer.max_stack_depth, agreement.passthrough), (0, 0, false));
+        assert_eq!(u64::from(answer.flags) & LOCKS, 0);
         assert_eq!((answer.max_background, answer.congestion_threshold), (128, 96));
         let (answer, agreement) = Offer::parse(&offer(7, 31, 1)).unwrap().accept(wishes).unwrap();
         assert_eq!((answer.minor, answer.flags, answer.flags2, answer.max_stack_depth), (31, 1, 0, 0));

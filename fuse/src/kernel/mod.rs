@@ -3,6 +3,7 @@
 pub(crate) mod abi;
 pub(crate) mod change_request;
 pub(crate) mod init;
+pub(crate) mod lock_request;
 pub(crate) mod notice;
 pub(crate) mod reply;
 pub(crate) mod request;

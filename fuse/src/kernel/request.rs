@@ -2,8 +2,10 @@
 
 use crate::kernel::abi::{self, InHeader, opcode};
 use crate::kernel::change_request::{self, ChangeRequest};
+use crate::kernel::lock_request::{self, LockRequest};
 use crate::model::NodeId;
 use bytes::Bytes;
+use globalfs_proto::LockOwner;
 use rustix::fs::OFlags;
 use zerocopy::FromBytes;
 
@@ -52,6 +54,8 @@ pub(crate) enum Operation<'a> {
     },
     Release {
         handle: u64,
+        /// Whose lock of the whole file goes with it.
+        unlocks: Option<LockOwner>,
     },
     ReadDir {
         offset: u64,
@@ -73,6 +77,8 @@ pub(crate) enum Operation<'a> {
     Destroy,
     /// Something is to be changed.
     Change(ChangeRequest<'a>),
+    /// Something about locks.
+    Lock(LockRequest),
     /// The answer to a question that is never asked here.
     NotifyReply,
     /// What the kernel does alone when nobody else does.
@@ -176,7 +182,10 @@ fn operation(opcode: u32, body: Body<'_>) -> Result<Operation<'_>, &'static str>
             let is_direct = read.flags & OFlags::DIRECT.bits() != 0;
             Operation::Read { handle: read.handle, offset: read.offset, length: read.size, is_direct }
         }
-        opcode::RELEASE => Operation::Release { handle: body.argument::<abi::ReleaseIn>()?.0.handle },
+        opcode::RELEASE => {
+            let release = body.argument::<abi::ReleaseIn>()?.0;
+            Operation::Release { handle: release.handle, unlocks: lock_request::released(&release) }
+        }
         opcode::READDIR => {
             let read = body.argument::<abi::ReadIn>()?.0;
             Operation::ReadDir { offset: read.offset, size: read.size }
@@ -194,11 +203,16 @@ fn operation(opcode: u32, body: Body<'_>) -> Result<Operation<'_>, &'static str>
         opcode::IOCTL => Operation::Ioctl,
         opcode::DESTROY => Operation::Destroy,
         opcode::NOTIFY_REPLY => Operation::NotifyReply,
-        opcode => match change_request::parse(opcode, body)? {
-            Some(change) => Operation::Change(change),
-            None => Operation::Other { opcode },
-        },
+        opcode => other(opcode, body)?,
     })
+}
+
+fn other(opcode: u32, body: Body<'_>) -> Result<Operation<'_>, &'static str> {
+    if let Some(lock) = lock_request::parse(opcode, body)? {
+        return Ok(Operation::Lock(lock));
+    }
+    let change = change_request::parse(opcode, body)?;
+    Ok(change.map_or(Operation::Other { opcode }, Operation::Change))
 }
 
 /// A name ends with the only NUL.

@@ -60,7 +60,7 @@ fn requests_are_understood_from_device_and_ring() {
     check(opcode::READDIR, read, b"", Operation::ReadDir { offset: 2, size: 3 });
     check(opcode::READDIRPLUS, read, b"", Operation::ReadDirPlus { offset: 2, size: 3 });
     let release = abi::ReleaseIn { handle: 8, ..Default::default() };
-    check(opcode::RELEASE, release.as_bytes(), b"", Operation::Release { handle: 8 });
+    check(opcode::RELEASE, release.as_bytes(), b"", Operation::Release { handle: 8, unlocks: None });
     check(opcode::STATFS, b"", b"", Operation::StatFs);
     check(opcode::GETXATTR, xattr.as_bytes(), b"user.a\0", Operation::GetXattr { name: b"user.a", size: 5 });
     check(opcode::LISTXATTR, xattr.as_bytes(), b"", Operation::ListXattr { size: 5 });

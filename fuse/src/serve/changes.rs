@@ -45,7 +45,7 @@ impl Shared {
         }
     }
 
-    fn done(&self, operation: &'static str, node: NodeId, outcome: FsResult<()>, reply: Reply) {
+    pub(super) fn done(&self, operation: &'static str, node: NodeId, outcome: FsResult<()>, reply: Reply) {
         match outcome {
             Ok(()) => reply.done(),
             Err(error) => self.fail(operation, node, &error, reply),

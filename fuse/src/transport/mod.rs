@@ -45,6 +45,15 @@ impl Reply {
         matches!(self.way, Some(Way::Ring(_)))
     }
 
+    /// Whether the request may wait for others' requests of its kind. Over a ring it takes the room of a request meanwhile,
+    /// and enough of that has to be left for those whom it waits for.
+    pub(crate) fn may_wait(&mut self) -> bool {
+        match &mut self.way {
+            Some(Way::Ring(held)) => held.may_wait(),
+            _ => true,
+        }
+    }
+
     /// It is done, and there is nothing to tell.
     pub(crate) fn done(mut self) {
         self.send(0, &[]);

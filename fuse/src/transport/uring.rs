@@ -21,7 +21,7 @@ use rustix::thread::CpuSet;
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -50,6 +50,10 @@ fn depth(online: usize) -> Option<u16> {
 #[derive(Debug)]
 struct Queue {
     number: u16,
+    /// Requests that may be here at a time.
+    depth: u16,
+    /// Those of them that wait for others.
+    waiting: AtomicUsize,
     answered: Mutex<Answered>,
     /// The thread waits for the kernel and has to be woken.
     asleep: AtomicBool,
@@ -64,9 +68,10 @@ struct Answered {
 }
 
 impl Queue {
-    fn new(number: u16) -> io::Result<Self> {
+    fn new(number: u16, depth: u16) -> io::Result<Self> {
         let bell = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        Ok(Self { number, answered: Mutex::default(), asleep: AtomicBool::new(false), bell })
+        let (answered, asleep) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Self { number, depth, waiting: AtomicUsize::new(0), answered, asleep, bell })
     }
 
     /// `entry` holds an answer. On the queue's own thread, which is awake, this is all that it takes.
@@ -99,9 +104,18 @@ impl Queue {
 pub(super) struct Held {
     entry: Entry,
     queue: Arc<Queue>,
+    waits: bool,
 }
 
 impl Held {
+    /// Whether it may wait for other requests: half of the room is for those.
+    pub(super) fn may_wait(&mut self) -> bool {
+        let most = usize::from(self.queue.depth / 2);
+        let more = |waiting: usize| (waiting < most).then_some(waiting + 1);
+        self.waits = self.queue.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok();
+        self.waits
+    }
+
     /// Answers the request; `error` is 0 or a negative errno.
     pub(super) fn answer(mut self, unique: u64, error: i32, pieces: &[IoSlice<'_>]) {
         let (length, error) = match fill(self.entry.payload_mut(), pieces) {
@@ -115,6 +129,9 @@ impl Held {
         let out = OutHeader { length: (size_of::<OutHeader>() + length) as u32, error, unique };
         header.in_out[..size_of::<OutHeader>()].copy_from_slice(out.as_bytes());
         header.entry = RingEntry { payload_size: length as u32, ..header.entry };
+        if self.waits {
+            self.queue.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
         self.queue.give_back(self.entry);
     }
 }
@@ -191,7 +208,7 @@ impl Rings {
 
 impl Prepared {
     fn start(cpu: u16, depth: u16, device: &Arc<Device>, refused: &Arc<AtomicBool>) -> io::Result<Self> {
-        let queue = Arc::new(Queue::new(cpu)?);
+        let queue = Arc::new(Queue::new(cpu, depth)?);
         let (ready, readiness) = sync_channel(1);
         let (begin, beginning) = sync_channel(1);
         let (own, device, refused) = (queue.clone(), device.clone(), refused.clone());
@@ -307,7 +324,7 @@ impl Worker {
         // The slot goes with the duty to answer, so what is in it is copied, once.
         let data = Bytes::copy_from_slice(data);
         let Ok((start, _)) = InHeader::read_from_prefix(&header.in_out) else { return };
-        let reply = Reply::by_ring(Held { entry, queue: self.queue.clone() }, start.unique);
+        let reply = Reply::by_ring(Held { entry, queue: self.queue.clone(), waits: false }, start.unique);
         match request::parse_parts(&start, Body::Apart { argument: &header.argument, data: &data }) {
             Ok(request) => drop(self.server.handle(&Request { buffer: Some(&data), ..request }, reply)),
             Err(error) => warn!(%error, "a request was refused"),
