@@ -1,7 +1,7 @@
 //! What `docs/format.md` and `docs/protocol.md` show is what the code reads and writes.
 
 use globalfs_controlplane::model::policy::PolicyFile;
-use globalfs_controlplane::model::record::{ClusterRecord, NodeRecord, SiteRecord};
+use globalfs_controlplane::model::record::{ClusterRecord, MasterRecord, NodeRecord, SiteRecord};
 use globalfs_controlplane::model::token::TokenRecord;
 use globalfs_proto::{Request, Response};
 use serde::Serialize;
@@ -27,6 +27,7 @@ fn records_are_as_documented() {
     example::<SiteRecord>("/globalfs/metadata/sites/NAME");
     example::<NodeRecord>("/globalfs/metadata/nodes/SITE/NAME");
     example::<PolicyFile>("/globalfs/metadata/policies");
+    example::<MasterRecord>("/globalfs/metadata/namespace/PATH");
     example::<TokenRecord>("/globalfs/metadata/tokens/ID");
 }
 
@@ -82,6 +83,7 @@ fn limits_are_as_documented() {
     };
     assert_eq!(shown("CHUNK_SIZE"), CHUNK_SIZE);
     assert_eq!(shown("MAX_CHUNKS_PER_READ"), u64::from(MAX_CHUNKS_PER_READ));
+    assert_eq!(shown("MAX_HOME_ITEMS"), MAX_HOME_ITEMS as u64);
     assert_eq!(shown("MAX_REQUEST_FRAME"), MAX_REQUEST_FRAME as u64);
     assert_eq!(shown("MAX_FILES_PER_REQUEST"), MAX_FILES_PER_REQUEST as u64);
     assert_eq!(shown("MAX_PACKED_FILE"), MAX_PACKED_FILE);

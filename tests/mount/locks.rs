@@ -92,7 +92,7 @@ impl Drop for Process {
     }
 }
 
-/// Holds promise 22 of docs/semantics.md.
+/// Holds promise 23 of docs/semantics.md.
 #[test]
 fn nodes_of_a_site_see_each_others_locks() {
     if !can_mount("nodes_of_a_site_see_each_others_locks") {
@@ -121,7 +121,7 @@ fn nodes_of_a_site_see_each_others_locks() {
     assert!(mounted.run(&mounted.two, "look").ends_with("EAGAIN\n"), "flock is seen, too");
 }
 
-/// Holds promise 22 of docs/semantics.md.
+/// Holds promise 23 of docs/semantics.md.
 #[test]
 fn who_waits_for_a_lock_can_be_interrupted_and_killed() {
     if !can_mount("who_waits_for_a_lock_can_be_interrupted_and_killed") {
@@ -141,7 +141,7 @@ fn who_waits_for_a_lock_can_be_interrupted_and_killed() {
     }
 }
 
-/// Holds promise 22 of docs/semantics.md.
+/// Holds promise 23 of docs/semantics.md.
 #[test]
 fn a_restart_of_the_daemon_costs_no_lock_and_a_dead_mount_loses_its_own() {
     if !can_mount("a_restart_of_the_daemon_costs_no_lock_and_a_dead_mount_loses_its_own") {
@@ -162,7 +162,7 @@ fn a_restart_of_the_daemon_costs_no_lock_and_a_dead_mount_loses_its_own() {
     assert!(begun.elapsed() < Duration::from_secs(90), "{:?}", begun.elapsed());
 }
 
-/// Holds promise 22 of docs/semantics.md.
+/// Holds promise 23 of docs/semantics.md.
 #[test]
 fn databases_of_two_nodes_count_exactly() {
     if !can_mount("databases_of_two_nodes_count_exactly") {
