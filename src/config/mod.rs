@@ -5,6 +5,7 @@
 
 pub mod coordinator;
 mod fields;
+mod ids;
 pub mod mount;
 pub mod policy;
 pub mod problem;

@@ -6,6 +6,7 @@ use super::problem::{ConfigError, Problems};
 use super::tree::Node;
 use super::value::{ByteSize, Deadline, HostPort, OriginUrl, Ttl};
 use globalfs_dataplane::disk::Preference;
+use globalfs_dataplane::model::ids::IdMap;
 use globalfs_proto::SiteName;
 use globalfs_proto::limits::{CHUNK_SIZE, DEFAULT_DEADLINE, MAX_CHUNKS_PER_READ};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,6 +27,7 @@ pub(super) const KEYS: &[&str] = &[
     "advertise",
     "origin",
     "read_only",
+    "ids",
     "state_dir",
     "cache",
     "disk",
@@ -49,6 +51,8 @@ pub struct SiteConfig {
     pub origin: OriginUrl,
     /// Its nodes may not change it.
     pub read_only: bool,
+    /// Its users and groups, and those that the namespace shows for them.
+    pub ids: IdMap,
     /// Certificates and what must survive a restart.
     pub state_dir: PathBuf,
     /// The cache of other sites' files.
@@ -87,6 +91,10 @@ impl SiteConfig {
         let advertise = read_advertise(&fields, listen);
         let origin = fields.required("origin");
         let read_only = fields.optional("read_only").unwrap_or(false);
+        let ids = match fields.entry("ids") {
+            Some(entry) => super::ids::read(&entry.node, problems),
+            None => Some(IdMap::default()),
+        };
         let state_dir = fields.path("state_dir").unwrap_or_else(|| "/var/lib/globalfs/site".into());
         let cache = read_cache(&fields, &state_dir, None, problems);
         let disk = fields.optional("disk").unwrap_or(Preference::Auto);
@@ -101,6 +109,7 @@ impl SiteConfig {
             advertise: advertise?,
             origin: origin?,
             read_only,
+            ids: ids?,
             state_dir,
             cache: cache?,
             disk,

@@ -200,6 +200,24 @@ impl fmt::Display for HostPort {
     }
 }
 
+/// The number of a user or a group, or how many of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Id(pub u32);
+
+impl Scalar for Id {
+    const EXPECTED: &'static str = "a number from 0 to 4294967294";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Err(found(text))
+    }
+
+    fn read(value: &Value) -> Result<Self, String> {
+        let Value::Integer(number) = value else { return Err(format!("found {}", value.describe())) };
+        let id = u32::try_from(*number).ok().filter(|id| *id != u32::MAX);
+        id.map(Self).ok_or_else(|| format!("found {number}"))
+    }
+}
+
 impl Scalar for HostPort {
     const EXPECTED: &'static str = "HOST:PORT at which others reach it, such as gfs.example.org:7441";
 

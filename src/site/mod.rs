@@ -71,7 +71,11 @@ impl SiteDaemon {
         );
         let OriginUrl::File(directory) = &config.origin;
         let disk = disk::open(config.disk)?;
-        let options = origin::Options { read_only: config.read_only, ..origin::Options::default() };
+        let options = origin::Options {
+            read_only: config.read_only,
+            ids: config.ids.clone(),
+            ..origin::Options::default()
+        };
         let origin = Origin::open(directory, &config.name, disk, options)?;
         let cache = open_cache(&config.cache.dir, config.cache.size.0, config.disk).await?;
         let identity =

@@ -9,6 +9,7 @@ pub mod eviction;
 pub mod freshness;
 pub mod hash_index;
 pub mod heard;
+pub mod ids;
 pub mod locks;
 pub mod names;
 pub mod pace;

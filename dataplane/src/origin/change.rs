@@ -31,6 +31,9 @@ const SET_GID: u32 = 0o2000;
 
 const DEFAULT_LIST: &str = "system.posix_acl_default";
 
+/// `EOVERFLOW`, as the kernel says it where ids are mapped: a user or a group that the origin cannot have.
+pub(super) const NO_SUCH_ID: FsError = FsError::Os(75);
+
 /// Who changes a file waits for who does so before.
 #[derive(Debug)]
 pub(super) struct Changes([Mutex<()>; LOCKS]);
@@ -55,21 +58,22 @@ impl Changes {
             return Err(FsError::Deadline);
         }
         match change {
-            Change::Make { path, new, owner } => make(tree, path, new, *owner),
+            Change::Make { path, new, owner } => make(tree, path, new, stored_owner(tree, *owner)?),
             Change::Link { target, path } => link(tree, target, path),
             Change::Remove { path, directory } => remove(tree, path, *directory),
             Change::Rename { from, to, existing } => rename(tree, from, to, *existing),
-            Change::SetAttr { target, attr } => {
-                self.within(tree, target, deadline, |found, before| set_attr(found, before, attr))
-            }
+            Change::SetAttr { target, attr } => self.within(tree, target, deadline, |found, before| {
+                set_attr(found, before, &stored_attr(tree, found, before, attr)?)
+            }),
             Change::SetXattr { target, name, value, existing } => {
+                let value = tree.ids().stored_xattr(name, value).ok_or(NO_SUCH_ID)?;
                 self.within(tree, target, deadline, |found, _| {
                     let flags = match existing {
                         Existing::Replace => XattrFlags::empty(),
                         Existing::Refuse => XattrFlags::CREATE,
                         Existing::Exchange => XattrFlags::REPLACE,
                     };
-                    rustix::fs::setxattr(proc_path(found), &name[..], value, flags).map_err(os)
+                    rustix::fs::setxattr(proc_path(found), &name[..], &value, flags).map_err(os)
                 })
             }
             Change::RemoveXattr { target, name } => self.within(tree, target, deadline, |found, _| {
@@ -100,6 +104,26 @@ impl Changes {
         work(&found, &before)?;
         Ok(Changed { before: Some(before.version()), attr: Some(attr_of(tree, &found)?), directory: None })
     }
+}
+
+/// Who makes something, as the origin has them.
+fn stored_owner(tree: &Tree, owner: Owner) -> FsResult<Owner> {
+    let uid = tree.ids().maker_uid(owner.uid).ok_or(NO_SUCH_ID)?;
+    let gid = tree.ids().maker_gid(owner.gid).ok_or(NO_SUCH_ID)?;
+    Ok(Owner { uid, gid, ..owner })
+}
+
+/// What is to be set, as the origin has it. Who is shown as the owner already stays it, whoever that is.
+fn stored_attr(tree: &Tree, found: &OwnedFd, before: &Attr, new: &NewAttr) -> FsResult<NewAttr> {
+    if tree.ids().is_plain() || (new.uid, new.gid) == (None, None) {
+        return Ok(*new);
+    }
+    let (here, ids) = (tree.stored_attr(found)?, tree.ids());
+    let uid = |uid| if uid == before.uid { Some(here.uid) } else { ids.maker_uid(uid) };
+    let gid = |gid| if gid == before.gid { Some(here.gid) } else { ids.maker_gid(gid) };
+    let uid = new.uid.map(|new| uid(new).ok_or(NO_SUCH_ID)).transpose()?;
+    let gid = new.gid.map(|new| gid(new).ok_or(NO_SUCH_ID)).transpose()?;
+    Ok(NewAttr { uid, gid, ..*new })
 }
 
 /// What was made, and the directory in which it was.
@@ -167,7 +191,7 @@ impl<'p> Place<'p> {
 
 fn make(tree: &Tree, path: &GlobalPath, new: &NewFile, owner: Owner) -> FsResult<Changed> {
     let place = Place::of(tree, path)?;
-    let parent = tree.attr(&place.directory)?;
+    let parent = tree.stored_attr(&place.directory)?;
     let found = match is_born_right(&place, new, &parent, owner) {
         true => make_node(&place, new, owner.mode).and_then(|()| place.find()),
         false => make_aside(&place, new, &parent, owner),

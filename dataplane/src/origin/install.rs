@@ -4,9 +4,10 @@
 //! before a path gets them, so nobody ever sees half of a file; the hidden name follows from the path, so what an earlier
 //! try has left is found, and replaced in the end.
 
-use super::change::{Place, set_attr};
+use super::change::{NO_SUCH_ID, Place, set_attr};
 use super::draft::{Draft, undress};
 use super::tree::{EINVAL, EISDIR, Tree, os, proc_path, resolve_in, statx};
+use crate::model::ids::IdMap;
 use crate::source::Chunk;
 use bytes::Bytes;
 use globalfs_proto::limits::{HIDDEN_PREFIX, MAX_NAME};
@@ -84,7 +85,7 @@ impl Tree {
         }
         let found = OwnedFd::from(draft.file.try_clone()?);
         // What is left is gone on with only if it is ours.
-        dress(&found, attr, xattrs).inspect_err(|_| undress(&found))?;
+        dress(self.ids(), &found, attr, xattrs).inspect_err(|_| undress(&found))?;
         self.unhide(path)
     }
 
@@ -118,7 +119,7 @@ impl Tree {
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
         let found = resolve_in(&place.directory, &hidden, flags, ResolveFlags::empty()).map_err(os)?;
-        dress(&found, attr, xattrs)?;
+        dress(self.ids(), &found, attr, xattrs)?;
         self.unhide(path)
     }
 
@@ -145,7 +146,7 @@ impl Tree {
         if self.attr(&found)?.kind != attr.kind {
             return Err(FsError::Stale(None));
         }
-        dress(&found, attr, xattrs)
+        dress(self.ids(), &found, attr, xattrs)
     }
 
     /// Nothing is at `path`, nor beneath it.
@@ -198,14 +199,16 @@ pub(super) fn hidden_name(path: &GlobalPath) -> Vec<u8> {
 }
 
 /// Owner, extended attributes, mode and times, in the order in which none undoes another.
-fn dress(found: &OwnedFd, attr: &Attr, xattrs: &Xattrs) -> FsResult<()> {
+fn dress(ids: &IdMap, found: &OwnedFd, attr: &Attr, xattrs: &Xattrs) -> FsResult<()> {
+    let (uid, gid) = (ids.stored_uid(attr.uid), ids.stored_gid(attr.gid));
+    let (uid, gid) = (uid.ok_or(NO_SUCH_ID)?, gid.ok_or(NO_SUCH_ID)?);
     let now = statx(found).map_err(os)?;
-    if (now.stx_uid, now.stx_gid) != (attr.uid, attr.gid) {
-        let owner = NewAttr { uid: Some(attr.uid), gid: Some(attr.gid), ..NewAttr::default() };
+    if (now.stx_uid, now.stx_gid) != (uid, gid) {
+        let owner = NewAttr { uid: Some(uid), gid: Some(gid), ..NewAttr::default() };
         set_attr(found, attr, &owner)?;
     }
     if attr.kind != FileKind::Symlink {
-        set_xattrs(found, xattrs)?;
+        set_xattrs(ids, found, xattrs)?;
         set_attr(found, attr, &NewAttr { mode: Some(attr.mode), ..NewAttr::default() })?;
     }
     let times = NewAttr {
@@ -216,7 +219,7 @@ fn dress(found: &OwnedFd, attr: &Attr, xattrs: &Xattrs) -> FsResult<()> {
     set_attr(found, attr, &times)
 }
 
-fn set_xattrs(found: &OwnedFd, wanted: &Xattrs) -> FsResult<()> {
+fn set_xattrs(ids: &IdMap, found: &OwnedFd, wanted: &Xattrs) -> FsResult<()> {
     let path = proc_path(found);
     if wanted.is_empty() && rustix::fs::listxattr_query(&path) == Ok(0) {
         return Ok(());
@@ -234,7 +237,8 @@ fn set_xattrs(found: &OwnedFd, wanted: &Xattrs) -> FsResult<()> {
         }
     }
     for (name, value) in wanted.iter().filter(|(name, _)| *name != NOT_CARRIED) {
-        rustix::fs::setxattr(&path, &name[..], value, XattrFlags::empty()).map_err(os)?;
+        let value = ids.stored_xattr(name, value).ok_or(NO_SUCH_ID)?;
+        rustix::fs::setxattr(&path, &name[..], &value, XattrFlags::empty()).map_err(os)?;
     }
     Ok(())
 }

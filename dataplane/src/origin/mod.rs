@@ -25,6 +25,7 @@ pub use direct::DirectOrigin;
 
 use crate::changes::with_heartbeat;
 use crate::disk::Disk;
+use crate::model::ids::IdMap;
 use crate::source::{
     ChangeStream, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source,
 };
@@ -60,11 +61,13 @@ pub struct Options {
     pub read_window: usize,
     /// Nobody changes it through us.
     pub read_only: bool,
+    /// Its users and groups, and those that the namespace shows.
+    pub ids: IdMap,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { read_window: 4, read_only: false }
+        Self { read_window: 4, read_only: false, ids: IdMap::default() }
     }
 }
 
@@ -140,7 +143,7 @@ impl Origin {
         disk: Arc<dyn Disk>,
         options: Options,
     ) -> Result<Self, OriginError> {
-        let tree = Tree::open(dir, site)?;
+        let tree = Tree::open(dir, site)?.with_ids(options.ids.clone());
         let calls = Arc::new(Semaphore::new(MAX_CALLS));
         let (counters, hashes, watcher) = (Counters::default(), HashTable::default(), Watcher::new(dir));
         let changes = change::Changes::default();

@@ -10,6 +10,7 @@
 
 use super::OriginError;
 use super::details::{has_no_xattrs, read_link};
+use crate::model::ids::IdMap;
 use bytes::Bytes;
 use globalfs_proto::limits::MAX_XATTR;
 use globalfs_proto::{Attr, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, SiteName};
@@ -36,6 +37,7 @@ pub(crate) struct Tree {
     device: (u32, u32),
     site: SiteName,
     identity: u64,
+    ids: IdMap,
 }
 
 impl Tree {
@@ -44,12 +46,23 @@ impl Tree {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| open_error(dir, e))?;
         let (dir_name, identity) = (dir.to_owned(), identity(site, None));
-        let mut tree = Self { dir: dir_name, root, device: (0, 0), site: site.clone(), identity };
+        let mut tree =
+            Self { dir: dir_name, root, device: (0, 0), site: site.clone(), identity, ids: IdMap::default() };
         let found = tree.find(&GlobalPath::root()).map_err(|e| confine_error(dir, e))?;
         let stat = statx(&found).map_err(|e| open_error(dir, e))?;
         tree.device = device(&stat);
         reopen(&found, OFlags::DIRECTORY).map_err(|e| OriginError::NoProc(e.into()))?;
         Ok(tree)
+    }
+
+    /// Shows users and groups as `ids` says.
+    pub(super) fn with_ids(self, ids: IdMap) -> Self {
+        Self { ids, ..self }
+    }
+
+    /// Whose ids are shown as whose.
+    pub(super) fn ids(&self) -> &IdMap {
+        &self.ids
     }
 
     pub(super) fn stat(&self, path: &GlobalPath) -> FsResult<Attr> {
@@ -61,6 +74,12 @@ impl Tree {
     /// The attributes of what `handle` refers to.
     pub(crate) fn attr(&self, handle: impl AsFd) -> FsResult<Attr> {
         self.attr_of(&statx(handle).map_err(os)?)
+    }
+
+    /// The same with the users and groups that the origin has.
+    pub(super) fn stored_attr(&self, handle: impl AsFd) -> FsResult<Attr> {
+        let stat = statx(handle).map_err(os)?;
+        Ok(Attr { uid: stat.stx_uid, gid: stat.stx_gid, ..self.attr_of(&stat)? })
     }
 
     /// Opens the regular file `path` for reading.
@@ -93,7 +112,7 @@ impl Tree {
         let found = self.find(path).map_err(os)?;
         let mut value = Vec::with_capacity(MAX_XATTR);
         rustix::fs::getxattr(proc_path(&found), name, spare_capacity(&mut value)).map_err(os)?;
-        Ok(Bytes::copy_from_slice(&value))
+        Ok(self.ids.shown_xattr(name, Bytes::copy_from_slice(&value)))
     }
 
     pub(super) fn list_xattr(&self, path: &GlobalPath) -> FsResult<Bytes> {
@@ -146,8 +165,8 @@ impl Tree {
             kind: FileKind::from_mode(mode).ok_or(EIO)?,
             mode: mode & 0o7777,
             nlink: stat.stx_nlink,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
+            uid: self.ids.shown_uid(stat.stx_uid),
+            gid: self.ids.shown_gid(stat.stx_gid),
             rdev: rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor),
             size: stat.stx_size,
             blocks: stat.stx_blocks,
