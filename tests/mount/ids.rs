@@ -13,7 +13,7 @@ if user:
 else: print(struct.unpack('<HHi', os.getxattr(path, name)[12:20])[2])
 ";
 
-/// Holds promise 23 of docs/semantics.md.
+/// Holds promise 24 of docs/semantics.md.
 #[test]
 fn a_site_may_have_numbers_of_its_own() {
     if !can_mount("a_site_may_have_numbers_of_its_own") {
