@@ -13,7 +13,7 @@ use globalfs_dataplane::{Deadline, Source};
 use globalfs_fuse::{LockTarget, Names, Volume, WholeFile};
 use globalfs_proto::{
     Attr, ByteRange, Change, Changed, Changes, ChunkIndex, Edition, FileId, FsError, FsResult, FsStat,
-    GlobalPath, Lasting, Lock, LockRange, NewAttr, Target, Version, limits,
+    GlobalPath, Lasting, Lock, LockRange, NewAttr, Seek, Target, Version, limits,
 };
 use std::future::pending;
 use std::sync::Arc;
@@ -213,6 +213,12 @@ impl Volume for NodeVolume {
         let deadline = self.deadline();
         self.locks.check(version.file, deadline).await?;
         settled(deadline, || self.read_range(path, version, range, deadline)).await
+    }
+
+    async fn seek(&self, path: &GlobalPath, version: Version, offset: u64, hole: bool) -> FsResult<u64> {
+        let deadline = self.deadline();
+        let seek = Seek { path: path.clone(), version, offset, hole };
+        deadline.bound(self.cached.seek(&seek, deadline)).await
     }
 
     async fn whole_file(&self, path: &GlobalPath, version: Version) -> Option<WholeFile> {

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_DEADLINE, MAX_HASHES_PER_REQUEST};
 use globalfs_proto::{
     Attr, Change, Changed, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, FsStat, GlobalPath,
-    Request, Response, Version, WantedFile, Warm,
+    Request, Response, Seek, Version, WantedFile, Warm,
 };
 use globalfs_transport::options::SMALL_READ;
 use globalfs_transport::{Answer, Peer};
@@ -221,6 +221,13 @@ impl Source for Remote {
     async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
         match self.ask_one(Request::FsStat(path.clone()), deadline).await? {
             Response::FsStat(stat) => Ok(stat),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    async fn seek(&self, seek: &Seek, deadline: Deadline) -> FsResult<u64> {
+        match self.ask_one(Request::Seek(seek.clone()), deadline).await? {
+            Response::Offset(offset) => Ok(offset),
             _ => Err(self.unexpected()),
         }
     }

@@ -277,6 +277,7 @@ impl Handler for Server {
             Request::GetXattr(path, name) => Response::Bytes(source.get_xattr(&path, &name, deadline).await?),
             Request::ListXattr(path) => Response::Bytes(source.list_xattr(&path, deadline).await?),
             Request::FsStat(path) => Response::FsStat(source.fs_stat(&path, deadline).await?),
+            Request::Seek(seek) => Response::Offset(source.seek(&seek, deadline).await?),
             Request::Ping => Response::Bytes(Bytes::new()),
             Request::Change(change) => Response::Changed(source.change(&change, deadline).await?),
             Request::Warm(warm) => return warm::send(source.warm(warm, deadline).await?, reply).await,

@@ -14,7 +14,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use globalfs_proto::{
     Attr, Change, Changed, Changes, ChunkHash, ChunkIndex, ChunkSpan, DirEntry, FsError, FsResult, FsStat,
-    GlobalPath, Version, WantedFile, Warm,
+    GlobalPath, Seek, Version, WantedFile, Warm,
 };
 use std::future::Future;
 use std::ops::Deref;
@@ -180,6 +180,12 @@ pub trait Source: Send + Sync + 'static {
     /// Totals of the file system that holds `path`.
     async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat>;
 
+    /// Where data, or a hole, begins. Who does not know refuses with `EOPNOTSUPP`, and all counts as data.
+    async fn seek(&self, seek: &Seek, deadline: Deadline) -> FsResult<u64> {
+        let _ = (seek, deadline);
+        Err(NOT_SUPPORTED)
+    }
+
     /// Changes something. An error of the network leaves open whether it was done: it is not asked for twice.
     async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
         let _ = (change, deadline);
@@ -217,7 +223,7 @@ pub trait Source: Send + Sync + 'static {
         deadline: Deadline,
     ) -> FsResult<HashStream> {
         let _ = (path, version, span, deadline);
-        Err(NO_HASHES)
+        Err(NOT_SUPPORTED)
     }
 
     /// Starts reading many small files, each of them whole and not empty. An error that concerns one of them is
@@ -262,4 +268,4 @@ fn unfold(chunks: ChunkStream) -> impl Stream<Item = FsResult<Chunk>> {
 }
 
 /// `EOPNOTSUPP`.
-const NO_HASHES: FsError = FsError::Os(95);
+const NOT_SUPPORTED: FsError = FsError::Os(95);

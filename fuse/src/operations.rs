@@ -7,6 +7,7 @@ mod changes;
 mod directories;
 mod locks;
 mod names;
+mod seek;
 mod turns;
 
 pub use changes::Writing;

@@ -176,6 +176,7 @@ impl Server {
             Operation::Read { handle, offset, length, is_direct } => {
                 self.read(node, ReadAt { handle, offset, length, is_direct }, reply);
             }
+            Operation::Seek { handle, offset, whence } => self.seek(node, handle, offset, whence, reply),
             Operation::Release { handle, unlocks } => {
                 unlocks.into_iter().for_each(|owner| self.release_lock(node, owner));
                 self.release(node, handle, reply);
@@ -193,7 +194,7 @@ impl Server {
                 reply.done();
                 return Then::End;
             }
-            // What the kernel does better alone, such as seeks. `ENOSYS` tells it so once, and it
+            // What the kernel does better alone, such as copies. `ENOSYS` tells it so once, and it
             // does not ask again.
             Operation::Other { opcode } => {
                 debug!(opcode, "left to the kernel");
@@ -288,6 +289,21 @@ impl Server {
             }
         };
         if here { self.answer(work) } else { self.spawn(work) }
+    }
+
+    /// The kernel knows all but where data and holes begin.
+    fn seek(&self, node: NodeId, handle: u64, offset: u64, whence: u32, reply: Reply) {
+        let hole = match whence {
+            abi::whence::DATA => false,
+            abi::whence::HOLE => true,
+            _ => return reply.error(Errno::INVAL),
+        };
+        self.spawn(move |shared| async move {
+            match shared.operations.seek(handle, offset, hole).await {
+                Ok(offset) => reply.structure(&abi::LseekOut { offset }),
+                Err(error) => shared.fail("lseek", node, &error, reply),
+            }
+        });
     }
 
     fn release(&self, node: NodeId, handle: u64, reply: Reply) {

@@ -82,6 +82,12 @@ pub trait Volume: Send + Sync + 'static {
     /// Totals of the file system that holds `path`.
     async fn fs_stat(&self, path: &GlobalPath) -> FsResult<FsStat>;
 
+    /// Where data of content `version`, or a hole if `hole`, begins at or behind `offset`; `EOPNOTSUPP` where nobody
+    /// knows.
+    async fn seek(&self, _path: &GlobalPath, _version: Version, _offset: u64, _hole: bool) -> FsResult<u64> {
+        Err(FsError::NOT_SUPPORTED)
+    }
+
     /// `length` bytes at `offset` of content `version`; fewer only at the end of the file.
     ///
     /// Any number may be asked for at a time: the volume bounds the memory that they take together. Pieces are

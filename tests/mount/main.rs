@@ -13,6 +13,7 @@ mod changing;
 mod daemon;
 mod damage;
 mod fan_out;
+mod files;
 mod ids;
 mod leases;
 mod life;

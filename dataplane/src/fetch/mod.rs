@@ -39,7 +39,7 @@ use flight::{Claim, Flights};
 use globalfs_proto::limits::{CHUNK_SIZE, DEFAULT_DEADLINE};
 use globalfs_proto::{
     Attr, ByteRange, Change, Changed, ChunkIndex, ChunkSpan, Edition, FileKind, FsError, FsResult, FsStat,
-    GlobalPath, Lasting, Version, WantedFile, Warm,
+    GlobalPath, Lasting, Seek, Version, WantedFile, Warm,
 };
 use known::Known;
 use metadata::Metadata;
@@ -256,6 +256,10 @@ impl Source for Cached {
     }
 
     /// What it concerns is asked for anew from then on, however it ended.
+    async fn seek(&self, seek: &Seek, deadline: Deadline) -> FsResult<u64> {
+        self.0.metadata.0.upstream.seek(seek, deadline).await
+    }
+
     async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
         self.0.metadata.change(change, deadline).await
     }

@@ -34,7 +34,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use globalfs_proto::limits::MAX_DIR_ENTRIES;
 use globalfs_proto::{
-    Attr, Change, Changed, ChunkSpan, Fence, FsError, FsResult, FsStat, GlobalPath, SiteName, Version,
+    Attr, Change, Changed, ChunkSpan, Fence, FsError, FsResult, FsStat, GlobalPath, Seek, SiteName, Version,
     WantedFile,
 };
 use hashes::HashTable;
@@ -290,6 +290,11 @@ impl Source for Origin {
     async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
         let path = path.clone();
         self.call(deadline, move |inner| inner.tree.fs_stat(&path)).await
+    }
+
+    async fn seek(&self, seek: &Seek, deadline: Deadline) -> FsResult<u64> {
+        let seek = seek.clone();
+        self.call(deadline, move |inner| inner.tree.seek(&seek)).await
     }
 
     /// What was begun is carried out, also when its deadline passes meanwhile; nothing is begun later.

@@ -13,10 +13,10 @@ use super::details::{has_no_xattrs, read_link};
 use crate::model::ids::IdMap;
 use bytes::Bytes;
 use globalfs_proto::limits::MAX_XATTR;
-use globalfs_proto::{Attr, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, SiteName};
+use globalfs_proto::{Attr, FileId, FileKind, FsError, FsResult, FsStat, GlobalPath, Seek, SiteName};
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, SeekFrom, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -97,6 +97,18 @@ impl Tree {
             other => other,
         };
         Ok((file.map_err(os)?.into(), attr))
+    }
+
+    /// Where data or a hole begins in a version, which the file has before and afterwards.
+    pub(super) fn seek(&self, seek: &Seek) -> FsResult<u64> {
+        let (file, before) = self.open_regular(&seek.path)?;
+        let wanted = if seek.hole { SeekFrom::Hole(seek.offset) } else { SeekFrom::Data(seek.offset) };
+        let found = rustix::fs::seek(&file, wanted);
+        let after = self.attr(&file)?;
+        if (before.version(), after.version()) != (seek.version, seek.version) {
+            return Err(FsError::Stale(Some(Box::new(after))));
+        }
+        found.map_err(os)
     }
 
     pub(super) fn read_link(&self, path: &GlobalPath) -> FsResult<Bytes> {

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use globalfs_proto::{
-    Attr, Change, Changed, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath, Version, WantedFile,
-    Warm,
+    Attr, Change, Changed, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath, Seek, Version,
+    WantedFile, Warm,
 };
 use std::time::Duration;
 
@@ -52,6 +52,10 @@ impl Source for ForNodes {
 
     async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
         self.0.source_of(path)?.fs_stat(path, deadline).await
+    }
+
+    async fn seek(&self, seek: &Seek, deadline: Deadline) -> FsResult<u64> {
+        self.0.source_with(&seek.path, &seek.version)?.seek(seek, deadline).await
     }
 
     async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
@@ -139,6 +143,10 @@ impl Source for ForSites {
 
     async fn fs_stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<FsStat> {
         self.0.own(path)?.fs_stat(path, deadline).await
+    }
+
+    async fn seek(&self, seek: &Seek, deadline: Deadline) -> FsResult<u64> {
+        self.0.own_content(&seek.path, &seek.version)?.seek(seek, deadline).await
     }
 
     async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {

@@ -55,6 +55,8 @@ pub(crate) mod opcode {
     pub(crate) const FALLOCATE: u32 = 43;
     pub(crate) const READDIRPLUS: u32 = 44;
     pub(crate) const RENAME2: u32 = 45;
+    pub(crate) const LSEEK: u32 = 46;
+    pub(crate) const TMPFILE: u32 = 51;
 }
 
 /// What both sides can and want, in the two flag words of INIT taken together.
@@ -103,6 +105,12 @@ pub(crate) mod write_flag {
 
 /// Of FSYNC: attributes may stay behind.
 pub(crate) const DATA_ONLY: u32 = 1 << 0;
+
+/// What is looked for from an offset on.
+pub(crate) mod whence {
+    pub(crate) const DATA: u32 = 3;
+    pub(crate) const HOLE: u32 = 4;
+}
 
 /// What a lock is, as `fcntl(2)` numbers it.
 pub(crate) mod lock_type {
@@ -209,6 +217,8 @@ structures! {
     }
     WriteOut: 8 { size: u32, padding: u32 }
     FsyncIn: 16 { handle: u64, fsync_flags: u32, padding: u32 }
+    LseekIn: 24 { handle: u64, offset: u64, whence: u32, padding: u32 }
+    LseekOut: 8 { offset: u64 }
     FallocateIn: 32 { handle: u64, offset: u64, length: u64, mode: u32, padding: u32 }
     /// The form without [`init_flag`] `SETXATTR_EXT`. Behind it come the name and `size` bytes.
     SetxattrIn: 8 { size: u32, flags: u32 }

@@ -15,6 +15,11 @@ pub(crate) enum ChangeRequest<'a> {
         mode: u32,
         flags: u32,
     },
+    /// A regular file without a name, to be opened at once with `flags` of open(2).
+    CreateNameless {
+        mode: u32,
+        flags: u32,
+    },
     /// Anything but directories and symbolic links. `None`: a kind that does not exist.
     MakeNode {
         name: &'a [u8],
@@ -80,11 +85,15 @@ pub(crate) struct WriteRequest<'a> {
 }
 
 /// `None` for what changes nothing, and for what the kernel does by itself when nobody else does: copies from file to
-/// file, and files without a name.
+/// file.
 pub(crate) fn parse(opcode: u32, body: Body<'_>) -> Result<Option<ChangeRequest<'_>>, &'static str> {
     use ChangeRequest as Change;
     Ok(Some(match opcode {
         opcode::CREATE => create(body)?,
+        opcode::TMPFILE => {
+            let create = body.argument::<abi::CreateIn>()?.0;
+            Change::CreateNameless { mode: permissions(create.mode), flags: create.flags }
+        }
         opcode::MKNOD => make_node(body)?,
         opcode::MKDIR => {
             let (made, data) = body.argument::<abi::MkdirIn>()?;

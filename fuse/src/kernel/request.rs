@@ -52,6 +52,12 @@ pub(crate) enum Operation<'a> {
         /// Past the page cache.
         is_direct: bool,
     },
+    /// Where data begins, or a hole.
+    Seek {
+        handle: u64,
+        offset: u64,
+        whence: u32,
+    },
     Release {
         handle: u64,
         /// Whose lock of the whole file goes with it.
@@ -181,6 +187,10 @@ fn operation(opcode: u32, body: Body<'_>) -> Result<Operation<'_>, &'static str>
             let read = body.argument::<abi::ReadIn>()?.0;
             let is_direct = read.flags & OFlags::DIRECT.bits() != 0;
             Operation::Read { handle: read.handle, offset: read.offset, length: read.size, is_direct }
+        }
+        opcode::LSEEK => {
+            let seek = body.argument::<abi::LseekIn>()?.0;
+            Operation::Seek { handle: seek.handle, offset: seek.offset, whence: seek.whence }
         }
         opcode::RELEASE => {
             let release = body.argument::<abi::ReleaseIn>()?.0;

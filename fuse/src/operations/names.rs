@@ -28,13 +28,18 @@ impl<V: Volume + ?Sized> Operations<V> {
     pub async fn make(&self, parent: NodeId, name: &[u8], new: NewFile, owner: Owner) -> FsResult<Node> {
         let _change = self.name_changes.begin();
         let path = self.shown_path(parent, name)?;
+        self.make_at(Name { place: Place { parent, name }, path: &path }, new, owner).await
+    }
+
+    async fn make_at(&self, name: Name<'_>, new: NewFile, owner: Owner) -> FsResult<Node> {
+        let path = name.path;
         let changed = self.volume.change(Change::Make { path: path.clone(), new, owner }).await?;
         let attr = match changed.attr {
             Some(attr) => attr,
-            None => self.volume.stat(&path).await?,
+            None => self.volume.stat(path).await?,
         };
         self.inodes.lock().part_dead(&attr);
-        self.see(Place { parent, name }, &path, &attr)
+        self.see(name.place, path, &attr)
     }
 
     /// Makes the regular file `name` in `parent` and opens it, to write if `writes`. Counts one lookup of it. If there is
@@ -60,6 +65,29 @@ impl<V: Volume + ?Sized> Operations<V> {
             self.forget(node.id, 1);
         }
         Ok((node, opened?))
+    }
+
+    /// Makes a regular file without a name in `parent` and opens it, to write if `writes`. It has a hidden one, as if it had
+    /// been removed, and goes with its last close unless it is given another. Counts one lookup of it.
+    pub async fn create_nameless(&self, parent: NodeId, owner: Owner, writes: bool) -> FsResult<(Node, u64)> {
+        let _change = self.name_changes.begin();
+        let name = hidden::name(unique());
+        let path = self.path_in(parent, &name)?;
+        let name = Name { place: Place { parent, name: &name }, path: &path };
+        let node = self.make_at(name, NewFile::Regular, owner).await?;
+        let handle = match self.open_made(node.id, writes) {
+            Ok(handle) => handle,
+            Err(error) => {
+                self.forget(node.id, 1);
+                // What cannot be removed now stays, hidden.
+                let _ = self.remove_file(path).await;
+                return Err(error);
+            }
+        };
+        let mut inodes = self.inodes.lock();
+        inodes.set_removed(node.id);
+        let attr = inodes.attr(node.id)?;
+        Ok((Node { attr, ..node }, handle))
     }
 
     fn open_made(&self, id: NodeId, writes: bool) -> FsResult<u64> {

@@ -5,10 +5,10 @@
 use super::{Server, Shared};
 use crate::kernel::abi::{self, open_flag};
 use crate::kernel::change_request::{ChangeRequest, WriteRequest};
-use crate::kernel::reply;
+use crate::kernel::reply::{self, Lifetimes};
 use crate::kernel::request::Request;
 use crate::model::{NodeId, Pages};
-use crate::operations::Writing;
+use crate::operations::{Node, Writing};
 use crate::transport::Reply;
 use bytes::Bytes;
 use globalfs_proto::{Existing, FsError, FsResult, NewAttr, NewFile, Owner};
@@ -42,6 +42,33 @@ impl Shared {
                 self.passthrough.close(node);
                 Err(error)
             }
+        }
+    }
+
+    /// Answers that a file was made, and is open.
+    async fn created(
+        &self,
+        operation: &'static str,
+        (parent, tid): (NodeId, u32),
+        made: FsResult<(Node, u64)>,
+        lifetimes: &Lifetimes,
+        reply: Reply,
+    ) {
+        match made {
+            // Somebody may have found it in a listing and have the kernel read it by itself.
+            Ok((node, handle)) if !self.passthrough.open_cached(node.id) => {
+                // It cannot have been removed: nobody else knows of it.
+                let _ = self.operations.release(handle);
+                self.operations.forget(node.id, 1);
+                self.operations.part(node.id);
+                reply.error(Errno::STALE);
+            }
+            Ok((node, handle)) => {
+                let _ = self.operations.tell_opener(handle, tid).await;
+                let open = cached(handle, Pages::Keep);
+                reply.structure(&reply::created(&node, lifetimes, open));
+            }
+            Err(error) => self.fail(operation, parent, &error, reply),
         }
     }
 
@@ -82,6 +109,9 @@ impl Server {
         match change {
             ChangeRequest::Create { name, mode, flags } => {
                 self.create(request, name, owner(mode), flags, reply);
+            }
+            ChangeRequest::CreateNameless { mode, flags } => {
+                self.create_nameless(request, owner(mode), flags, reply);
             }
             ChangeRequest::MakeNode { name, kind, mode, device } => match kind {
                 Some(globalfs_proto::FileKind::Regular) => {
@@ -132,23 +162,17 @@ impl Server {
     fn create(&self, request: &Request<'_>, name: &[u8], owner: Owner, flags: u32, reply: Reply) {
         let (parent, name, tid, lifetimes) = (request.node, name.to_vec(), request.tid, self.lifetimes);
         let may_exist = flags & OFlags::EXCL.bits() == 0;
-        self.spawn(|shared| async move {
-            match shared.operations.create(parent, &name, owner, writes(flags), may_exist).await {
-                // Somebody may have found it in a listing and have the kernel read it by itself.
-                Ok((node, handle)) if !shared.passthrough.open_cached(node.id) => {
-                    // It cannot have been removed: nobody else knows of it.
-                    let _ = shared.operations.release(handle);
-                    shared.operations.forget(node.id, 1);
-                    shared.operations.part(node.id);
-                    reply.error(Errno::STALE);
-                }
-                Ok((node, handle)) => {
-                    let _ = shared.operations.tell_opener(handle, tid).await;
-                    let open = cached(handle, Pages::Keep);
-                    reply.structure(&reply::created(&node, &lifetimes, open));
-                }
-                Err(error) => shared.fail("create", parent, &error, reply),
-            }
+        self.spawn(move |shared| async move {
+            let made = shared.operations.create(parent, &name, owner, writes(flags), may_exist).await;
+            shared.created("create", (parent, tid), made, &lifetimes, reply).await;
+        });
+    }
+
+    fn create_nameless(&self, request: &Request<'_>, owner: Owner, flags: u32, reply: Reply) {
+        let (parent, tid, lifetimes) = (request.node, request.tid, self.lifetimes);
+        self.spawn(move |shared| async move {
+            let made = shared.operations.create_nameless(parent, owner, writes(flags)).await;
+            shared.created("tmpfile", (parent, tid), made, &lifetimes, reply).await;
         });
     }
 

@@ -46,6 +46,9 @@ impl FsError {
     /// The error for a change where nothing can be changed.
     pub const READ_ONLY: Self = Self::Os(30);
 
+    /// The error for what is not done here.
+    pub const NOT_SUPPORTED: Self = Self::Os(95);
+
     /// Whether the same request may succeed elsewhere or later, unchanged.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Deadline | Self::Limit(_) | Self::Elsewhere(_))

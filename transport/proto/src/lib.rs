@@ -35,7 +35,7 @@ pub use lock::{
     KeepLocks, Lock, LockAction, LockKind, LockMode, LockOwner, LockRange, LockRequest, LockSession, Locked,
     Tenure,
 };
-pub use message::{ChunkEncoding, ChunkHeader, Request, RequestHeader, Response};
+pub use message::{ChunkEncoding, ChunkHeader, Request, RequestHeader, Response, Seek};
 pub use path::{GlobalPath, PathError};
 pub use trace::{PutTrace, TraceName, TraceNameError, TraceSummary};
 pub use warm::{Warm, WarmFile, Warmed};

@@ -123,6 +123,22 @@ pub enum Request {
     Lock(LockRequest),
     /// Begins, keeps and ends the session that locks belong to. Answer: [`Response::Locked`].
     KeepLocks(KeepLocks),
+    /// Where data, or a hole, of one version begins at or behind an offset; `ENXIO` when nowhere. Answer:
+    /// [`Response::Offset`].
+    Seek(Seek),
+}
+
+/// What [`Request::Seek`] looks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seek {
+    /// The file.
+    pub path: GlobalPath,
+    /// The content that is meant; if it is no longer there the answer is [`FsError::Stale`].
+    pub version: Version,
+    /// From where on.
+    pub offset: u64,
+    /// A hole, not data.
+    pub hole: bool,
 }
 
 /// How the bytes of a chunk travel.
@@ -214,6 +230,8 @@ pub enum Response {
     Settled(Settled),
     /// What came of a lock.
     Locked(Locked),
+    /// A place in a file, in bytes from its beginning.
+    Offset(u64),
 }
 
 impl Request {
@@ -260,6 +278,9 @@ impl Request {
             Self::BringHome(bring) => bring.encode(w.u8(20)),
             Self::Lock(lock) => lock.encode(w.u8(21)),
             Self::KeepLocks(keep) => keep.encode(w.u8(22)),
+            Self::Seek(Seek { path, version, offset, hole }) => {
+                w.u8(23).path(path).version(version).u64(*offset).u8((*hole).into())
+            }
         };
         w.finish()
     }
@@ -291,6 +312,7 @@ impl Request {
             20 => Self::BringHome(BringHome::decode(&mut r)?),
             21 => Self::Lock(LockRequest::decode(&mut r)?),
             22 => Self::KeepLocks(KeepLocks::decode(&mut r)?),
+            23 => Self::decode_seek(&mut r)?,
             other => return Err(DecodeError::Unknown("request", other)),
         };
         r.finish().map(|()| (header, request))
@@ -306,6 +328,16 @@ impl Request {
         let (path, version) = (r.path()?, r.version()?);
         let (first, count) = decode_span(r, MAX_HASHES_PER_REQUEST)?;
         Ok(Self::Hashes { path, version, first, count })
+    }
+
+    fn decode_seek(r: &mut Reader) -> Result<Self, DecodeError> {
+        let (path, version, offset) = (r.path()?, r.version()?, r.u64()?);
+        let hole = match r.u8()? {
+            0 => false,
+            1 => true,
+            other => return Err(DecodeError::Unknown("thing to seek", other)),
+        };
+        Ok(Self::Seek(Seek { path, version, offset, hole }))
     }
 
     fn decode_watch(r: &mut Reader) -> Result<Self, DecodeError> {
@@ -343,6 +375,7 @@ impl Response {
             Self::Changed(changed) => changed.encode(w.u8(13)),
             Self::Settled(settled) => settled.encode(w.u8(14)),
             Self::Locked(locked) => locked.encode(w.u8(15)),
+            Self::Offset(offset) => w.u8(16).u64(*offset),
         };
         w.finish()
     }
@@ -366,6 +399,7 @@ impl Response {
             13 => Self::Changed(Changed::decode(&mut r)?),
             14 => Self::Settled(Settled::decode(&mut r)?),
             15 => Self::Locked(Locked::decode(&mut r)?),
+            16 => Self::Offset(r.u64()?),
             other => return Err(DecodeError::Unknown("response", other)),
         };
         r.finish().map(|()| response)

@@ -64,6 +64,11 @@ fn requests_have_their_frozen_form() {
         Request::Lookup { path: path(), below: 5, subscription: 6 },
         "09040000002f612fff050000000600000000000000",
     );
+    check(
+        Request::Seek(Seek { path: path(), version: attr().version(), offset: 7, hole: true }),
+        "17040000002f612fff010000000000000002000000000000000300000000000000\
+         0500000000000000faffffffffffffff070000000000000001",
+    );
     check(Request::Watch { subscription: 6, heartbeat_ms: 250 }, "0a0600000000000000fa000000");
 }
 
@@ -130,6 +135,7 @@ fn responses_have_their_frozen_form() {
     let changed = ChangedDirectory { path: path(), names: vec![Bytes::from_static(b"n")] };
     let changes = Changes { everything: false, directories: vec![changed] };
     check(Response::Changes(changes), "080001000000040000002f612fff01000000010000006e");
+    check(Response::Offset(258), "100201000000000000");
     check(Response::LeftOut(path()), "0c040000002f612fff");
 }
 
