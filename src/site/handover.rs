@@ -35,7 +35,11 @@ impl HandOver {
         deadline: Deadline,
     ) -> FsResult<()> {
         self.check(to, scope, fence, deadline).await?;
-        deadline.bound(async { Ok(self.routed.settled().await) }).await
+        let settle = async {
+            self.routed.settled().await;
+            Ok(())
+        };
+        deadline.bound(settle).await
     }
 
     /// Brings home what the holder has changed.
@@ -61,7 +65,10 @@ impl HandOver {
             if self.view.is_holder(site, scope, fence) {
                 return Ok(());
             }
-            deadline.bound(async { Ok(self.view.refresh().await) }).await?;
+            self.view.refresh().await;
+            if deadline.remaining().is_zero() {
+                return Err(FsError::Deadline);
+            }
         }
         if self.view.is_holder(site, scope, fence) {
             return Ok(());

@@ -15,7 +15,7 @@ for at in (700000, 1 << 20, 1 << 30):
     except OSError as error: print(errno.errorcode[error.errno])
 ";
 
-/// Holds promise 24 of docs/semantics.md.
+/// Holds promise 25 of docs/semantics.md.
 #[test]
 fn holes_are_found_where_they_are() {
     if !can_mount("holes_are_found_where_they_are") {
@@ -52,7 +52,7 @@ print(os.stat('named').st_nlink, '%o' % os.stat('named').st_mode, open('named').
 g = os.open('.', os.O_TMPFILE | os.O_WRONLY); os.write(g, b'gone'); os.close(g)
 ";
 
-/// Holds promise 25 of docs/semantics.md.
+/// Holds promise 26 of docs/semantics.md.
 #[test]
 fn a_file_without_a_name_may_get_one() {
     if !can_mount("a_file_without_a_name_may_get_one") {
