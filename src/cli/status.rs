@@ -2,9 +2,11 @@
 
 use super::access::Access;
 use super::daemon::block_on;
-use super::output::Output;
+use super::lease::age;
+use super::output::{self, Output};
 use super::site::sites_table;
 use anyhow::Result;
+use globalfs_controlplane::model::record::{SiteRecord, SiteStatus};
 
 /// Arguments of `globalfs status`.
 #[derive(Debug, clap::Args)]
@@ -15,6 +17,20 @@ pub struct Status {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What a site has changed and not brought home, and whether that is in danger.
+fn debt_of(site: &SiteRecord) -> String {
+    let pending = &site.health.pending;
+    let (files, bytes) = pending.iter().fold((0, 0), |(files, bytes), p| (files + p.files, bytes + p.bytes));
+    let oldest = pending.iter().filter_map(|pending| pending.oldest).min().map(age);
+    let oldest = oldest.map(|age| format!(", the oldest {} old", output::duration(age))).unwrap_or_default();
+    let danger = match (site.status, pending.iter().find_map(|pending| pending.trouble.as_deref())) {
+        (SiteStatus::Unreachable, _) => " AT RISK: the site is not heard from".to_owned(),
+        (SiteStatus::Active, Some(trouble)) => format!(" AT RISK: {trouble}"),
+        (SiteStatus::Active, None) => String::new(),
+    };
+    format!("{}: not home {files} files, {}{oldest}{danger}", site.name, output::bytes(bytes))
 }
 
 impl Status {
@@ -39,6 +55,9 @@ impl Status {
         ))?;
         if !view.sites.is_empty() {
             output.line(sites_table(&view.sites))?;
+        }
+        for site in view.sites.iter().filter(|site| !site.health.pending.is_empty()) {
+            output.line(debt_of(site))?;
         }
         let missing = status.declared.iter().filter(|declared| view.site(&declared.name).is_none());
         for site in missing {

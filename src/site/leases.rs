@@ -252,6 +252,16 @@ impl Leases {
         self.0.touched.lock().remove(scope);
     }
 
+    /// Subtrees that are held.
+    pub(super) fn count(&self) -> usize {
+        self.0.holdings.all().len()
+    }
+
+    /// The age of the oldest change that is not home.
+    pub(super) fn oldest_pending(&self) -> Option<Duration> {
+        self.0.holdings.all().iter().filter_map(|holding| holding.debt(&self.0.holdings).oldest).max()
+    }
+
     /// What is not home, for the heartbeat.
     pub(super) fn pending(&self) -> Vec<PendingChanges> {
         let pending = |holding: Arc<Holding>| {

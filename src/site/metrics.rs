@@ -4,6 +4,7 @@ use super::SiteDaemon;
 use super::peers::SiteLink;
 use crate::node::{cache_metrics, name_metrics};
 use crate::telemetry::metrics::{Metrics, Sample};
+use globalfs_controlplane::model::record::PendingChanges;
 use globalfs_dataplane::serve::ServeCounters;
 use globalfs_proto::ChunkEncoding;
 use std::sync::atomic::Ordering;
@@ -17,6 +18,7 @@ impl SiteDaemon {
         self.name_metrics(&mut metrics);
         self.serve_metrics(&mut metrics);
         self.origin_metrics(&mut metrics);
+        self.pending_metrics(&mut metrics);
         metrics
     }
 
@@ -109,6 +111,32 @@ impl SiteDaemon {
                 samples
             },
         );
+    }
+
+    /// What is not home.
+    fn pending_metrics(&self, metrics: &mut Metrics) {
+        let mut add = |name, help, read: fn(&PendingChanges) -> u64| {
+            let (leases, here) = (self.leases.clone(), self.config.name.clone());
+            metrics.gauge(name, help, move || {
+                let total = leases.pending().iter().map(read).sum();
+                vec![Sample::count(total).label("site", &here)]
+            });
+        };
+        add("globalfs_pending_files", "Paths that were changed here and are not home", |p| p.files);
+        add("globalfs_pending_bytes", "Bytes of the files among them, as far as known", |p| p.bytes);
+        add("globalfs_pending_troubled_leases", "Leases of which something does not come home", |p| {
+            p.trouble.is_some().into()
+        });
+        let (leases, here) = (self.leases.clone(), self.config.name.clone());
+        let help = "Age of the oldest change that is not home";
+        metrics.gauge("globalfs_pending_oldest_seconds", help, move || {
+            let oldest = leases.oldest_pending().map_or(0, |age| age.as_secs());
+            vec![Sample::count(oldest).label("site", &here)]
+        });
+        let (leases, here) = (self.leases.clone(), self.config.name.clone());
+        metrics.gauge("globalfs_leases_held", "Subtrees that this site holds", move || {
+            vec![Sample::count(leases.count() as u64).label("site", &here)]
+        });
     }
 
     fn origin_metrics(&self, metrics: &mut Metrics) {

@@ -177,7 +177,7 @@ impl Holdings {
         let Some(holding) = first else { return Ok(None) };
         let (paths, moved) = (touched(change, &holding.scope), moved(change));
         self.begin(&holding, &paths, &moved)?;
-        let named = change.paths().cloned().collect();
+        let named = change.paths().filter(|path| !is_hidden(path)).cloned().collect();
         Ok(Some(Noted { holdings: self.clone(), holding, paths, moved, named, bytes: None }))
     }
 

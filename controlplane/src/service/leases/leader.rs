@@ -2,8 +2,10 @@
 //! the key alive.
 
 use crate::model::record::LEADER_KEY;
+use crate::service::records::json;
 use crate::service::refusal::ServiceError;
 use crate::store::{Condition, Entry, Key, Lease, MetaStore, Txn, TxnOutcome};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +23,13 @@ pub(super) struct Leadership {
     lease: Lease,
 }
 
+/// The leader's key, as an operator sees it.
+#[derive(Serialize, Deserialize)]
+struct LeaderRecord {
+    coordinator: String,
+    start: u64,
+}
+
 /// Who leads.
 pub(super) enum Candidacy {
     Won(Leadership),
@@ -33,7 +42,8 @@ impl Leadership {
     pub(super) async fn seek(store: Arc<dyn MetaStore>, name: &str) -> Result<Candidacy, ServiceError> {
         let (key, lease) = (Key::new(LEADER_KEY)?, store.lease_grant(TTL).await?);
         // Unlike that of any other start.
-        let value = format!("{name} {:016x}", rand::random::<u64>()).into_bytes();
+        let record = LeaderRecord { coordinator: name.to_owned(), start: rand::random() };
+        let value = json(&record).into_bytes();
         let put = Txn::new().when(Condition::Absent(key.clone()));
         let outcome = store.txn(put.put_leased(key.clone(), value.clone(), lease.id)).await;
         let held = match &outcome {
@@ -71,6 +81,6 @@ impl Leadership {
 }
 
 fn leader(entry: &Entry) -> String {
-    let text = String::from_utf8_lossy(&entry.value).into_owned();
-    text.split(' ').next().unwrap_or_default().to_owned()
+    let record = serde_json::from_slice(&entry.value);
+    record.map_or_else(|_| "another one".to_owned(), |record: LeaderRecord| record.coordinator)
 }
