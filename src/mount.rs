@@ -99,7 +99,9 @@ fn asked(target: LockTarget) -> Asked {
 /// The file whose content a change is of.
 fn written(change: &Change) -> Option<FileId> {
     match change {
-        Change::Write { target, .. } | Change::Allocate { target, .. } => Some(target.file),
+        Change::Write { target, .. } | Change::Allocate { target, .. } | Change::Copy { target, .. } => {
+            Some(target.file)
+        }
         Change::SetAttr { target, attr } if attr.size.is_some() => Some(target.file),
         _ => None,
     }

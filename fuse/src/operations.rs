@@ -10,7 +10,7 @@ mod names;
 mod seek;
 mod turns;
 
-pub use changes::Writing;
+pub use changes::{Copying, Writing};
 pub use locks::LockAsker;
 
 use crate::model::{HandleTable, InodeTable, Listings, NameChanges, NodeId, Pages, Place, Sight, Touches};

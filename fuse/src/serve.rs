@@ -194,7 +194,7 @@ impl Server {
                 reply.done();
                 return Then::End;
             }
-            // What the kernel does better alone, such as copies. `ENOSYS` tells it so once, and it
+            // What the kernel does better alone. `ENOSYS` tells it so once, and it
             // does not ask again.
             Operation::Other { opcode } => {
                 debug!(opcode, "left to the kernel");

@@ -40,6 +40,37 @@ print(os.lseek(f, 700000, os.SEEK_DATA) <= 800000, os.lseek(f, 1000000, os.SEEK_
     assert_eq!(shell(&mount, both), "True 1000000\n");
 }
 
+const COPY: &str = "import os
+f, g = os.open('large', os.O_RDONLY), os.open('copy', os.O_RDWR | os.O_CREAT)
+at, size = 0, os.fstat(f).st_size
+while at < size: at += os.copy_file_range(f, g, size - at, at, at)
+assert os.copy_file_range(f, g, 100, size, 0) == 0
+assert os.copy_file_range(g, g, 10, 5, size + 7) == 10 and os.fstat(g).st_size == size + 17
+assert os.pread(g, 20, size) == bytes(7) + os.pread(f, 10, 5)
+os.ftruncate(g, size)
+";
+
+/// Holds promise 27 of docs/semantics.md.
+#[test]
+fn copies_are_made_where_the_files_are() {
+    if !can_mount("copies_are_made_where_the_files_are") {
+        return;
+    }
+    let mut test = Setup::default().start(|origin| {
+        fs::write(origin.join("large"), crate::common::noise(5, 100 << 20)).unwrap();
+    });
+    let script = test.scratch.path().join("copy.py").display().to_string();
+    fs::write(&script, COPY).unwrap();
+    for (node, site) in [("node-1", "onprem"), ("node-2", "cloud")] {
+        let mount = mount_with(&mut test, node, site, "", &["-o", "rw"]);
+        let moved = test.wan_bytes("cloud");
+        shell(&mount, &format!("rm -f copy; python3 {script}"));
+        assert!(test.wan_bytes("cloud") - moved < 16 << 20, "the bytes stay where they are");
+        assert_eq!(shell(&mount, "cmp large copy && echo same"), "same\n");
+        assert_eq!(shell(&test.origin("onprem"), "cmp large copy && echo same"), "same\n");
+    }
+}
+
 /// A file without a name, and what becomes of it.
 const NAMELESS: &str = "import os
 f = os.open('.', os.O_TMPFILE | os.O_RDWR, 0o640)

@@ -3,6 +3,7 @@
 //! *Invariant:* no IO, no clock, no async below this folder.
 
 pub mod lease;
+mod on_disconnect;
 pub mod pattern;
 pub mod policy;
 pub mod record;

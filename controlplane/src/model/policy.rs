@@ -3,6 +3,8 @@
 //! *Invariants:* the first policy in file order that matches a path decides, and nothing else does; a
 //! [`PolicySet`] names only sites of the cluster; the same set and path give the same decision everywhere.
 
+pub use super::on_disconnect::OnDisconnect;
+
 use super::pattern::Pattern;
 use globalfs_proto::{GlobalPath, SiteName};
 use serde::{Deserialize, Serialize};
@@ -42,24 +44,6 @@ pub struct Policy {
 pub struct PolicyFile {
     /// The policies in the order in which they are tried.
     pub policies: Vec<Policy>,
-}
-
-/// What is read of a subtree while the site that holds it is not heard from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnDisconnect {
-    /// Nothing: reading fails.
-    #[default]
-    Fail,
-    /// What came home last.
-    Stale,
-}
-
-impl OnDisconnect {
-    /// Whether it is what counts where nothing is said.
-    pub fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// When the bytes of a path travel.

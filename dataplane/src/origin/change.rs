@@ -11,8 +11,8 @@ use super::tree::{EINVAL, EISDIR, Tree, os, proc_path, resolve_in};
 use crate::source::Deadline;
 use globalfs_proto::limits::HIDDEN_PREFIX;
 use globalfs_proto::{
-    Allocation, Attr, Change, Changed, Existing, FileKind, FsError, FsResult, GlobalPath, NewAttr, NewFile,
-    NewTime, Owner, Target,
+    Allocation, Attr, Change, Changed, CopiedRange, Existing, FileKind, FsError, FsResult, GlobalPath,
+    NewAttr, NewFile, NewTime, Owner, Target,
 };
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fd::{AsFd, OwnedFd};
@@ -84,6 +84,9 @@ impl Changes {
             }
             Change::Allocate { target, allocation } => {
                 self.within(tree, target, deadline, |found, before| allocate(found, before, *allocation))
+            }
+            Change::Copy { target, range } => {
+                self.within(tree, target, deadline, |found, before| copy(tree, found, before, range))
             }
             Change::Sync { target, data_only } => {
                 self.within(tree, target, deadline, |found, before| sync(found, before, *data_only))
@@ -374,6 +377,24 @@ fn allocate(found: &OwnedFd, before: &Attr, allocation: Allocation) -> FsResult<
     let Allocation { offset, length, mode } = allocation;
     let flags = FallocateFlags::from_bits_retain(mode);
     rustix::fs::fallocate(open(found, before, OFlags::RDWR)?, flags, offset, length).map_err(os)
+}
+
+/// Shares the bytes where the file system can. A source that is another one by now is for who asked to read.
+fn copy(tree: &Tree, found: &OwnedFd, before: &Attr, range: &CopiedRange) -> FsResult<()> {
+    let (source, attr) = tree.open_regular(&range.from).map_err(|_| FsError::NOT_SUPPORTED)?;
+    if attr.version() != range.version {
+        return Err(FsError::NOT_SUPPORTED);
+    }
+    let file = open(found, before, OFlags::WRONLY)?;
+    let (mut from, mut to, mut left) = (range.from_offset, range.offset, range.length as usize);
+    while left > 0 {
+        left -= match rustix::fs::copy_file_range(&source, Some(&mut from), &file, Some(&mut to), left) {
+            Ok(0) => return Err(FsError::Os(Errno::IO.raw_os_error())),
+            Err(Errno::INTR) => 0,
+            other => other.map_err(os)?,
+        };
+    }
+    Ok(())
 }
 
 /// What is neither file nor directory has nothing to be kept but its name, which is its directory's.

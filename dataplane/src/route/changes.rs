@@ -100,7 +100,7 @@ impl Routes {
         let mut paths = change.paths();
         let first = paths.next().expect("a change is of something");
         let writer = self.placement.writer(first)?;
-        for path in paths {
+        for path in paths.chain(change.source()) {
             if self.placement.writer(path)? != writer {
                 return Err(OTHER_DEVICE);
             }

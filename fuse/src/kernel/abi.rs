@@ -56,6 +56,7 @@ pub(crate) mod opcode {
     pub(crate) const READDIRPLUS: u32 = 44;
     pub(crate) const RENAME2: u32 = 45;
     pub(crate) const LSEEK: u32 = 46;
+    pub(crate) const COPY_FILE_RANGE: u32 = 47;
     pub(crate) const TMPFILE: u32 = 51;
 }
 
@@ -217,6 +218,9 @@ structures! {
     }
     WriteOut: 8 { size: u32, padding: u32 }
     FsyncIn: 16 { handle: u64, fsync_flags: u32, padding: u32 }
+    CopyFileRangeIn: 56 {
+        handle_in: u64, offset_in: u64, node_out: u64, handle_out: u64, offset_out: u64, length: u64, flags: u64,
+    }
     LseekIn: 24 { handle: u64, offset: u64, whence: u32, padding: u32 }
     LseekOut: 8 { offset: u64 }
     FallocateIn: 32 { handle: u64, offset: u64, length: u64, mode: u32, padding: u32 }

@@ -71,6 +71,19 @@ pub(crate) enum ChangeRequest<'a> {
     Sync {
         data_only: bool,
     },
+    Copy(CopyRequest),
+}
+
+/// Bytes to copy from one open file into another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CopyRequest {
+    /// What they are read of.
+    pub(crate) from: u64,
+    pub(crate) from_offset: u64,
+    /// What they are written to.
+    pub(crate) to: u64,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
 }
 
 /// Bytes to write.
@@ -84,12 +97,21 @@ pub(crate) struct WriteRequest<'a> {
     pub(crate) drops_set_id: bool,
 }
 
-/// `None` for what changes nothing, and for what the kernel does by itself when nobody else does: copies from file to
-/// file.
+/// `None` for what changes nothing.
 pub(crate) fn parse(opcode: u32, body: Body<'_>) -> Result<Option<ChangeRequest<'_>>, &'static str> {
     use ChangeRequest as Change;
     Ok(Some(match opcode {
         opcode::CREATE => create(body)?,
+        opcode::COPY_FILE_RANGE => {
+            let copy = body.argument::<abi::CopyFileRangeIn>()?.0;
+            Change::Copy(CopyRequest {
+                from: copy.handle_in,
+                from_offset: copy.offset_in,
+                to: copy.handle_out,
+                offset: copy.offset_out,
+                length: copy.length,
+            })
+        }
         opcode::TMPFILE => {
             let create = body.argument::<abi::CreateIn>()?.0;
             Change::CreateNameless { mode: permissions(create.mode), flags: create.flags }

@@ -4,8 +4,10 @@ use super::{MAX_TRIES, Node, Operations, gone_is_stale, is_gone};
 use crate::model::{InodeTable, NodeId, Pages, xattr};
 use crate::volume::Volume;
 use bytes::Bytes;
-use globalfs_proto::limits::{MAX_NAME, MAX_XATTR};
-use globalfs_proto::{Allocation, Change, Changed, Existing, FsError, FsResult, GlobalPath, NewAttr, Target};
+use globalfs_proto::limits::{MAX_COPY, MAX_NAME, MAX_XATTR};
+use globalfs_proto::{
+    Allocation, Change, Changed, CopiedRange, Existing, FsError, FsResult, GlobalPath, NewAttr, Target,
+};
 use parking_lot::Mutex;
 
 /// The user who keeps set-id bits by writing, as the kernel gives it the right to.
@@ -23,6 +25,21 @@ pub struct Writing {
     pub data: Bytes,
     /// Set-id bits are taken away, as `write(2)` does.
     pub drops_set_id: bool,
+}
+
+/// Bytes of an open file for another.
+#[derive(Debug, Clone, Copy)]
+pub struct Copying {
+    /// The handle that they are read of.
+    pub from: u64,
+    /// The first byte of that.
+    pub from_offset: u64,
+    /// Where it comes to lie.
+    pub offset: u64,
+    /// How many are wanted.
+    pub length: u64,
+    /// The user who asks.
+    pub uid: u32,
 }
 
 /// While it exists what is seen of a node does not count, since what comes of the change will.
@@ -105,6 +122,25 @@ impl<V: Volume + ?Sized> Operations<V> {
         }
         let Writing { offset, data, .. } = writing;
         self.alter(id, |target| Change::Write { target, offset, data: data.clone() }).await
+    }
+
+    /// Copies into the file behind `handle` without moving the bytes here; how many, which may be fewer than were wanted.
+    /// `EOPNOTSUPP` or `EXDEV` where the volume cannot: then they are to be read and written.
+    pub async fn copy(&self, handle: u64, copying: Copying) -> FsResult<u32> {
+        let Copying { from, from_offset, offset, length, uid } = copying;
+        let ((source, version), (id, _)) = (self.opened(from)?, self.opened(handle)?);
+        let there = version.size.saturating_sub(from_offset);
+        let length = length.min(there).min(MAX_COPY);
+        if length == 0 {
+            return Ok(0);
+        }
+        if uid != ROOT {
+            self.drop_set_id(id).await?;
+        }
+        let from = self.path(source)?;
+        let range = CopiedRange { from, version, from_offset, offset, length };
+        self.alter(id, |target| Change::Copy { target, range: range.clone() }).await?;
+        Ok(u32::try_from(length).expect("it is within its limit"))
     }
 
     async fn drop_set_id(&self, id: NodeId) -> FsResult<()> {

@@ -4,11 +4,11 @@
 
 use super::{Server, Shared};
 use crate::kernel::abi::{self, open_flag};
-use crate::kernel::change_request::{ChangeRequest, WriteRequest};
+use crate::kernel::change_request::{ChangeRequest, CopyRequest, WriteRequest};
 use crate::kernel::reply::{self, Lifetimes};
 use crate::kernel::request::Request;
 use crate::model::{NodeId, Pages};
-use crate::operations::{Node, Writing};
+use crate::operations::{Copying, Node, Writing};
 use crate::transport::Reply;
 use bytes::Bytes;
 use globalfs_proto::{Existing, FsError, FsResult, NewAttr, NewFile, Owner};
@@ -152,6 +152,7 @@ impl Server {
                     shared.done("fallocate", node, outcome, reply);
                 });
             }
+            ChangeRequest::Copy(copy) => self.copy(request, copy, reply),
             ChangeRequest::Sync { data_only } => self.spawn(|shared| async move {
                 let outcome = shared.operations.sync(node, data_only).await;
                 shared.done("fsync", node, outcome, reply);
@@ -247,6 +248,17 @@ impl Server {
         self.spawn(|shared| async move {
             let outcome = shared.operations.remove_xattr(node, name).await;
             shared.done("removexattr", node, outcome, reply);
+        });
+    }
+
+    fn copy(&self, request: &Request<'_>, copy: CopyRequest, reply: Reply) {
+        let CopyRequest { from, from_offset, to, offset, length } = copy;
+        let (node, copying) = (request.node, Copying { from, from_offset, offset, length, uid: request.uid });
+        self.spawn(move |shared| async move {
+            match shared.operations.copy(to, copying).await {
+                Ok(size) => reply.structure(&abi::WriteOut { size, padding: 0 }),
+                Err(error) => shared.fail("copy", node, &error, reply),
+            }
         });
     }
 

@@ -34,6 +34,7 @@ impl Tree {
             }
             Change::Write { target, offset, data } => self.write(&target, offset, &data),
             Change::Allocate { target, allocation } => self.allocate(&target, allocation),
+            Change::Copy { .. } => Err(FsError::NOT_SUPPORTED),
             Change::Sync { target, .. } => {
                 Ok(Changed { before: None, attr: Some(self.found(&target)?.0), directory: None })
             }

@@ -4,7 +4,7 @@
 
 use crate::attr::{Attr, FileId, FileKind, Version};
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::limits::{MAX_NAME, MAX_PATH, MAX_WRITE, MAX_XATTR};
+use crate::limits::{MAX_COPY, MAX_NAME, MAX_PATH, MAX_WRITE, MAX_XATTR};
 use crate::path::GlobalPath;
 use bytes::Bytes;
 
@@ -88,6 +88,21 @@ pub struct Allocation {
     pub length: u64,
     /// `FALLOC_FL_*` bits. What the origin cannot do it refuses.
     pub mode: u32,
+}
+
+/// Bytes to be copied from one file into another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopiedRange {
+    /// The file that they are of.
+    pub from: GlobalPath,
+    /// Its content; if it is no longer that the change fails with `EOPNOTSUPP`, and who asked reads and writes.
+    pub version: Version,
+    /// The first byte of it.
+    pub from_offset: u64,
+    /// Where it comes to lie.
+    pub offset: u64,
+    /// How many, 1 to [`MAX_COPY`], and no more than there are.
+    pub length: u64,
 }
 
 /// A change. No final symbolic link is followed.
@@ -174,6 +189,13 @@ pub enum Change {
         /// Only its content and what is needed to read it.
         data_only: bool,
     },
+    /// Bytes of another file are copied into a regular file, all or an error. Answer: its attributes afterwards.
+    Copy {
+        /// The file that they are copied to.
+        target: Target,
+        /// What.
+        range: CopiedRange,
+    },
 }
 
 /// What came of a change.
@@ -199,9 +221,18 @@ impl Change {
             | Self::RemoveXattr { target, .. }
             | Self::Write { target, .. }
             | Self::Allocate { target, .. }
-            | Self::Sync { target, .. } => (&target.path, None),
+            | Self::Sync { target, .. }
+            | Self::Copy { target, .. } => (&target.path, None),
         };
         std::iter::once(one).chain(other)
+    }
+
+    /// A file that is read for it, by the same site.
+    pub fn source(&self) -> Option<&GlobalPath> {
+        match self {
+            Self::Copy { range, .. } => Some(&range.from),
+            _ => None,
+        }
     }
 
     /// The one directory in which a name is made or taken away.
@@ -244,6 +275,10 @@ impl Change {
                 target.encode(w.u8(9)).u64(*offset).u64(*length).u32(*mode)
             }
             Self::Sync { target, data_only } => target.encode(w.u8(10)).u8((*data_only).into()),
+            Self::Copy { target, range: CopiedRange { from, version, from_offset, offset, length } } => {
+                let w = target.encode(w.u8(11)).path(from).version(version);
+                w.u64(*from_offset).u64(*offset).u64(*length)
+            }
         }
     }
 
@@ -272,6 +307,7 @@ impl Change {
                 Self::Allocate { target, allocation }
             }
             10 => Self::Sync { target: Target::decode(r)?, data_only: decode_bool(r)? },
+            11 => Self::Copy { target: Target::decode(r)?, range: CopiedRange::decode(r)? },
             other => return Err(DecodeError::Unknown("change", other)),
         })
     }
@@ -298,6 +334,18 @@ impl Target {
 
     fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
         Ok(Self { path: r.path()?, file: FileId { origin: r.u64()?, inode: r.u64()? } })
+    }
+}
+
+impl CopiedRange {
+    fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
+        let (from, version) = (r.path()?, r.version()?);
+        let (from_offset, offset, length) = (r.u64()?, r.u64()?, r.u64()?);
+        let is_within = |offset: u64| offset.checked_add(length).is_some_and(|end| end <= i64::MAX as u64);
+        if !(1..=MAX_COPY).contains(&length) || !is_within(from_offset) || !is_within(offset) {
+            return Err(DecodeError::OutOfRange("a range to copy"));
+        }
+        Ok(Self { from, version, from_offset, offset, length })
     }
 }
 

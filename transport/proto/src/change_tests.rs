@@ -73,6 +73,16 @@ fn changes_have_their_frozen_form() {
     let golden = format!("09{TARGET}0100000000000000020000000000000003000000");
     check(Change::Allocate { target: target(), allocation }, &golden);
     check(Change::Sync { target: target(), data_only: true }, &format!("0a{TARGET}01"));
+    let copied = "020000002f66010000000000000002000000000000000300000000000000\
+                  04000000000000000500000000000000060000000000000007000000000000000800000000000000";
+    check(copy(8), &format!("0b{TARGET}{copied}"));
+}
+
+fn copy(length: u64) -> Change {
+    let file = FileId { origin: 1, inode: 2 };
+    let version = Version { file, size: 3, mtime_ns: 4, ctime_ns: 5 };
+    let from = GlobalPath::new(b"/f").unwrap();
+    Change::Copy { target: target(), range: CopiedRange { from, version, from_offset: 6, offset: 7, length } }
 }
 
 #[test]
@@ -81,6 +91,9 @@ fn what_is_outside_its_limit_is_refused() {
     let write = |length| Change::Write { target: target(), offset: None, data: vec![0; length].into() };
     assert!(decode(frame(&write(MAX_WRITE))).is_ok());
     refused(write(MAX_WRITE + 1));
+    assert!(decode(frame(&copy(MAX_COPY))).is_ok());
+    refused(copy(MAX_COPY + 1));
+    refused(copy(0));
     refused(write(0));
     let owner = Owner { uid: 0, gid: 0, mode: 0o10000 };
     refused(Change::Make { path: target().path, new: NewFile::Regular, owner });

@@ -23,7 +23,9 @@ pub mod warm;
 
 pub use attr::{Attr, DirEntry, FileId, FileKind, FsStat, Version};
 pub use bulk::{PackHeader, PackedChunk, Record, WantedFile};
-pub use change::{Allocation, Change, Changed, Existing, NewAttr, NewFile, NewTime, Owner, Target};
+pub use change::{
+    Allocation, Change, Changed, CopiedRange, Existing, NewAttr, NewFile, NewTime, Owner, Target,
+};
 pub use chunk::{ByteRange, ChunkHash, ChunkIndex, ChunkSpan};
 pub use codec::{DecodeError, Reader, Writer};
 pub use error::{FsError, FsResult};

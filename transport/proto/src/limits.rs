@@ -88,6 +88,9 @@ pub const HIDDEN_PREFIX: &[u8] = b".globalfs-";
 /// Bytes of one write. Larger ones are several, so that a request stays below its limit.
 pub const MAX_WRITE: usize = 512 * 1024;
 
+/// Bytes that one request copies from file to file: at 100 MB/s a second of work where the file system cannot share them.
+pub const MAX_COPY: u64 = 64 * 1024 * 1024;
+
 /// Bytes of the explanation inside an error that crosses the network.
 pub const MAX_ERROR_TEXT: usize = 512;
 
