@@ -3,14 +3,17 @@
 //! *Invariants:* what is told as granted the daemon has granted, and nothing that was asked for later takes it away; a lock
 //! of which nobody knows whether it was granted is given back; what was lost fails until its owner has let go.
 
+mod state;
+
 use super::{LONGEST_WAIT, LockService, RENEWAL, TERM};
 use crate::model::locks::{Holder, LockPlace, LockTable, Wish};
 use crate::source::Deadline;
 use globalfs_proto::{
-    FileId, FsError, FsResult, KeepLocks, Lock, LockAction, LockKind, LockOwner, LockRange, LockRequest,
-    LockSession, Locked, Tenure,
+    FileId, FsError, FsResult, KeepLocks, Lock, LockAction, LockOwner, LockRange, LockRequest, LockSession,
+    Locked, Tenure,
 };
 use parking_lot::Mutex;
+use state::{Flight, State};
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Weak};
@@ -82,25 +85,6 @@ struct Inner {
     gate: tokio::sync::Mutex<()>,
     /// Rung when the daemon seems to have been restarted.
     renew: Arc<Notify>,
-}
-
-struct State {
-    session: Option<LockSession>,
-    number: u64,
-    table: LockTable,
-    /// When the session was last known to be there.
-    renewed: Instant,
-    lost: HashSet<Key>,
-    /// Whose locks the daemon is to be told anew.
-    unsettled: HashMap<Key, Asked>,
-    /// Requests on their way, and the number below which their answers do not count.
-    flying: HashMap<Key, Flying>,
-}
-
-#[derive(Default)]
-struct Flying {
-    count: usize,
-    floor: u64,
 }
 
 enum Step {
@@ -422,101 +406,6 @@ async fn keep(mount: Weak<Inner>, renew: Arc<Notify>) {
         if is_rung {
             // Who rings without end is not served without end.
             sleep(PAUSE).await;
-        }
-    }
-}
-
-/// A request of an owner that is on its way.
-struct Flight<'a> {
-    inner: &'a Inner,
-    key: Key,
-}
-
-impl<'a> Flight<'a> {
-    fn begin(inner: &'a Inner, key: Key) -> Self {
-        inner.state.lock().flying.entry(key).or_default().count += 1;
-        Self { inner, key }
-    }
-}
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        let mut state = self.inner.state.lock();
-        let flying = state.flying.get_mut(&self.key).expect("it lasts as long as the last flight");
-        flying.count -= 1;
-        if flying.count == 0 {
-            state.flying.remove(&self.key);
-        }
-    }
-}
-
-impl State {
-    fn is_overtaken(&self, key: Key, number: u64) -> bool {
-        self.flying.get(&key).is_some_and(|flying| number < flying.floor)
-    }
-
-    /// A lock of a whole file is given up by the daemon before one of another mode is asked for.
-    fn give_way(&mut self, asked: Asked, lock: Lock) {
-        let has_other = || self.table.locks_of(asked.place, asked.holder()).iter().any(|own| *own != lock);
-        if asked.place.kind == LockKind::Whole && has_other() {
-            self.table.unlock(asked.place, asked.holder(), LockRange::WHOLE);
-        }
-    }
-
-    /// What both the lock and what was there before grant is certain.
-    fn weaken(&mut self, asked: Asked, lock: Lock) {
-        for own in self.table.locks_of(asked.place, asked.holder()) {
-            let first = own.range.first().max(lock.range.first());
-            let shared = LockRange::new(first, own.range.last().min(lock.range.last()));
-            if let Some(range) = shared.filter(|_| own.mode > lock.mode) {
-                self.table.set(asked.wish(Lock { range, mode: lock.mode }), false);
-            }
-        }
-    }
-
-    /// Whether `asked` had something in `range`, as far as is known.
-    fn let_go(&mut self, asked: Asked, range: LockRange) -> bool {
-        if range == LockRange::WHOLE || range.first() == 0 && range.last() >= i64::MAX as u64 {
-            self.lost.remove(&asked.key());
-        }
-        let had =
-            self.table.locks_of(asked.place, asked.holder()).iter().any(|own| own.range.overlaps(range));
-        self.table.unlock(asked.place, asked.holder(), range);
-        had || self.flying.contains_key(&asked.key())
-    }
-
-    /// Whether nothing has to be asked to know that what is locked of `file` is still locked.
-    fn is_sure_of(&self, file: FileId) -> FsResult<bool> {
-        if self.lost.iter().any(|(place, _)| place.file == file) {
-            return Err(LOST);
-        }
-        Ok(!self.table.is_locked(file) || self.renewed.elapsed() < TERM / 2)
-    }
-
-    /// The daemon does not know `session` any more.
-    fn lose(&mut self, session: LockSession) {
-        if self.session != Some(session) {
-            return;
-        }
-        self.session = None;
-        let holders = self.table.holders();
-        if !holders.is_empty() {
-            tracing::error!(
-                owners = holders.len(),
-                "the locks of this mount were lost; files under them fail"
-            );
-        }
-        self.lost.extend(holders.into_iter().map(|(place, holder, _)| (place, holder.owner)));
-        self.table = LockTable::default();
-        self.unsettled.clear();
-    }
-
-    fn lose_one(&mut self, asked: Asked) {
-        self.unsettled.remove(&asked.key());
-        if !self.table.locks_of(asked.place, asked.holder()).is_empty() {
-            tracing::error!(inode = asked.place.file.inode, "a lock was lost; the file under it fails");
-            self.table.unlock(asked.place, asked.holder(), LockRange::WHOLE);
-            self.lost.insert(asked.key());
         }
     }
 }
