@@ -264,6 +264,7 @@ impl Registry {
 
     /// A new address or status concerns everybody, so it makes a new view.
     async fn announce_site(&self, record: SiteRecord) -> Result<(), ServiceError> {
+        Counters::raise(&self.counters.record_writes);
         let key = SiteRecord::key(&record.name);
         self.change(|cluster| {
             let (key, record) = (key.clone(), record.clone());
