@@ -10,7 +10,7 @@ use crate::model::token::{JoinToken, Joiner, TokenError};
 use crate::proto;
 use crate::proto::control_client::ControlClient as Generated;
 use crate::service::leases::{Down, Up};
-use crate::service::{Reason, SendHome, Status};
+use crate::service::{Reason, SendHome, Status, leader_of};
 use crate::tls;
 use futures_util::{Stream, StreamExt};
 use globalfs_proto::ids::COORDINATOR_HOST;
@@ -35,6 +35,8 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Largest answer: a view with all the nodes that a cluster may have.
 const MAX_REPLY_BYTES: usize = 32 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// The same for leases: nobody gets one before it is noticed that the coordinator is gone.
+const LEASES_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(4);
 /// Deepest chain of causes that is looked through.
 const MAX_CAUSES: usize = 16;
 
@@ -88,6 +90,14 @@ pub enum ClientError {
     /// The coordinator answers but cannot do it now: try again later.
     #[error("the coordinator cannot do this now: {0}")]
     Busy(String),
+    /// Another coordinator grants leases: ask there.
+    #[error("{message}")]
+    NotLeader {
+        /// Its `host:port`, if it is known.
+        leader: Option<String>,
+        /// The coordinator's words.
+        message: String,
+    },
     /// The coordinator and the certificate or token belong to different clusters.
     #[error(
         "the coordinator at {endpoint} belongs to another cluster than the token or certificate ({reason}); \
@@ -132,16 +142,29 @@ pub enum ClientError {
 impl ClientError {
     /// Whether the same call may succeed later; everything else an administrator has to mend.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Busy(_))
+        matches!(self, Self::Unreachable { .. } | Self::Busy(_) | Self::NotLeader { .. })
     }
 }
 
 impl ControlClient {
     /// Connects to the coordinator at `endpoint` (`host:port`) as who `files` says.
     pub async fn connect(endpoint: &str, files: &CertFiles) -> Result<Self, ClientError> {
+        Self::connect_with(endpoint, files, KEEPALIVE_INTERVAL).await
+    }
+
+    /// The same for [`Self::leases`].
+    pub(crate) async fn connect_for_leases(endpoint: &str, files: &CertFiles) -> Result<Self, ClientError> {
+        Self::connect_with(endpoint, files, LEASES_KEEPALIVE_INTERVAL).await
+    }
+
+    async fn connect_with(
+        endpoint: &str,
+        files: &CertFiles,
+        keepalive: Duration,
+    ) -> Result<Self, ClientError> {
         check_expiry(files)?;
         let identity = Identity::from_pem(&files.certificate, &files.key);
-        Self::connect_as(endpoint, &files.ca, Some(identity)).await
+        Self::connect_alive(endpoint, &files.ca, Some(identity), keepalive).await
     }
 
     /// Sends a site's heartbeat.
@@ -224,6 +247,15 @@ impl ControlClient {
         ca: &str,
         identity: Option<Identity>,
     ) -> Result<Self, ClientError> {
+        Self::connect_alive(endpoint, ca, identity, KEEPALIVE_INTERVAL).await
+    }
+
+    async fn connect_alive(
+        endpoint: &str,
+        ca: &str,
+        identity: Option<Identity>,
+        keepalive: Duration,
+    ) -> Result<Self, ClientError> {
         let mut tls =
             ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name(COORDINATOR_HOST);
         if let Some(identity) = identity {
@@ -237,8 +269,8 @@ impl ControlClient {
             .map_err(invalid)?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_INTERVAL)
+            .http2_keep_alive_interval(keepalive)
+            .keep_alive_timeout(keepalive)
             .keep_alive_while_idle(true);
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, channel.connect());
         let channel = connecting
@@ -353,6 +385,9 @@ fn refused(endpoint: &str, status: &tonic::Status) -> ClientError {
         Some(Reason::NotRegistered) => return ClientError::NotRegistered(message),
         Some(Reason::NotDeclared | Reason::NotPermitted | Reason::NoCertificate) => {
             return ClientError::NotPermitted(message);
+        }
+        Some(Reason::NotLeader) => {
+            return ClientError::NotLeader { leader: leader_of(status), message };
         }
         Some(reason) => return ClientError::Token { reason, message },
         None => {}

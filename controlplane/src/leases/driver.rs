@@ -28,6 +28,11 @@ pub(super) enum Command {
     Touch(GlobalPath),
     Release(RequestNumber),
     Drained(RequestNumber),
+}
+
+/// What the stream to the coordinator has to say.
+pub(super) enum FromLink {
+    /// Where messages go from now on, if anywhere.
     Linked(Option<mpsc::Sender<Up>>),
     Down(Down),
 }
@@ -37,6 +42,7 @@ pub(super) struct Driver {
     kept: Kept,
     held: Arc<RwLock<Vec<HeldLease>>>,
     commands: mpsc::UnboundedReceiver<Command>,
+    linked: mpsc::Receiver<FromLink>,
     events: mpsc::UnboundedSender<LeaseEvent>,
     link: Option<mpsc::Sender<Up>>,
     waiting: BTreeMap<RequestNumber, Answer<HeldLease>>,
@@ -50,7 +56,11 @@ impl Driver {
     pub(super) fn new(
         kept: Kept,
         idle: Duration,
-        (commands, events): (mpsc::UnboundedReceiver<Command>, mpsc::UnboundedSender<LeaseEvent>),
+        (commands, linked, events): (
+            mpsc::UnboundedReceiver<Command>,
+            mpsc::Receiver<FromLink>,
+            mpsc::UnboundedSender<LeaseEvent>,
+        ),
         held: Arc<RwLock<Vec<HeldLease>>>,
     ) -> Self {
         let holder = Holder::recover(kept.incarnation(), kept.records(), idle, Duration::ZERO);
@@ -59,6 +69,7 @@ impl Driver {
             kept,
             held,
             commands,
+            linked,
             events,
             link: None,
             waiting: BTreeMap::new(),
@@ -76,9 +87,10 @@ impl Driver {
             let wake = self.holder.next_wake().unwrap_or(self.now() + SAY_AGAIN);
             tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(command) => self.take(command).await,
+                    Some(command) => self.take(command),
                     None => return,
                 },
+                Some(message) = self.linked.recv() => self.hear(message).await,
                 () = sleep_until((self.began + wake).into()) => self.holder.tick(self.now()),
                 _ = again.tick() => self.say_again(),
             }
@@ -89,22 +101,24 @@ impl Driver {
         self.began.elapsed()
     }
 
-    async fn take(&mut self, command: Command) {
+    fn take(&mut self, command: Command) {
         let now = self.now();
         match command {
             Command::Acquire { scope, done } => self.acquire(scope, done),
-            Command::Ready { request, done } => {
-                self.readying.insert(request, done);
-                self.say_ready(request);
-            }
+            Command::Ready { request, done } => self.begin_ready(request, done),
             Command::Touch(path) => self.holder.touch(&path, now),
             Command::Release(request) => self.holder.release(request, now),
             Command::Drained(request) => self.holder.drained(request, now),
-            Command::Linked(link) => self.link = link,
-            Command::Down(Down::Lease(message)) => self.holder.receive(message, now),
-            Command::Down(Down::Ready { request }) => self.on_ready(request).await,
-            Command::Down(Down::View) => self.tell(LeaseEvent::ViewChanged),
-            Command::Down(Down::SendHome { request, release }) => self.send_home(request, release),
+        }
+    }
+
+    async fn hear(&mut self, message: FromLink) {
+        match message {
+            FromLink::Linked(link) => self.link = link,
+            FromLink::Down(Down::Lease(message)) => self.holder.receive(message, self.now()),
+            FromLink::Down(Down::Ready { request }) => self.on_ready(request).await,
+            FromLink::Down(Down::View) => self.tell(LeaseEvent::ViewChanged),
+            FromLink::Down(Down::SendHome { request, release }) => self.send_home(request, release),
         }
     }
 
@@ -125,6 +139,15 @@ impl Driver {
         if release {
             self.holder.release(request, self.now());
         }
+    }
+
+    fn begin_ready(&mut self, request: RequestNumber, done: Answer<()>) {
+        if self.kept.get(request).is_none() {
+            let _ = done.send(Err(AcquireError::Refused(Ending::Released)));
+            return;
+        }
+        self.readying.insert(request, done);
+        self.say_ready(request);
     }
 
     async fn on_ready(&mut self, request: RequestNumber) {
@@ -159,7 +182,6 @@ impl Driver {
                 Action::Forget(request) => {
                     let lease = self.keep(|kept| kept.remove(request)).await;
                     self.ending.extend(lease.map(|lease| (request, lease)));
-                    self.readying.remove(&request);
                     self.holder.forgotten(request, self.now());
                 }
                 Action::Granted { request, .. } => self.granted(request),
@@ -170,6 +192,9 @@ impl Driver {
                 }
                 Action::Ended { request, ending } => {
                     if let Some(done) = self.waiting.remove(&request) {
+                        let _ = done.send(Err(AcquireError::Refused(ending)));
+                    }
+                    if let Some(done) = self.readying.remove(&request) {
                         let _ = done.send(Err(AcquireError::Refused(ending)));
                     }
                     if let Some(lease) = self.ending.remove(&request) {
@@ -195,20 +220,13 @@ impl Driver {
         }
     }
 
-    /// Changes what is kept, as often as the disk needs: without it nothing may go on.
-    async fn keep<T>(&mut self, change: impl Fn(&mut Kept) -> io::Result<T>) -> T {
-        loop {
-            match change(&mut self.kept) {
-                Ok(done) => {
-                    *self.held.write() = self.kept.leases();
-                    return done;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "cannot keep leases on disk; trying again");
-                    tokio::time::sleep(DISK_PAUSE).await;
-                }
-            }
-        }
+    /// Changes what is kept, on disk first: without that nothing may go on.
+    async fn keep<T>(&mut self, change: impl FnOnce(&mut Kept) -> T) -> T {
+        let mut next = self.kept.clone();
+        let changed = change(&mut next);
+        self.kept = written(next).await;
+        *self.held.write() = self.kept.leases();
+        changed
     }
 
     fn send(&self, up: Up) {
@@ -218,5 +236,21 @@ impl Driver {
 
     fn tell(&self, event: LeaseEvent) {
         let _ = self.events.send(event);
+    }
+}
+
+/// Writes it, as often as the disk needs.
+async fn written(kept: Kept) -> Kept {
+    let kept = Arc::new(kept);
+    loop {
+        let writing = kept.clone();
+        let wrote = tokio::task::spawn_blocking(move || writing.write()).await;
+        match wrote.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            Ok(()) => return Arc::unwrap_or_clone(kept),
+            Err(error) => {
+                tracing::error!(%error, "cannot keep leases on disk; trying again");
+                tokio::time::sleep(DISK_PAUSE).await;
+            }
+        }
     }
 }

@@ -1,4 +1,6 @@
 //! The leases of a site on its disk, one small JSON file.
+//!
+//! *Invariant:* what changed here counts only when [`Kept::write`] has returned: who could not write has changed a copy.
 
 use super::HeldLease;
 use crate::model::lease::{Epoch, Incarnation, LeaseScope, RequestNumber, WriteRecord};
@@ -7,15 +9,17 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What is kept. Each change is on disk when its call returns.
+/// What is kept.
+#[derive(Debug, Clone)]
 pub(super) struct Kept {
     file: PathBuf,
     incarnation: Incarnation,
     leases: BTreeMap<RequestNumber, HeldLease>,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Stored {
     incarnation: Incarnation,
     leases: Vec<StoredLease>,
@@ -30,13 +34,23 @@ struct StoredLease {
     ready: bool,
 }
 
+impl Stored {
+    /// A site that has lost its file must not use numbers of its earlier life again: leases of that life may still be
+    /// recorded, and a request with the number of one would be answered as if it were about that one. So it begins at
+    /// the time, in seconds, which is above the number of all starts before.
+    fn fresh() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { incarnation: Incarnation(since.as_secs()), leases: Vec::new() }
+    }
+}
+
 impl Kept {
     /// Reads `file`, which need not be there, and begins the next incarnation.
     pub(super) fn open(file: &Path) -> io::Result<Self> {
         let damaged = |error| io::Error::other(format!("{} is damaged: {error}", file.display()));
         let stored: Stored = match fs::read(file) {
             Ok(text) => serde_json::from_slice(&text).map_err(damaged)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => Stored::default(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Stored::fresh(),
             Err(error) => return Err(error),
         };
         let lease = |stored: StoredLease| {
@@ -71,27 +85,21 @@ impl Kept {
         self.leases.values().map(record).collect()
     }
 
-    pub(super) fn put(&mut self, record: WriteRecord) -> io::Result<()> {
+    pub(super) fn put(&mut self, record: WriteRecord) {
         let WriteRecord { request, scope, epoch, .. } = record;
-        let before = self.leases.insert(request, HeldLease { request, scope, epoch, ready: false });
-        self.write().inspect_err(|_| drop(before.map(|before| self.leases.insert(request, before))))
+        self.leases.insert(request, HeldLease { request, scope, epoch, ready: false });
     }
 
-    pub(super) fn set_ready(&mut self, request: RequestNumber) -> io::Result<()> {
-        match self.leases.get_mut(&request) {
-            Some(lease) if !lease.ready => lease.ready = true,
-            _ => return Ok(()),
-        }
-        self.write()
+    pub(super) fn set_ready(&mut self, request: RequestNumber) {
+        self.leases.entry(request).and_modify(|lease| lease.ready = true);
     }
 
-    pub(super) fn remove(&mut self, request: RequestNumber) -> io::Result<Option<HeldLease>> {
-        let removed = self.leases.remove(&request);
-        self.write()?;
-        Ok(removed)
+    pub(super) fn remove(&mut self, request: RequestNumber) -> Option<HeldLease> {
+        self.leases.remove(&request)
     }
 
-    fn write(&self) -> io::Result<()> {
+    /// All of it is on disk when this returns. Blocks.
+    pub(super) fn write(&self) -> io::Result<()> {
         let lease = |lease: &HeldLease| StoredLease {
             request: lease.request,
             scope: lease.scope.clone(),
@@ -123,15 +131,27 @@ mod tests {
         let request = RequestNumber { incarnation: first, number: 1 };
         let scope = LeaseScope::subtree(GlobalPath::new(b"/r/\xff%").unwrap());
         let record = WriteRecord { request, scope: scope.clone(), epoch: Epoch(7), abandoned: false };
-        kept.put(record.clone()).unwrap();
-        kept.set_ready(request).unwrap();
+        kept.put(record.clone());
+        kept.set_ready(request);
+        kept.write().unwrap();
         let mut kept = Kept::open(&file).unwrap();
         assert!(kept.incarnation() > first);
         assert_eq!(kept.records(), [record]);
         assert_eq!(kept.leases(), [HeldLease { request, scope, epoch: Epoch(7), ready: true }]);
-        assert!(kept.remove(request).unwrap().is_some());
+        assert!(kept.remove(request).is_some());
+        kept.write().unwrap();
         assert!(Kept::open(&file).unwrap().leases().is_empty());
         fs::write(&file, "{").unwrap();
         assert!(Kept::open(&file).err().unwrap().to_string().contains("leases.json is damaged"));
+    }
+
+    #[test]
+    fn who_has_lost_its_file_uses_no_number_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("leases.json");
+        let first = Kept::open(&file).unwrap().incarnation();
+        fs::remove_file(&file).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        assert!(Kept::open(&file).unwrap().incarnation() > first);
     }
 }

@@ -77,6 +77,9 @@ pub enum AcquireError {
     Refused(Ending),
 }
 
+/// Messages of the coordinator that wait; then the stream is not read.
+const MESSAGES_AHEAD: usize = 1024;
+
 /// The leases of a site. Clones are one.
 #[derive(Clone)]
 pub struct LeaseAgent {
@@ -94,35 +97,27 @@ impl LeaseAgent {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (events, told) = mpsc::unbounded_channel();
         let held = Arc::new(RwLock::new(kept.leases()));
-        let driver = Driver::new(kept, options.idle, (receiver, events), held.clone());
-        let linked = stop.clone().run_until_cancelled_owned(link::keep(options, commands.clone()));
-        tokio::spawn(linked);
+        let (link, linked) = mpsc::channel(MESSAGES_AHEAD);
+        let driver = Driver::new(kept, options.idle, (receiver, linked, events), held.clone());
+        let keeping = stop.clone().run_until_cancelled_owned(link::keep(options, link));
+        tokio::spawn(keeping);
         tokio::spawn(stop.run_until_cancelled_owned(driver.run()));
         Ok((Self { commands, held }, told))
     }
 
-    /// A write lease on `scope`, if it is granted in time; if not, it is given up.
+    /// A write lease on `scope`, if it is granted in time; if not, or if nobody waits for it any more, it is given up.
     pub async fn acquire(&self, scope: LeaseScope, within: Duration) -> Result<HeldLease, AcquireError> {
-        self.ask(within, |done| Command::Acquire { scope, done }).await
+        let (done, answer) = oneshot::channel();
+        self.tell(Command::Acquire { scope, done });
+        let mut wanted = Wanted { agent: self, answer };
+        in_time(within, &mut wanted.answer).await
     }
 
     /// Tells all sites that this one is the master of what `request` is on. `Ok`: the record says so.
     pub async fn ready(&self, request: RequestNumber, within: Duration) -> Result<(), AcquireError> {
-        self.ask(within, |done| Command::Ready { request, done }).await
-    }
-
-    async fn ask<T>(
-        &self,
-        within: Duration,
-        command: impl FnOnce(oneshot::Sender<Result<T, AcquireError>>) -> Command,
-    ) -> Result<T, AcquireError> {
-        let (done, answer) = oneshot::channel();
-        self.tell(command(done));
-        match tokio::time::timeout(within, answer).await {
-            Ok(Ok(answered)) => answered,
-            Ok(Err(_)) => Err(AcquireError::Unreachable),
-            Err(_) => Err(AcquireError::TimedOut),
-        }
+        let (done, mut answer) = oneshot::channel();
+        self.tell(Command::Ready { request, done });
+        in_time(within, &mut answer).await
     }
 
     /// The lease that `path` lies in is in use.
@@ -148,5 +143,51 @@ impl LeaseAgent {
     fn tell(&self, command: Command) {
         // An error says that the daemon stops.
         let _ = self.commands.send(command);
+    }
+}
+
+/// A lease that is waited for.
+struct Wanted<'a> {
+    agent: &'a LeaseAgent,
+    answer: Answer<HeldLease>,
+}
+
+type Answer<T> = oneshot::Receiver<Result<T, AcquireError>>;
+
+impl Drop for Wanted<'_> {
+    /// Nobody would ever give back a lease that came after the last look.
+    fn drop(&mut self) {
+        self.answer.close();
+        if let Ok(Ok(lease)) = self.answer.try_recv() {
+            self.agent.release(lease.request);
+        }
+    }
+}
+
+async fn in_time<T>(within: Duration, answer: &mut Answer<T>) -> Result<T, AcquireError> {
+    match tokio::time::timeout(within, answer).await {
+        Ok(Ok(answered)) => answered,
+        // The daemon stops.
+        Ok(Err(_)) => Err(AcquireError::Unreachable),
+        Err(_) => Err(AcquireError::TimedOut),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::lease::Incarnation;
+
+    #[test]
+    fn a_lease_that_comes_when_nobody_waits_goes_back() {
+        let (commands, mut told) = mpsc::unbounded_channel();
+        let agent = LeaseAgent { commands, held: Arc::default() };
+        let (done, answer) = oneshot::channel();
+        let wanted = Wanted { agent: &agent, answer };
+        let request = RequestNumber { incarnation: Incarnation(1), number: 7 };
+        let scope = LeaseScope::subtree(GlobalPath::root());
+        done.send(Ok(HeldLease { request, scope, epoch: Epoch(1), ready: false })).unwrap();
+        drop(wanted);
+        assert!(matches!(told.try_recv(), Ok(Command::Release(released)) if released == request));
     }
 }

@@ -170,3 +170,132 @@ async fn what_is_abandoned_is_fenced_and_its_holder_told() {
     }
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_disk_that_fails_for_a_while_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::in_dir(dir.path()).await;
+    let cloud = running.joined(site_joiner("cloud")).await;
+    let (state, away) = (dir.path().join("state"), dir.path().join("away"));
+    std::fs::create_dir(&state).unwrap();
+    let mut holder = Holder::start("cloud", &running.endpoint, &cloud, &state);
+    let lease = holder.acquire("/results/a").await.unwrap();
+    let fail_for_a_while = async || {
+        std::fs::rename(&state, &away).unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        std::fs::rename(&away, &state).unwrap();
+    };
+    let (ready, ()) = tokio::join!(holder.agent.ready(lease.request, SOON), fail_for_a_while());
+    ready.unwrap();
+    drop(holder);
+    holder = Holder::start("cloud", &running.endpoint, &cloud, &state);
+    assert_eq!(holder.agent.held(), [HeldLease { ready: true, ..lease.clone() }], "it was kept");
+
+    holder.agent.release(lease.request);
+    assert!(matches!(holder.event().await, LeaseEvent::Drain(drained) if drained.request == lease.request));
+    holder.agent.drained(lease.request);
+    fail_for_a_while().await;
+    assert!(matches!(holder.event().await, LeaseEvent::Ended(ended, Ending::Released) if ended.ready));
+    let late = holder.agent.ready(lease.request, SOON).await;
+    assert_eq!(late, Err(AcquireError::Refused(Ending::Released)));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_site_that_asks_for_a_path_twice_has_one_lease_and_one_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::in_dir(dir.path()).await;
+    let cloud = running.joined(site_joiner("cloud")).await;
+    let mut holder = Holder::start("cloud", &running.endpoint, &cloud, dir.path());
+    let first = holder.acquire("/results/a").await.unwrap();
+    let again = tokio::spawn({
+        let agent = holder.agent.clone();
+        async move { agent.acquire(scope("/results/a"), SOON).await }
+    });
+    assert!(matches!(holder.event().await, LeaseEvent::Drain(drained) if drained.request == first.request));
+    holder.agent.drained(first.request);
+    let second = again.await.unwrap().unwrap();
+    assert!(second.epoch > first.epoch);
+    let masters = running.admin().await.view().await.unwrap().masters;
+    assert_eq!(masters.iter().map(|record| record.request).collect::<Vec<_>>(), [second.request]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn sites_are_told_of_each_change_of_the_view_and_not_of_all_singly() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::in_dir(dir.path()).await;
+    let cloud = running.joined(site_joiner("cloud")).await;
+    let mut holder = Holder::start("cloud", &running.endpoint, &cloud, dir.path());
+    let heard = async |holder: &mut Holder| {
+        let event = tokio::time::timeout(SOON, holder.events.recv()).await.unwrap().unwrap();
+        assert_eq!(event, LeaseEvent::ViewChanged);
+    };
+    heard(&mut holder).await;
+    // Whoever connects is told so once more, as another site joins.
+    let _ = running.joined(site_joiner("onprem")).await;
+    heard(&mut holder).await;
+    let admin = running.admin().await;
+    let began = tokio::time::Instant::now();
+    for n in 0..40 {
+        let policies = if n % 2 == 0 { Vec::new() } else { options(dir.path()).policies };
+        admin.set_policies(&crate::model::policy::PolicyFile { policies }).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let most = began.elapsed().as_millis() / 50 + 2;
+    let mut told = 0;
+    while holder.events.try_recv().is_ok() {
+        told += 1;
+    }
+    assert!((1..=most).contains(&told), "{told} of at most {most}");
+    running.stop().await;
+}
+
+/// Passes connections on to `endpoint` and cuts each after a while.
+async fn cutting(endpoint: String) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        for n in 0_u64.. {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let mut far = tokio::net::TcpStream::connect(&endpoint).await.unwrap();
+            let life = Duration::from_millis(60 + n % 5 * 70);
+            let passing = async move {
+                tokio::time::timeout(life, tokio::io::copy_bidirectional(&mut near, &mut far)).await
+            };
+            tokio::spawn(passing);
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn connections_that_break_all_the_time_delay_leases_and_lose_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::in_dir(dir.path()).await;
+    let cloud = running.joined(site_joiner("cloud")).await;
+    let endpoint = cutting(running.endpoint.clone()).await;
+    let mut holder = Holder::start("cloud", &endpoint, &cloud, dir.path());
+    let long = Duration::from_secs(30);
+    for n in 0..3 {
+        let at = format!("/results/{n}");
+        let lease = loop {
+            match holder.agent.acquire(scope(&at), long).await {
+                Err(AcquireError::Unreachable) => tokio::time::sleep(Duration::from_millis(10)).await,
+                other => break other.unwrap(),
+            }
+        };
+        holder.agent.ready(lease.request, long).await.unwrap();
+        holder.agent.release(lease.request);
+        assert!(matches!(holder.event().await, LeaseEvent::Drain(..)));
+        holder.agent.drained(lease.request);
+        assert!(matches!(holder.event().await, LeaseEvent::Ended(_, Ending::Released)));
+    }
+    let admin = running.admin().await;
+    let until = tokio::time::Instant::now() + 2 * long;
+    while !admin.view().await.unwrap().masters.is_empty() {
+        assert!(tokio::time::Instant::now() < until, "a lost release is found");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    running.stop().await;
+}

@@ -5,6 +5,8 @@
 
 mod counters;
 mod joining;
+#[cfg(all(test, feature = "etcd"))]
+mod leader_tests;
 #[cfg(test)]
 mod lease_tests;
 pub(crate) mod leases;
@@ -20,6 +22,7 @@ pub use counters::CounterSnapshot;
 pub use joining::{MAX_TOKEN_TTL, MAX_TOKENS};
 pub use leases::SendHome;
 pub use listener::{HANDSHAKE_TIMEOUT, MAX_CONNECTIONS};
+pub(crate) use refusal::leader_of;
 pub use refusal::{Reason, ServiceError};
 
 use crate::ca::{Authority, CaError};
@@ -204,7 +207,9 @@ impl Coordinator {
     /// Answers until `stop`; then lets requests end, for a short while.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
         let registry = self.registry.clone();
-        let leases = Leases::start(registry.clone(), self.local_addr.to_string(), stop.clone());
+        let ending = stop.child_token();
+        let _ending = ending.clone().drop_guard();
+        let (leases, granting) = Leases::start(registry.clone(), reachable(self.local_addr), ending.clone());
         let rpc = Rpc { registry: registry.clone(), authority: self.authority, leases, stop: stop.clone() };
         let ready = listener::accept(self.listener, self.acceptor, registry.counters.clone(), stop.clone());
         let service = ControlServer::new(rpc).max_decoding_message_size(MAX_REQUEST_BYTES);
@@ -219,11 +224,15 @@ impl Coordinator {
             stop.cancelled().await;
             tokio::time::sleep(STOP_GRACE).await;
         };
-        tokio::select! {
+        let served = tokio::select! {
             served = serving => served.map_err(|error| StartError::Serve(Box::new(error))),
             () = over => Ok(()),
             () = watch_silence(&registry) => Ok(()),
-        }
+        };
+        // Another coordinator need not wait until this one counts as lost.
+        ending.cancel();
+        let _ = tokio::time::timeout(STOP_GRACE, granting).await;
+        served
     }
 }
 
@@ -246,6 +255,18 @@ impl Default for Timing {
             record_write_interval: RECORD_WRITE_INTERVAL,
             unreachable_after: UNREACHABLE_AFTER,
         }
+    }
+}
+
+/// By what name others find the coordinator that listens at `address`.
+fn reachable(address: SocketAddr) -> String {
+    if !address.ip().is_unspecified() {
+        return address.to_string();
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => address.to_string(),
+        name => format!("{name}:{}", address.port()),
     }
 }
 

@@ -80,8 +80,12 @@ pub(crate) fn delete<T>(txn: Txn, key: &str, held: &Held<T>) -> Result<Txn, Serv
 
 /// A transaction that makes the next view: it raises the cluster's revision.
 pub(crate) fn next_view(cluster: &Held<ClusterRecord>) -> Result<Txn, ServiceError> {
-    let value = ClusterRecord { revision: cluster.value.revision + 1, ..cluster.value.clone() };
-    replace(Txn::new(), CLUSTER_KEY, Some(cluster), &value)
+    replace(Txn::new(), CLUSTER_KEY, Some(cluster), &after(&cluster.value))
+}
+
+/// The cluster's record with the next view.
+pub(crate) fn after(cluster: &ClusterRecord) -> ClusterRecord {
+    ClusterRecord { revision: cluster.revision + 1, ..cluster.clone() }
 }
 
 /// Records as JSON text.

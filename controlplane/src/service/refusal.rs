@@ -8,6 +8,8 @@ use tonic::{Code, Status};
 
 /// The metadata entry of a gRPC status that holds the [`Reason`].
 const REASON_KEY: &str = "globalfs-reason";
+/// The one that names the coordinator to ask instead.
+const LEADER_KEY: &str = "globalfs-leader";
 
 /// Why somebody was refused; the client turns it back into an error of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub enum Reason {
     NoCertificate,
     /// The certificate's name may not do this.
     NotPermitted,
+    /// Another coordinator grants leases.
+    NotLeader,
 }
 
 /// Why a request failed.
@@ -47,9 +51,9 @@ pub enum ServiceError {
     /// Others changed the same records all the time; ask again.
     #[error("too many changes at once; try again")]
     Contended,
-    /// Another coordinator grants leases.
-    #[error("this coordinator does not grant leases; {0} does: ask there")]
-    NotLeader(String),
+    /// Another coordinator grants leases, if one does.
+    #[error("this coordinator does not grant leases; {}", where_to_ask(.0.as_deref()))]
+    NotLeader(Option<String>),
     /// The metadata store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -67,7 +71,7 @@ pub enum ServiceError {
 }
 
 impl Reason {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::TokenMalformed, "token-malformed"),
         (Self::TokenUnknown, "token-unknown"),
         (Self::TokenUsed, "token-used"),
@@ -77,6 +81,7 @@ impl Reason {
         (Self::NotDeclared, "not-declared"),
         (Self::NoCertificate, "no-certificate"),
         (Self::NotPermitted, "not-permitted"),
+        (Self::NotLeader, "not-leader"),
     ];
 
     /// The reason that a gRPC status names.
@@ -92,6 +97,7 @@ impl Reason {
     fn code(self) -> Code {
         match self {
             Self::NotPermitted | Self::NotDeclared | Self::TokenOtherName => Code::PermissionDenied,
+            Self::NotLeader => Code::Unavailable,
             _ => Code::Unauthenticated,
         }
     }
@@ -129,23 +135,40 @@ impl From<ServiceError> for Status {
     fn from(error: ServiceError) -> Self {
         let message = error.to_string();
         match error {
-            ServiceError::Refused(reason, _) => {
-                let mut status = Self::new(reason.code(), message);
-                status
-                    .metadata_mut()
-                    .insert(REASON_KEY, tonic::metadata::MetadataValue::from_static(reason.text()));
+            ServiceError::Refused(reason, _) => with_reason(reason, message),
+            ServiceError::NotLeader(leader) => {
+                let mut status = with_reason(Reason::NotLeader, message);
+                // What cannot be a header is no address either.
+                if let Some(leader) = leader.and_then(|leader| leader.parse().ok()) {
+                    status.metadata_mut().insert(LEADER_KEY, leader);
+                }
                 status
             }
             ServiceError::Invalid(_) => Self::invalid_argument(message),
             ServiceError::NotFound(_) => Self::not_found(message),
-            ServiceError::Contended
-            | ServiceError::NotLeader(_)
-            | ServiceError::Store(StoreError::Unavailable(_)) => Self::unavailable(message),
+            ServiceError::Contended | ServiceError::Store(StoreError::Unavailable(_)) => {
+                Self::unavailable(message)
+            }
             ServiceError::Store(_) | ServiceError::Damaged { .. } | ServiceError::Authority(_) => {
                 Self::internal(message)
             }
         }
     }
+}
+
+/// The coordinator that a gRPC status names to be asked instead.
+pub(crate) fn leader_of(status: &Status) -> Option<String> {
+    Some(status.metadata().get(LEADER_KEY)?.to_str().ok()?.to_owned())
+}
+
+fn with_reason(reason: Reason, message: String) -> Status {
+    let mut status = Status::new(reason.code(), message);
+    status.metadata_mut().insert(REASON_KEY, tonic::metadata::MetadataValue::from_static(reason.text()));
+    status
+}
+
+fn where_to_ask(leader: Option<&str>) -> String {
+    leader.map_or_else(|| "nobody does at this moment".into(), |leader| format!("ask {leader}"))
 }
 
 #[cfg(test)]
@@ -159,5 +182,10 @@ mod tests {
             assert_eq!((Reason::of(&status), status.message()), (Some(reason), name));
         }
         assert_eq!(Reason::of(&Status::from(ServiceError::Contended)), None);
+        for leader in [None, Some("coordinator-2:7440".to_owned())] {
+            let status = Status::from(ServiceError::NotLeader(leader.clone()));
+            assert_eq!((status.code(), Reason::of(&status)), (Code::Unavailable, Some(Reason::NotLeader)));
+            assert_eq!(leader_of(&status), leader);
+        }
     }
 }

@@ -94,9 +94,7 @@ impl proto::control_server::Control for Rpc {
         let set = async {
             self.admin(&request).await?;
             let file: PolicyFile = parse("policies", &request.get_ref().policies)?;
-            self.registry.set_policies(file.policies).await?;
-            self.leases.send(Command::View).await;
-            Ok(())
+            self.registry.set_policies(file.policies).await
         };
         self.answer(set.await.map(|()| proto::Done {}))
     }
@@ -176,7 +174,7 @@ impl Rpc {
             PeerIdentity::Site(site) => site,
             other => return Err(not_permitted(&other, "only sites hold leases")),
         };
-        let down = self.leases.connect(site.clone()).await;
+        let down = self.leases.connect(site.clone()).await?;
         let (leases, mut up, stop) = (self.leases.clone(), request.into_inner(), self.stop.clone());
         let listening = async move {
             while let Ok(Some(message)) = up.message().await {

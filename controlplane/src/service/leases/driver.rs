@@ -1,21 +1,22 @@
 //! One task that owns the granter, the sites' streams and the records.
 
 use super::leader::{Candidacy, KEEP_ALIVE, Leadership};
-use super::{Command, Down, SendHome, TERMS, Up};
+use super::{Answer, Command, Down, MESSAGES_AHEAD, SendHome, TERMS, Up};
 use crate::model::lease::granter::{Action, Durable, RecordChange, Ticket};
 use crate::model::lease::message::{ToGranter, ToHolder};
 use crate::model::lease::{Epoch, Granter, LeaseId, LeaseKind, WriteRecord};
-use crate::model::record::{EPOCH_KEY, MasterRecord, NAMESPACE_PREFIX};
-use crate::service::records::{Held, delete, json, next_view, replace};
+use crate::model::record::{ClusterRecord, EPOCH_KEY, MasterRecord, NAMESPACE_PREFIX};
+use crate::service::records::{Held, after, json, next_view};
 use crate::service::refusal::ServiceError;
 use crate::service::registry::{Registry, now};
-use crate::store::{Key, Txn};
+use crate::store::{Key, TxnOutcome};
 use globalfs_proto::{GlobalPath, SiteName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 /// What is waited before the leadership is sought again.
 const SEEK_AGAIN: Duration = Duration::from_secs(1);
@@ -38,7 +39,10 @@ struct Reign<'d> {
     driver: &'d mut Driver,
     leadership: Leadership,
     granter: Granter,
+    /// As they are in the store: nobody else writes them.
     records: BTreeMap<LeaseId, MasterRecord>,
+    /// As it was written here last. Others write it, too.
+    cluster: Option<Held<ClusterRecord>>,
 }
 
 impl Driver {
@@ -46,48 +50,47 @@ impl Driver {
         Self { registry, name, commands, streams: BTreeMap::new(), began: Instant::now() }
     }
 
-    /// Leads whenever it can.
-    pub(super) async fn run(mut self) {
+    /// Leads whenever it can, until `stop`.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
         if self.registry.has_store_alone() {
             let _ = Leadership::depose(self.registry.store()).await;
         }
-        let mut leader = String::new();
-        loop {
-            match Leadership::seek(self.registry.store().clone(), &self.name).await {
+        let mut known = None;
+        while !stop.is_cancelled() {
+            let seeking = Leadership::seek(self.registry.store().clone(), &self.name);
+            let leader = match seeking.await {
                 Ok(Candidacy::Won(leadership)) => {
-                    if let Err(error) = self.lead(leadership).await {
+                    if let Err(error) = self.lead(leadership, &stop).await {
                         tracing::warn!(%error, "leases_paused");
                     }
+                    None
                 }
-                Ok(Candidacy::Lost(other)) => {
-                    if other != leader {
-                        tracing::info!(leader = other, "another coordinator grants leases");
-                    }
-                    leader = other;
-                    self.refuse_for(SEEK_AGAIN, &leader).await;
-                }
+                Ok(Candidacy::Lost(leader)) => leader,
                 Err(error) => {
                     tracing::debug!(%error, "no leader at this moment");
-                    self.refuse_for(SEEK_AGAIN, "nobody at this moment").await;
+                    None
                 }
+            };
+            if leader.is_some() && leader != known {
+                tracing::info!(leader, "another coordinator grants leases");
+                known.clone_from(&leader);
             }
+            stop.run_until_cancelled(self.refuse_for(SEEK_AGAIN, leader)).await;
         }
     }
 
-    /// Sites whose streams end come again; administrators are told who leads.
-    async fn refuse_for(&mut self, time: Duration, leader: &str) {
+    /// Sites whose streams end come again, and are told where to, as are administrators.
+    async fn refuse_for(&mut self, time: Duration, leader: Option<String>) {
         self.streams.clear();
         let until = tokio::time::Instant::now() + time;
         while let Ok(Some(command)) = tokio::time::timeout_at(until, self.commands.recv()).await {
-            let refused = || Err(ServiceError::NotLeader(leader.to_owned()));
+            let refusal = ServiceError::NotLeader(leader.clone());
             match command {
-                Command::Abandon { done, .. } => drop(done.send(refused())),
-                Command::SendHome { done, .. } => drop(done.send(refused())),
-                Command::Connect { .. } | Command::Up { .. } | Command::View => {}
+                Command::Connect { done, .. } => drop(done.send(Err(refusal))),
+                Command::Abandon { done, .. } => drop(done.send(Err(refusal))),
+                Command::SendHome { done, .. } => drop(done.send(Err(refusal))),
+                Command::Up { .. } | Command::View => {}
             }
-        }
-        if self.commands.is_closed() {
-            sleep(time).await;
         }
     }
 
@@ -95,7 +98,21 @@ impl Driver {
         self.began.elapsed()
     }
 
-    async fn lead(&mut self, leadership: Leadership) -> Result<(), ServiceError> {
+    async fn lead(&mut self, leadership: Leadership, stop: &CancellationToken) -> Result<(), ServiceError> {
+        let mut reign = match self.recover().await {
+            Ok((granter, records)) => Reign { driver: self, leadership, granter, records, cluster: None },
+            Err(error) => {
+                leadership.resign().await;
+                return Err(error);
+            }
+        };
+        let ended = stop.run_until_cancelled(reign.go_on()).await;
+        reign.leadership.resign().await;
+        ended.unwrap_or(Ok(()))
+    }
+
+    /// All is read after the leadership was won: what an earlier leader writes later is refused by the store.
+    async fn recover(&self) -> Result<(Granter, BTreeMap<LeaseId, MasterRecord>), ServiceError> {
         let held: Vec<Held<MasterRecord>> = self.registry.records.range(NAMESPACE_PREFIX).await?;
         let last_epoch = self.registry.records.get::<Epoch>(EPOCH_KEY).await?.map(|held| held.value);
         let records: BTreeMap<LeaseId, MasterRecord> =
@@ -108,34 +125,46 @@ impl Driver {
             ServiceError::Damaged { key: NAMESPACE_PREFIX.into(), reason: error.to_string() }
         })?;
         tracing::info!(leases = records.len(), "leases_granted_here");
-        let mut reign = Reign { driver: self, leadership, granter, records };
-        let ended = reign.go_on().await;
-        reign.leadership.resign().await;
-        ended
+        Ok((granter, records))
+    }
+
+    /// To all sites that are connected.
+    fn tell_view(&mut self) {
+        let sites: Vec<SiteName> = self.streams.keys().cloned().collect();
+        sites.iter().for_each(|site| self.send(site, Down::View));
+    }
+
+    /// What is lost is asked for again. A site that does not read is disconnected: its stream ends with its queue.
+    fn send(&mut self, site: &SiteName, down: Down) {
+        if self.streams.get(site).is_some_and(|stream| stream.try_send(down).is_err()) {
+            self.streams.remove(site);
+        }
     }
 }
 
 impl Reign<'_> {
     async fn go_on(&mut self) -> Result<(), ServiceError> {
         let mut alive = tokio::time::interval(KEEP_ALIVE);
-        let mut kept = Instant::now();
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.act().await?;
             let wake = self.granter.next_wake().map(|at| self.driver.began + at);
             let wake = wake.unwrap_or_else(|| Instant::now() + KEEP_ALIVE);
             tokio::select! {
                 command = self.driver.commands.recv() => match command {
-                    Some(command) => self.take(command).await?,
+                    Some(command) => {
+                        self.leadership.check().await?;
+                        self.take(command).await?;
+                    }
                     None => return Ok(()),
                 },
-                () = sleep_until(wake.into()) => self.granter.tick(self.driver.now()),
+                () = sleep_until(wake.into()) => {
+                    self.leadership.check().await?;
+                    self.granter.tick(self.driver.now());
+                }
                 _ = alive.tick() => {
+                    self.leadership.stay().await?;
                     self.end_stuck_claims();
-                    match timeout(KEEP_ALIVE, self.leadership.keep_alive()).await {
-                        Ok(Ok(())) => kept = Instant::now(),
-                        Ok(Err(error)) if kept.elapsed() > 2 * KEEP_ALIVE => return Err(error),
-                        _ => {}
-                    }
                 }
             }
         }
@@ -157,32 +186,45 @@ impl Reign<'_> {
     async fn take(&mut self, command: Command) -> Result<(), ServiceError> {
         let now = self.driver.now();
         match command {
-            Command::Connect { site, down } => {
-                self.driver.streams.insert(site, down);
-            }
-            Command::Up { site, up: Up::Lease(message) } => match fits(&message) {
+            Command::Connect { site, done } => self.connect(site, done),
+            Command::Up { site, up: Up::Lease(message) } => match self.fits(&site, &message) {
                 true => self.granter.receive(&site, message, now),
                 false => self.refuse(&site, &message),
             },
             Command::Up { site, up: Up::Ready { request, epoch } } => {
                 self.ready(LeaseId { site, request }, epoch).await?;
             }
-            Command::Abandon { path, done } => {
-                let _ = done.send(self.abandon(&path));
-            }
+            Command::Abandon { path, done } => match self.abandon(&path) {
+                Ok(()) => {
+                    // An administrator who is told so may rely on it.
+                    self.act().await?;
+                    let _ = done.send(Ok(()));
+                }
+                Err(error) => drop(done.send(Err(error))),
+            },
             Command::SendHome { what, done } => {
-                let _ = done.send(self.send_home(&what));
+                self.send_home(&what);
+                let _ = done.send(Ok(()));
             }
-            Command::View => self.tell_view(),
+            Command::View => self.driver.tell_view(),
         }
         Ok(())
+    }
+
+    /// The stream takes the place of any former one of this site, which ends.
+    fn connect(&mut self, site: SiteName, done: Answer<mpsc::Receiver<Down>>) {
+        let (down, receiver) = mpsc::channel(MESSAGES_AHEAD);
+        self.driver.streams.insert(site.clone(), down);
+        // It has not heard of what has changed before.
+        self.driver.send(&site, Down::View);
+        let _ = done.send(Ok(receiver));
     }
 
     /// Carries out what the granter has decided.
     async fn act(&mut self) -> Result<(), ServiceError> {
         while let Some(action) = self.granter.poll() {
             match action {
-                Action::Send { to, message } => self.send(&to, Down::Lease(message)),
+                Action::Send { to, message } => self.driver.send(&to, Down::Lease(message)),
                 Action::Persist { ticket, site, change, last_epoch } => {
                     self.persist(ticket, site, change, last_epoch).await?;
                 }
@@ -214,13 +256,13 @@ impl Reign<'_> {
                     request: record.request,
                     abandoned: record.abandoned,
                 };
-                self.write(&record, Some(last_epoch)).await?;
+                self.write(&record.scope.path, Some(&record), Some(last_epoch)).await?;
                 self.records.insert(id, record);
             }
             RecordChange::Remove(request) => {
                 let id = LeaseId { site, request };
                 if let Some(record) = self.records.remove(&id) {
-                    self.change(&record.scope.path, None, Some(last_epoch)).await?;
+                    self.write(&record.scope.path, None, Some(last_epoch)).await?;
                 }
             }
         }
@@ -228,52 +270,55 @@ impl Reign<'_> {
         Ok(())
     }
 
-    async fn write(&self, record: &MasterRecord, last_epoch: Option<Epoch>) -> Result<(), ServiceError> {
-        self.change(&record.scope.path, Some(record), last_epoch).await
-    }
-
-    /// One transaction that also makes the next view, if this coordinator still leads.
-    async fn change(
-        &self,
+    /// One transaction that also makes the next view, if this coordinator still leads. A record needs no condition of its
+    /// own: only the leader writes them.
+    async fn write(
+        &mut self,
         path: &GlobalPath,
         record: Option<&MasterRecord>,
         last_epoch: Option<Epoch>,
     ) -> Result<(), ServiceError> {
-        let (records, key) = (&self.driver.registry.records, MasterRecord::key(path));
+        let key = Key::new(MasterRecord::key(path))?;
         for _ in 0..MAX_TRIES {
-            let cluster = records.cluster().await?;
-            let held = records.get::<MasterRecord>(&key).await?;
-            let view = self.leadership.guard(next_view(&cluster)?);
-            let txn = match (record, &held) {
-                (Some(record), held) => replace(view, &key, held.as_ref(), record)?,
-                (None, Some(held)) => delete(view, &key, held)?,
-                (None, None) => view,
+            let cluster = match self.cluster.take() {
+                Some(cluster) => cluster,
+                None => self.driver.registry.records.cluster().await?,
             };
-            let txn: Txn = match last_epoch {
+            let view = self.leadership.guard(next_view(&cluster)?);
+            let txn = match record {
+                Some(record) => view.put(key.clone(), json(record).into_bytes()),
+                None => view.delete(key.clone()),
+            };
+            let txn = match last_epoch {
                 Some(epoch) => txn.put(Key::new(EPOCH_KEY)?, json(&epoch).into_bytes()),
                 None => txn,
             };
-            if records.commit(txn).await? {
-                self.tell_view();
+            if let TxnOutcome::Committed { revision } = self.driver.registry.store().txn(txn).await? {
+                let value = after(&cluster.value);
+                self.cluster = Some(Held { value, revision });
                 return Ok(());
             }
+            // Others have changed the cluster, or lead it.
             self.leadership.keep_alive().await?;
         }
         Err(ServiceError::Contended)
     }
 
-    /// The holder is the master; told as often as it asks.
+    /// The holder is the master; told as often as it asks. Who asks for what it has not is asked what it believes to have,
+    /// and hears that this is over.
     async fn ready(&mut self, id: LeaseId, epoch: Epoch) -> Result<(), ServiceError> {
+        let (site, request) = (id.site.clone(), id.request);
         let Some(record) = self.records.get(&id).filter(|record| record.epoch == epoch && !record.abandoned)
         else {
+            self.driver.send(&site, Down::Lease(ToHolder::Check { request }));
             return Ok(());
         };
         if !record.ready {
             let record = MasterRecord { ready: true, ..record.clone() };
-            self.write(&record, None).await?;
-            self.records.insert(id.clone(), record);
+            self.write(&record.scope.path, Some(&record), None).await?;
+            self.records.insert(id, record);
         }
-        self.send(&id.site, Down::Ready { request: id.request });
+        self.driver.send(&site, Down::Ready { request });
         Ok(())
     }
 
@@ -286,43 +331,36 @@ impl Reign<'_> {
         self.granter.abandon(&id.ok_or_else(missing)?, self.driver.now()).map_err(failed)
     }
 
-    fn send_home(&self, what: &SendHome) -> Result<(), ServiceError> {
+    fn send_home(&mut self, what: &SendHome) {
         let meant = |record: &&MasterRecord| {
             let place = &record.scope.path;
             what.site.as_ref().is_none_or(|site| *site == record.master)
                 && what.path.as_ref().is_none_or(|path| place.starts_with(path) || path.starts_with(place))
         };
         for record in self.records.values().filter(meant) {
-            self.send(&record.master, Down::SendHome { request: record.request, release: what.release });
-        }
-        Ok(())
-    }
-
-    fn tell_view(&self) {
-        self.driver.streams.keys().for_each(|site| self.send(site, Down::View));
-    }
-
-    /// What is lost is asked for again.
-    fn send(&self, site: &SiteName, down: Down) {
-        if let Some(stream) = self.driver.streams.get(site) {
-            let _ = stream.try_send(down);
+            let down = Down::SendHome { request: record.request, release: what.release };
+            self.driver.send(&record.master, down);
         }
     }
 
-    fn refuse(&self, site: &SiteName, message: &ToGranter) {
+    fn refuse(&mut self, site: &SiteName, message: &ToGranter) {
         if let ToGranter::Ask { request, .. } = message {
-            self.send(site, Down::Lease(ToHolder::Busy { request: *request }));
+            self.driver.send(site, Down::Lease(ToHolder::Busy { request: *request }));
         }
     }
-}
 
-/// Whether the store can hold the record. Read leases are not granted yet.
-fn fits(message: &ToGranter) -> bool {
-    match message {
-        ToGranter::Ask { kind, scope, .. } => {
-            *kind == LeaseKind::Write && Key::new(MasterRecord::key(&scope.path)).is_ok()
+    /// Whether the store can hold the record, and the number is not that of another lease: a site that was set up anew may
+    /// use numbers again. Read leases are not granted yet.
+    fn fits(&self, site: &SiteName, message: &ToGranter) -> bool {
+        match message {
+            ToGranter::Ask { request, kind, scope, .. } => {
+                let recorded = self.records.get(&LeaseId { site: site.clone(), request: *request });
+                *kind == LeaseKind::Write
+                    && recorded.is_none_or(|record| record.scope == *scope)
+                    && Key::new(MasterRecord::key(&scope.path)).is_ok()
+            }
+            ToGranter::Release { .. } => true,
         }
-        ToGranter::Release { .. } => true,
     }
 }
 

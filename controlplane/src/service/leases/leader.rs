@@ -4,10 +4,10 @@
 use crate::model::record::LEADER_KEY;
 use crate::service::records::json;
 use crate::service::refusal::ServiceError;
-use crate::store::{Condition, Entry, Key, Lease, MetaStore, Txn, TxnOutcome};
+use crate::store::{Condition, Entry, Key, Lease, MetaStore, StoreError, Txn, TxnOutcome};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A leader that is not heard from for so long is one no more.
 const TTL: Duration = Duration::from_secs(6);
@@ -15,12 +15,19 @@ const TTL: Duration = Duration::from_secs(6);
 /// How often it says that it is there.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
+/// After so long without the store's word nobody knows who leads.
+const CERTAIN: Duration = Duration::from_secs(4);
+
+const _: () = assert!(2 * KEEP_ALIVE.as_secs() <= CERTAIN.as_secs() && CERTAIN.as_secs() < TTL.as_secs());
+
 /// This coordinator's leadership.
 pub(super) struct Leadership {
     store: Arc<dyn MetaStore>,
     key: Key,
     value: Vec<u8>,
     lease: Lease,
+    /// When the store was last asked that then said that this one leads.
+    sure: Instant,
 }
 
 /// The leader's key, as an operator sees it.
@@ -34,13 +41,17 @@ struct LeaderRecord {
 pub(super) enum Candidacy {
     Won(Leadership),
     /// Another one, by its name.
-    Lost(String),
+    Lost(Option<String>),
 }
 
 impl Leadership {
     /// Becomes the leader if nobody is.
     pub(super) async fn seek(store: Arc<dyn MetaStore>, name: &str) -> Result<Candidacy, ServiceError> {
-        let (key, lease) = (Key::new(LEADER_KEY)?, store.lease_grant(TTL).await?);
+        let key = Key::new(LEADER_KEY)?;
+        if let Some(held) = store.get(&key).await? {
+            return Ok(Candidacy::Lost(leader(&held)));
+        }
+        let (sure, lease) = (Instant::now(), store.lease_grant(TTL).await?);
         // Unlike that of any other start.
         let record = LeaderRecord { coordinator: name.to_owned(), start: rand::random() };
         let value = json(&record).into_bytes();
@@ -48,10 +59,10 @@ impl Leadership {
         let outcome = store.txn(put.put_leased(key.clone(), value.clone(), lease.id)).await;
         let held = match &outcome {
             Ok(TxnOutcome::Committed { .. }) => {
-                return Ok(Candidacy::Won(Self { store, key, value, lease }));
+                return Ok(Candidacy::Won(Self { store, key, value, lease, sure }));
             }
-            Ok(TxnOutcome::Refused { current }) => current.first().map(leader).unwrap_or_default(),
-            Err(_) => String::new(),
+            Ok(TxnOutcome::Refused { current }) => current.first().and_then(leader),
+            Err(_) => None,
         };
         store.lease_revoke(lease.id).await?;
         outcome.map(|_| Candidacy::Lost(held)).map_err(Into::into)
@@ -63,9 +74,30 @@ impl Leadership {
         Ok(())
     }
 
-    /// Says that it is there.
-    pub(super) async fn keep_alive(&self) -> Result<(), ServiceError> {
-        Ok(self.store.lease_keep_alive(self.lease.id).await?)
+    /// Says that it is there. An error: it leads no more, or nobody knows.
+    pub(super) async fn keep_alive(&mut self) -> Result<(), ServiceError> {
+        let asked = Instant::now();
+        self.store.lease_keep_alive(self.lease.id).await?;
+        self.sure = asked;
+        Ok(())
+    }
+
+    /// The same, now and then. The store may be away for a moment.
+    pub(super) async fn stay(&mut self) -> Result<(), ServiceError> {
+        match self.keep_alive().await {
+            Err(ServiceError::Store(StoreError::Unavailable(_))) if self.is_certain() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// To be asked before anything is said to sites: a process that was stopped for a while finds another leader, and what
+    /// it remembers is not so any more.
+    pub(super) async fn check(&mut self) -> Result<(), ServiceError> {
+        if self.is_certain() { Ok(()) } else { self.keep_alive().await }
+    }
+
+    fn is_certain(&self) -> bool {
+        self.sure.elapsed() < CERTAIN
     }
 
     /// `txn`, if this coordinator is still the leader.
@@ -80,7 +112,7 @@ impl Leadership {
     }
 }
 
-fn leader(entry: &Entry) -> String {
-    let record = serde_json::from_slice(&entry.value);
-    record.map_or_else(|_| "another one".to_owned(), |record: LeaderRecord| record.coordinator)
+fn leader(entry: &Entry) -> Option<String> {
+    let record: LeaderRecord = serde_json::from_slice(&entry.value).ok()?;
+    Some(record.coordinator)
 }

@@ -5,6 +5,7 @@
 
 mod driver;
 mod leader;
+mod news;
 
 use super::refusal::ServiceError;
 use super::registry::Registry;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Messages of sites that wait for the driver.
@@ -73,10 +75,13 @@ pub struct SendHome {
     pub release: bool,
 }
 
+/// Where an answer goes. Dropped, it says that there is no leader here any more, and that it is not known what was done.
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, ServiceError>>;
+
 pub(crate) enum Command {
     Connect {
         site: SiteName,
-        down: mpsc::Sender<Down>,
+        done: Answer<mpsc::Receiver<Down>>,
     },
     Up {
         site: SiteName,
@@ -84,11 +89,11 @@ pub(crate) enum Command {
     },
     Abandon {
         path: GlobalPath,
-        done: oneshot::Sender<Result<(), ServiceError>>,
+        done: Answer<()>,
     },
     SendHome {
         what: SendHome,
-        done: oneshot::Sender<Result<(), ServiceError>>,
+        done: Answer<()>,
     },
     /// Something that a view shows has changed.
     View,
@@ -101,19 +106,25 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    /// Drives until `stop`. `name` says to others which coordinator this is.
-    pub(crate) fn start(registry: Arc<Registry>, name: String, stop: CancellationToken) -> Self {
+    /// Drives until `stop`; the task ends soon after. `name` says to others which coordinator this is.
+    pub(crate) fn start(
+        registry: Arc<Registry>,
+        name: String,
+        stop: CancellationToken,
+    ) -> (Self, JoinHandle<()>) {
         let (commands, receiver) = mpsc::channel(COMMANDS_AHEAD);
+        let news = news::tell(registry.records.clone(), commands.clone());
+        let news = stop.clone().run_until_cancelled_owned(news);
         let driver = Driver::new(registry, name, receiver);
-        tokio::spawn(async move { stop.run_until_cancelled(driver.run()).await });
-        Self { commands }
+        let task = tokio::spawn(async move {
+            tokio::join!(driver.run(stop), news);
+        });
+        (Self { commands }, task)
     }
 
     /// A site has connected: what is sent to it from now on.
-    pub(crate) async fn connect(&self, site: SiteName) -> mpsc::Receiver<Down> {
-        let (down, receiver) = mpsc::channel(MESSAGES_AHEAD);
-        self.send(Command::Connect { site, down }).await;
-        receiver
+    pub(crate) async fn connect(&self, site: SiteName) -> Result<mpsc::Receiver<Down>, ServiceError> {
+        self.ask(|done| Command::Connect { site, done }).await
     }
 
     pub(crate) async fn send(&self, command: Command) {
@@ -121,12 +132,9 @@ impl Leases {
         let _ = self.commands.send(command).await;
     }
 
-    pub(crate) async fn ask(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<(), ServiceError>>) -> Command,
-    ) -> Result<(), ServiceError> {
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, ServiceError> {
         let (done, answer) = oneshot::channel();
         self.send(command(done)).await;
-        answer.await.unwrap_or_else(|_| Err(ServiceError::NotLeader("nobody at this moment".into())))
+        answer.await.unwrap_or(Err(ServiceError::NotLeader(None)))
     }
 }

@@ -90,11 +90,13 @@ impl Granter {
             && !self.held_against(id.site, *kind, scope)
     }
 
-    /// Whether a lease of another site is in the way. What a site does itself is its own to order.
+    /// Whether a lease of another site is in the way. What a site does itself is its own to order, but for a second write
+    /// lease on one path: its record would take the place of the first one's.
     fn held_against(&self, site: SiteKey, kind: LeaseKind, scope: &LeaseScope) -> bool {
         self.writes.held_against(site, scope)
             || kind == LeaseKind::Write
-                && self.sites.others(site).any(|(_, other)| other.reads_anything_in(scope))
+                && (self.writes.has_path(scope)
+                    || self.sites.others(site).any(|(_, other)| other.reads_anything_in(scope)))
     }
 
     fn grant(&mut self, request: Waiting) {
@@ -151,7 +153,9 @@ impl Granter {
     /// Asks all whose leases are in the way to give them back, each once in [`RECALL_INTERVAL`].
     fn recall_against(&mut self, request: &Waiting) {
         let (site, scope) = (request.id.site, &request.scope);
-        self.writes.against(site, scope).into_iter().for_each(|id| self.recall_write(id));
+        let in_the_way = self.writes.against(site, scope);
+        let matters = |id: &Id| id.site != site || request.kind == LeaseKind::Write;
+        in_the_way.into_iter().filter(matters).for_each(|id| self.recall_write(id));
         if request.kind == LeaseKind::Write {
             let now = self.now;
             let due = self.sites.others(site).flat_map(|(site, other)| {

@@ -192,6 +192,36 @@ fn requests_that_conflict_are_served_in_order_and_others_at_once() {
 }
 
 #[test]
+fn a_path_has_one_lease_at_a_time_also_of_one_site() {
+    let mut bench = Bench::new();
+    bench.write(A, 1, "/x");
+    bench.write(A, 2, "/x/y");
+    assert_eq!(bench.sent(), "grant a1, grant a2", "other paths of its own site are not in the way");
+    bench.write(A, 3, "/x");
+    assert_eq!(bench.sent(), "recall a1");
+    bench.write(B, 1, "/x");
+    assert_eq!(bench.sent(), "", "it comes after");
+    bench.release(A, 1);
+    assert_eq!(bench.sent(), "grant a3, recall a2, recall a3");
+    bench.release(A, 2);
+    bench.release(A, 3);
+    assert_eq!(bench.sent(), "grant b1");
+}
+
+#[test]
+fn of_two_requests_of_one_site_that_wait_for_one_path_the_first_is_served() {
+    let mut bench = Bench::new();
+    bench.write(B, 1, "/x");
+    bench.write(A, 1, "/x");
+    bench.write(A, 2, "/x");
+    bench.sent();
+    bench.release(B, 1);
+    assert_eq!(bench.sent(), "grant a1, recall a1");
+    bench.release(A, 1);
+    assert_eq!(bench.sent(), "grant a2");
+}
+
+#[test]
 fn after_a_restart_only_readers_are_served_for_a_term() {
     let mut bench = Bench::recovered(Durable::default());
     bench.write(A, 1, "/x");

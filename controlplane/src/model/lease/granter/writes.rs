@@ -1,6 +1,7 @@
 //! The write leases, each on its way from being recorded to being removed.
 //!
-//! *Invariant:* a lease excludes others from before its record is written until after that is removed.
+//! *Invariant:* a lease excludes others from before its record is written until after that is removed: those of other
+//! sites from all that it overlaps, those of its own site from its very path, which has one record.
 
 use super::sites::{Id, SiteKey};
 use crate::model::lease::index::ScopeIndex;
@@ -67,6 +68,7 @@ impl Writes {
 
     pub(super) fn insert(&mut self, id: Id, lease: WriteLease) {
         assert!(!self.held_against(id.site, &lease.scope), "two sites never hold write leases that overlap");
+        assert!(!self.has_path(&lease.scope), "a path has one record");
         self.index.insert(&lease.scope, id);
         let before = self.leases.insert(id, lease);
         assert!(before.is_none(), "a lease is granted once");
@@ -83,11 +85,20 @@ impl Writes {
         self.index.any_overlapping(scope, |id| id.site != site)
     }
 
-    /// The write leases of others than `site` that overlap `scope`.
+    /// Whether anybody has a write lease on the path of `scope` itself.
+    pub(super) fn has_path(&self, scope: &LeaseScope) -> bool {
+        self.index.any_overlapping(scope, |id| self.is_at(id, scope))
+    }
+
+    /// The write leases that must end before `site` gets one on `scope`.
     pub(super) fn against(&self, site: SiteKey, scope: &LeaseScope) -> Vec<Id> {
         let mut found = self.index.overlapping(scope);
-        found.retain(|id| id.site != site);
+        found.retain(|id| id.site != site || self.is_at(*id, scope));
         found
+    }
+
+    fn is_at(&self, id: Id, scope: &LeaseScope) -> bool {
+        self.leases.get(&id).is_some_and(|lease| lease.scope.path == scope.path)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Id, &WriteLease)> {
