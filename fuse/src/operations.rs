@@ -7,6 +7,7 @@ mod changes;
 mod directories;
 mod locks;
 mod names;
+mod removed;
 mod seek;
 mod turns;
 
@@ -24,7 +25,7 @@ use parking_lot::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{RwLock, mpsc};
+use tokio::sync::{RwLock, mpsc, watch};
 use turns::{Turn, Turns};
 
 /// Bytes of a file whose reads are not worth another thread: a quarter of a chunk to hash and copy.
@@ -113,6 +114,8 @@ pub struct Operations<V: ?Sized> {
     drop_pages: OnceLock<DropPages>,
     turns: Turns,
     name_changes: NameChanges,
+    /// Counts hidden names that have gone.
+    gone: watch::Sender<u64>,
     /// Held for reading while names move, so that who missed a file knows when to look again.
     moves: RwLock<()>,
     volume: Arc<V>,
@@ -132,6 +135,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             drop_pages: OnceLock::new(),
             turns: Turns::default(),
             name_changes: NameChanges::default(),
+            gone: watch::Sender::default(),
             moves: RwLock::new(()),
             volume,
         }
@@ -166,7 +170,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             return Err(FsError::NOT_FOUND);
         }
         let (path, moment) = (self.path_in(parent, name)?, self.name_changes.moment());
-        let attr = self.volume.stat(&path).await?;
+        let attr = self.stat(&path).await?;
         let node = self.see(Place { parent, name }, &path, &attr)?;
         Ok(Node { is_settled: self.name_changes.none_since(moment), ..node })
     }
@@ -197,7 +201,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             return Ok(Node { id, attr, lasting: Lasting::default(), is_settled });
         }
         let path = self.path(id)?;
-        let attr = self.volume.stat(&path).await.map_err(gone_is_stale)?;
+        let attr = self.stat(&path).await.map_err(gone_is_stale)?;
         let pages = self.inodes.lock().refresh(id, &attr)?;
         self.settle(id, pages);
         let attr = self.inodes.lock().attr(id)?;
@@ -216,7 +220,7 @@ impl<V: Volume + ?Sized> Operations<V> {
         }
         // What is being changed is known when it has been.
         if is_live && let Some(_turn) = self.turns.try_take(id) {
-            match self.volume.stat(&self.path(id)?).await.map_err(gone_is_stale) {
+            match self.stat(&self.path(id)?).await.map_err(gone_is_stale) {
                 Ok(attr) => {
                     let pages = self.inodes.lock().refresh(id, &attr);
                     self.settle(id, pages.unwrap_or(Pages::Keep));
@@ -406,18 +410,6 @@ impl<V: Volume + ?Sized> Operations<V> {
         let (_, version) = self.opened(handle).ok()?;
         let (start, bytes) = self.volume.held_around(version, offset).await?;
         Some(HeldPart { node, start, bytes, _turn: turn })
-    }
-
-    /// Closes a file. Gives back a node whose hidden name has to go with this last close, by [`Self::remove_hidden`].
-    pub fn release(&self, handle: u64) -> FsResult<Option<NodeId>> {
-        let node = self.handles.lock().close(handle)?;
-        self.volume.closed(handle);
-        let mut inodes = self.inodes.lock();
-        if inodes.is_last_of_removed(node) {
-            return Ok(Some(node));
-        }
-        inodes.unpin(node);
-        Ok(None)
     }
 
     /// Directories whose names the kernel may keep no longer. To be asked every [`OVERDUE`].

@@ -81,6 +81,14 @@ print(os.fstat(f).st_nlink, os.listdir('.'), open('named').read())
 os.write(f, b' more'); os.close(f)
 print(os.stat('named').st_nlink, '%o' % os.stat('named').st_mode, open('named').read())
 g = os.open('.', os.O_TMPFILE | os.O_WRONLY); os.write(g, b'gone'); os.close(g)
+for n in range(100):
+    g = os.open('.', os.O_TMPFILE | os.O_WRONLY)
+    os.link(f'/proc/self/fd/{g}', 'again', src_dir_fd=os.open('.', os.O_RDONLY), follow_symlinks=True)
+    os.write(g, b'x'); os.close(g)
+    # Its other name may be on its way out; nobody sees it.
+    seen = [os.stat('again').st_nlink for n in range(5)]
+    assert seen == [1] * 5, (n, seen)
+    os.remove('again')
 ";
 
 /// Holds promise 26 of docs/semantics.md.

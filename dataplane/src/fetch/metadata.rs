@@ -262,6 +262,9 @@ impl Metadata {
             self.0.state.lock().names.change_done(asking.ticket, path, told, self.now());
             self.0.small.forget(path).await;
         }
+        if let (Change::Remove { .. } | Change::Rename { .. }, Some(before)) = (change, changed.before) {
+            self.0.state.lock().names.lost_a_name(before.file);
+        }
         outcome
     }
 

@@ -12,7 +12,7 @@ use crate::source::Deadline;
 use globalfs_proto::limits::HIDDEN_PREFIX;
 use globalfs_proto::{
     Allocation, Attr, Change, Changed, CopiedRange, Existing, FileKind, FsError, FsResult, GlobalPath,
-    NewAttr, NewFile, NewTime, Owner, Target,
+    NewAttr, NewFile, NewTime, Owner, Target, Version,
 };
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fd::{AsFd, OwnedFd};
@@ -298,8 +298,15 @@ fn link(tree: &Tree, target: &Target, path: &GlobalPath) -> FsResult<Changed> {
 
 fn remove(tree: &Tree, path: &GlobalPath, directory: bool) -> FsResult<Changed> {
     let place = Place::of(tree, path)?;
+    let before = if directory { None } else { linked(tree, &place) };
     place.remove(directory).map_err(os)?;
-    Ok(left(tree, &place))
+    Ok(Changed { before, ..left(tree, &place) })
+}
+
+/// The file at `place`, if it has further names: their attributes change with what happens to this one.
+fn linked(tree: &Tree, place: &Place<'_>) -> Option<Version> {
+    let attr = place.find().ok().and_then(|found| attr_of(tree, &found).ok())?;
+    (attr.kind != FileKind::Directory && attr.nlink > 1).then(|| attr.version())
 }
 
 fn rename(tree: &Tree, from: &GlobalPath, to: &GlobalPath, existing: Existing) -> FsResult<Changed> {
@@ -310,8 +317,10 @@ fn rename(tree: &Tree, from: &GlobalPath, to: &GlobalPath, existing: Existing) -
         Existing::Refuse => RenameFlags::NOREPLACE,
         Existing::Exchange => RenameFlags::EXCHANGE,
     };
+    let before = if existing == Existing::Replace { linked(tree, &to) } else { None };
     rustix::fs::renameat_with(&from.directory, from.name, &to.directory, to.name, flags).map_err(os)?;
-    Ok(if is_within { left(tree, &to) } else { Changed::default() })
+    let changed = if is_within { left(tree, &to) } else { Changed::default() };
+    Ok(Changed { before, ..changed })
 }
 
 /// The owner first, which takes set-id bits away; the length before the times, which it moves.

@@ -97,6 +97,8 @@ struct Node {
     is_changing: bool,
     /// Its name was taken away while it was open; it has one that nobody sees.
     is_removed: bool,
+    /// That name is on its way out.
+    is_going: bool,
     /// What was last seen in it, as a chain.
     first_child: Option<NodeId>,
     previous: Option<NodeId>,
@@ -118,6 +120,7 @@ impl Node {
             is_loose: false,
             is_changing: false,
             is_removed: false,
+            is_going: false,
             first_child,
             previous,
             next,
@@ -185,7 +188,8 @@ impl InodeTable {
         };
         let root = Node::new(&attr, Place { parent: NodeId::ROOT, name: b"" });
         let nodes = HashMap::from_iter([(NodeId::ROOT, Box::new(root))]);
-        Self { nodes, directories: HashMap::new(), kept_names: KeptNames::default(), own: HashMap::new() }
+        let (directories, kept_names, own) = Default::default();
+        Self { nodes, directories, kept_names, own }
     }
 
     /// Number of living nodes, the root included.

@@ -2,7 +2,7 @@
 //!
 //! A file that is removed or replaced while it is open gets a name that no mount shows, and goes with its last close.
 
-use super::{MAX_TRIES, Node, Operations, gone_is_stale, is_gone};
+use super::{Node, Operations, gone_is_stale};
 use crate::model::{InodeTable, NodeId, Pages, Place, hidden};
 use crate::volume::Volume;
 use globalfs_proto::{
@@ -123,35 +123,12 @@ impl<V: Volume + ?Sized> Operations<V> {
         Ok(())
     }
 
-    /// Removes the hidden name of what [`Self::release`] gave back, wherever this mount moves it meanwhile, and closes it.
-    pub async fn remove_hidden(&self, id: NodeId) -> FsResult<()> {
-        let _change = self.name_changes.begin();
-        let mut tries = 1..MAX_TRIES;
-        let outcome = loop {
-            let path = match self.path(id) {
-                Ok(path) => path,
-                Err(error) => break Err(error),
-            };
-            match self.remove_file(path.clone()).await {
-                Err(error)
-                    if is_gone(&error) && self.has_moved(id, &path).await && tries.next().is_some() => {}
-                outcome => break outcome,
-            }
-        };
-        let parent = self.inodes.lock().parent(id);
-        parent.into_iter().for_each(|parent| self.changed_unasked(parent));
-        let mut inodes = self.inodes.lock();
-        inodes.end_removed(id);
-        inodes.unpin(id);
-        outcome
-    }
-
     /// The kernel does not know that names in `directory` have changed.
-    fn changed_unasked(&self, directory: NodeId) {
+    pub(super) fn changed_unasked(&self, directory: NodeId) {
         self.settle(directory, Pages::Drop);
     }
 
-    async fn remove_file(&self, path: GlobalPath) -> FsResult<()> {
+    pub(super) async fn remove_file(&self, path: GlobalPath) -> FsResult<()> {
         self.volume.change(Change::Remove { path, directory: false }).await.map(|_| ())
     }
 

@@ -201,7 +201,8 @@ pub enum Change {
 /// What came of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Changed {
-    /// The content that a file had before its content or its attributes were changed.
+    /// The content that a file had before its content or its attributes were changed, or before it lost one of several
+    /// names.
     pub before: Option<Version>,
     /// The attributes of the file that was made or changed, unless it was removed or renamed.
     pub attr: Option<Attr>,

@@ -44,10 +44,13 @@ impl Outdated {
 impl Names {
     /// `path` has changed: so has what it stood for, under whatever name, if no watch sees that there.
     pub(super) fn outdate(&mut self, path: &[u8]) {
-        for file in self.unseen_at(path).into_iter().flatten() {
-            let number = self.asks.tick();
-            self.outdated.note(file, number);
-        }
+        self.unseen_at(path).into_iter().flatten().for_each(|file| self.lost_a_name(file));
+    }
+
+    /// `file` has changed under all its names.
+    pub fn lost_a_name(&mut self, file: FileId) {
+        let number = self.asks.tick();
+        self.outdated.note(file, number);
     }
 
     /// Whether what `origin` tells of a file has changed since by what happened to another name.

@@ -178,14 +178,23 @@ impl InodeTable {
         self.nodes.get_mut(&id).into_iter().for_each(|node| node.is_removed = true);
     }
 
-    /// Whether the last handle of `id`, which has a hidden name, is being closed.
-    pub(crate) fn is_last_of_removed(&self, id: NodeId) -> bool {
-        self.nodes.get(&id).is_some_and(|node| node.is_removed && node.open_handles == 1)
+    /// Whether the last handle of `id`, which has a hidden name, is being closed: then that name goes from now on.
+    pub(crate) fn begin_going(&mut self, id: NodeId) -> bool {
+        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        node.is_going = node.is_removed && node.open_handles == 1;
+        node.is_going
+    }
+
+    /// Whether a hidden name of the file of `attr` is on its way out.
+    pub(crate) fn is_going(&self, attr: &Attr) -> bool {
+        self.nodes.get(&self.id_of(attr)).is_some_and(|node| node.is_going)
     }
 
     /// The hidden name of `id` is gone.
     pub(crate) fn end_removed(&mut self, id: NodeId) {
-        self.living(id).is_removed = false;
+        let node = self.living(id);
+        node.attr = node.shown_attr();
+        (node.is_removed, node.is_going) = (false, false);
         self.loosen(id);
     }
 

@@ -93,9 +93,9 @@ fn a_hidden_name_stays_where_it_is_until_the_last_close() {
     assert_eq!(table.look_up(at(ROOT, b"second"), &regular(1)).unwrap(), id);
     assert_eq!(table.path(id).unwrap().to_string(), "/hidden");
     assert_eq!(table.attr(id).unwrap().nlink, 0);
-    assert!(!table.is_last_of_removed(id));
+    assert!(!table.begin_going(id));
     table.unpin(id);
-    assert!(table.is_last_of_removed(id));
+    assert!(table.begin_going(id));
     table.end_removed(id);
     table.unpin(id);
     table.look_up(at(ROOT, b"second"), &regular(1)).unwrap();
