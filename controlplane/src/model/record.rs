@@ -30,7 +30,7 @@ pub const EPOCH_KEY: &str = "/globalfs/metadata/leases/epoch";
 pub const LEADER_KEY: &str = "/globalfs/metadata/leader";
 
 /// Most sites of a cluster.
-pub const MAX_SITES: usize = 64;
+pub const MAX_SITES: usize = 1024;
 /// Most nodes of a cluster.
 pub const MAX_NODES: usize = 20_000;
 /// Longest address or endpoint in bytes.

@@ -410,7 +410,3 @@ mod tests;
 #[cfg(test)]
 #[path = "receive_fault_tests.rs"]
 mod fault_tests;
-
-#[cfg(test)]
-#[path = "pace_tests.rs"]
-mod pace_tests;

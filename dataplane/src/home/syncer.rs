@@ -2,6 +2,7 @@
 //!
 //! *Invariant:* a path that has changed since it was looked at stays owed, whatever home has answered.
 
+use super::blocking;
 use super::holdings::{Holding, Holdings};
 use super::links::is_linked;
 use crate::model::pending::Due;
@@ -316,8 +317,4 @@ impl Batch {
         let left = self.items.drain(fits..).zip(self.due.drain(fits..));
         left.filter(|(_, due)| due.is_none()).map(|(item, _)| item.path).collect()
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> FsResult<T> + Send + 'static) -> FsResult<T> {
-    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
 }

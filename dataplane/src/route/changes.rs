@@ -5,6 +5,7 @@
 //! that began before it was called.
 
 use super::{Master, Routed, Routes};
+use crate::home::blocking;
 use crate::home::holdings::Noted;
 use crate::source::Deadline;
 use async_trait::async_trait;
@@ -149,8 +150,4 @@ fn forgotten(path: &GlobalPath) -> FsError {
         "{path} is leased to this site, and what it changed there is not known any more; see 'globalfs reclaim --help'"
     );
     FsError::Refused(text)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> FsResult<T> + Send + 'static) -> FsResult<T> {
-    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
 }
