@@ -10,6 +10,7 @@ mod steps;
 
 mod bulk;
 mod changing;
+mod crashes;
 mod daemon;
 mod damage;
 mod fan_out;
