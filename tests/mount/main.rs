@@ -15,6 +15,7 @@ mod daemon;
 mod damage;
 mod fan_out;
 mod files;
+mod hand_over;
 mod ids;
 mod leases;
 mod life;
