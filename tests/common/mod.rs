@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 pub mod commands;
+pub mod wan;
 
-use globalfs::local::{LocalCluster, LocalOptions, LocalSiteOptions, Programs};
+use globalfs::local::{LocalCluster, LocalOptions, LocalSiteOptions, Places, Programs};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::fs;
@@ -72,8 +73,13 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// Starts the cluster; `fill` writes the primary's origin first.
+    /// Starts the cluster on loopback; `fill` writes the primary's origin first.
     pub fn start(self, fill: impl FnOnce(&Path)) -> TestCluster {
+        self.start_at(Places::default(), fill)
+    }
+
+    /// The same, each part at its place.
+    pub fn start_at(self, places: Places, fill: impl FnOnce(&Path)) -> TestCluster {
         let scratch = TempDir::with_prefix("globalfs-test-").unwrap();
         let origin = |site: &str| scratch.path().join(format!("{site}-origin"));
         fs::create_dir_all(origin("onprem")).unwrap();
@@ -90,7 +96,7 @@ impl Setup {
             policy_yaml: self.policy_yaml.clone(),
             sites: vec![site("onprem"), site("cloud")],
         };
-        TestCluster { cluster: LocalCluster::start(programs(), options).unwrap(), scratch }
+        TestCluster { cluster: LocalCluster::start_at(programs(), options, places).unwrap(), scratch }
     }
 }
 
@@ -112,6 +118,12 @@ impl TestCluster {
         let metrics = self.cluster.metrics(site).unwrap();
         metrics.sum_where("globalfs_replication_bytes_transferred", &format!("dst=\"{site}\"")) as u64
     }
+}
+
+/// A number that a longer run by hand sets, see CONTRIBUTING.md, or what it is in the suite.
+pub fn setting(variable: &str, in_the_suite: u64) -> u64 {
+    let set = std::env::var(variable).ok();
+    set.map_or(in_the_suite, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
 }
 
 /// Bytes that do not compress, the same for the same seed.

@@ -17,13 +17,13 @@ policies:
 
 const SOON: Duration = Duration::from_secs(20);
 
-struct Burst {
-    test: TestCluster,
+pub(super) struct Burst {
+    pub(super) test: TestCluster,
     home: PathBuf,
-    cloud: PathBuf,
+    pub(super) cloud: PathBuf,
 }
 
-fn start() -> Burst {
+pub(super) fn start() -> Burst {
     start_with(POLICIES)
 }
 
@@ -43,13 +43,13 @@ impl Burst {
         serde_json::from_str(&text).unwrap()
     }
 
-    fn origin(&self, site: &str, path: &str) -> PathBuf {
+    pub(super) fn origin(&self, site: &str, path: &str) -> PathBuf {
         self.test.origin(site).join(path)
     }
 }
 
 /// Names, kinds, modes, owners, sizes, times, targets and contents below a directory; hidden names are not shown.
-fn tree(dir: &Path) -> String {
+pub(super) fn tree(dir: &Path) -> String {
     shell(
         dir,
         "find . -not -name '.globalfs-*' \\( -type d -printf '%P %y %m %U %G\\n' -o -printf '%P %y %m %U %G %n %s %T@ %l\\n' \\) | sort; \
@@ -145,58 +145,6 @@ fn writing_goes_on_while_home_and_the_coordinator_are_away() {
     assert_eq!(shell(&burst.home, "cat results/job/d/one"), "one\nthree\n");
     burst.test.cluster.admin(&["drain", "cloud", "--timeout", "20s"]).unwrap();
     assert_eq!(shell(&burst.cloud, "cat results/job/d/one"), "one\nthree\n");
-}
-
-/// Holds promise 20 of docs/semantics.md.
-#[test]
-fn what_was_acknowledged_comes_home_although_daemons_are_killed() {
-    if !can_mount("what_was_acknowledged_comes_home_although_daemons_are_killed") {
-        return;
-    }
-    let mut burst = start();
-    shell(&burst.cloud, "mkdir results/job && echo 0 > results/job/0");
-    let (stop, mount) = (std::sync::atomic::AtomicBool::new(false), burst.cloud.clone());
-    let written = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            let mut written = Vec::new();
-            for n in 1.. {
-                if stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    break;
-                }
-                let path = mount.join(format!("results/job/{n}"));
-                // What was under way when the daemon died may fail; what has not failed has to be there.
-                let write = || -> std::io::Result<()> {
-                    use std::io::Write;
-                    let mut file = fs::File::create(&path)?;
-                    file.write_all(n.to_string().as_bytes())?;
-                    if n % 3 == 0 {
-                        file.sync_all()?
-                    }
-                    Ok(())
-                };
-                if write().is_ok() {
-                    written.push(n);
-                }
-            }
-            written
-        });
-        for round in 0..6 {
-            std::thread::sleep(Duration::from_millis(400));
-            let site = if round % 3 == 2 { "onprem" } else { "cloud" };
-            burst.test.cluster.kill(site).unwrap();
-            burst.test.cluster.start_site(site).unwrap();
-        }
-        std::thread::sleep(Duration::from_millis(300));
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        writer.join().unwrap()
-    });
-    assert!(written.len() > 50, "{}", written.len());
-    burst.test.cluster.admin(&["sync", "/results/job", "--wait", "--timeout", "30s"]).unwrap();
-    for n in &written {
-        let home = fs::read_to_string(burst.origin("onprem", &format!("results/job/{n}")));
-        assert_eq!(home.ok(), Some(n.to_string()), "of {} files", written.len());
-    }
-    assert_eq!(tree(&burst.origin("onprem", "results/job")), tree(&burst.origin("cloud", "results/job")));
 }
 
 /// Holds promise 21, promise 22 of docs/semantics.md.

@@ -194,12 +194,13 @@ impl Pending {
         self.marks.is_empty()
     }
 
+    /// What is gone beneath does not count: it stays in the set by itself, and may wait for what was changed before it.
     fn has_below(&self, path: &GlobalPath) -> bool {
         // Names with bytes below the slash lie between a path and what is beneath it.
         let prefix = [path.as_bytes(), b"/"].concat();
         let Ok(first) = path.join(b"\x01") else { return false };
-        let start = self.marks.range(first..).next();
-        start.is_some_and(|(at, _)| at.as_bytes().starts_with(&prefix))
+        let mut below = self.marks.range(first..).take_while(|(at, _)| at.as_bytes().starts_with(&prefix));
+        below.any(|(_, mark)| !mark.gone)
     }
 
     fn with_directories<'a>(&'a self, path: &'a GlobalPath) -> impl Iterator<Item = &'a GlobalPath> {
@@ -349,6 +350,18 @@ mod tests {
         assert!(goes(&mut pending, at("/r/old")), "the directory was changed later");
         changed(&mut pending, "/r/old", ms(1));
         assert!(!goes(&mut pending, at("/r/old")), "it is there again");
+    }
+
+    /// A start adds what is gone last: it is not known what it was changed after.
+    #[test]
+    fn what_was_moved_does_not_wait_for_what_is_gone_beneath_it() {
+        let mut pending = Pending::default();
+        pending.add_whole(&path("/r/to"), ms(0));
+        pending.add(&path("/r/to/a"), ms(0));
+        let due = pending.due(9, true, ms(0));
+        assert!(!goes(&mut pending, &due[1]), "what is above it was changed before");
+        assert!(pending.settle(&due[0]) && goes(&mut pending, &due[1]));
+        assert!(pending.settle(&due[1]) && pending.is_empty());
     }
 
     #[test]
