@@ -3,6 +3,7 @@
 //! *Invariants:* a read returns bytes of one version, which is that of its node: all that were asked for up to the end of
 //! the file, or an error; no lock is held while the volume works, but that a file is changed once at a time.
 
+mod behind;
 mod changes;
 mod directories;
 mod locks;
@@ -10,9 +11,11 @@ mod names;
 mod seek;
 mod turns;
 
+pub use crate::model::behind::Start;
 pub use changes::{Copying, Writing};
 pub use locks::LockAsker;
 
+use crate::model::behind::Behind;
 use crate::model::{HandleTable, InodeTable, Listings, NameChanges, NodeId, Pages, Place, Sight, Touches};
 use crate::model::{hidden, xattr};
 use crate::volume::{Volume, WholeFile};
@@ -21,10 +24,10 @@ use globalfs_proto::{
     Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError, Target, Version,
 };
 use parking_lot::Mutex;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{RwLock, mpsc};
+use tokio::sync::{Notify, RwLock, mpsc};
 use turns::{Turn, Turns};
 
 /// Bytes of a file whose reads are not worth another thread: a quarter of a chunk to hash and copy.
@@ -41,6 +44,9 @@ const MAX_TRIES: usize = 5;
 
 /// Makes the kernel forget all pages of a node.
 type DropPages = Box<dyn Fn(NodeId) + Send + Sync>;
+
+/// Sees to it that what was written to a node is sent.
+type Stream = Box<dyn Fn(NodeId, Start) + Send + Sync>;
 
 /// A file as the kernel is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -111,6 +117,14 @@ pub struct Operations<V: ?Sized> {
     pushes: OnceLock<mpsc::Sender<(u64, u64)>>,
     /// How the kernel forgets pages.
     drop_pages: OnceLock<DropPages>,
+    /// What was written and is not sent yet.
+    behind: Mutex<Behind>,
+    /// Rung when something of it has left.
+    room: Notify,
+    /// How it is sent unasked. Unset nothing is kept.
+    stream: OnceLock<Stream>,
+    /// Nothing is kept any more.
+    writes_through: AtomicBool,
     turns: Turns,
     name_changes: NameChanges,
     /// Held for reading while names move, so that who missed a file knows when to look again.
@@ -130,6 +144,10 @@ impl<V: Volume + ?Sized> Operations<V> {
             born: Instant::now(),
             pushes: OnceLock::new(),
             drop_pages: OnceLock::new(),
+            behind: Mutex::default(),
+            room: Notify::new(),
+            stream: OnceLock::new(),
+            writes_through: AtomicBool::new(false),
             turns: Turns::default(),
             name_changes: NameChanges::default(),
             moves: RwLock::new(()),
@@ -167,7 +185,11 @@ impl<V: Volume + ?Sized> Operations<V> {
         }
         let (path, moment) = (self.path_in(parent, name)?, self.name_changes.moment());
         let attr = self.volume.stat(&path).await?;
-        let node = self.see(Place { parent, name }, &path, &attr)?;
+        let mut node = self.see(Place { parent, name }, &path, &attr)?;
+        if self.is_behind(node.id) {
+            self.write_out(node.id).await;
+            node.attr = self.inodes.lock().attr(node.id)?;
+        }
         Ok(Node { is_settled: self.name_changes.none_since(moment), ..node })
     }
 
@@ -192,6 +214,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// `Stale` when its place now holds something else or nothing: the kernel then looks the path up again.
     pub async fn get_attr(&self, id: NodeId) -> FsResult<Node> {
         let moment = self.name_changes.moment();
+        self.write_out(id).await;
         if let Some(attr) = self.open_attr(id).await? {
             let is_settled = self.name_changes.none_since(moment);
             return Ok(Node { id, attr, lasting: Lasting::default(), is_settled });
@@ -259,6 +282,7 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// The same, to write as well if `writes`; and whether the pages that the kernel has are right.
     pub(crate) async fn open_to(&self, id: NodeId, writes: bool) -> FsResult<(u64, Pages)> {
+        self.write_out(id).await;
         let path = self.path(id)?;
         if writes {
             let target = Target { path: path.clone(), file: self.inodes.lock().attr(id)?.file };
@@ -275,7 +299,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             inodes.go_live(id)?;
         }
         inodes.pin(id)?;
-        Ok((self.handles.lock().open(id), pages))
+        Ok((self.handles.lock().open(id, writes), pages))
     }
 
     /// Tells the volume which thread has opened the file behind `handle`.
@@ -316,6 +340,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// Up to `length` bytes at `offset` of the version of what `handle` is open on; fewer only at the end.
     pub async fn read(&self, handle: u64, offset: u64, length: u32) -> FsResult<Vec<Bytes>> {
         self.volume.reading(handle, offset, length);
+        self.write_out(self.opened(handle)?.0).await;
         let mut tries = 1..MAX_TRIES;
         loop {
             let (node, version) = self.opened(handle)?;

@@ -175,6 +175,7 @@ async fn serve(
     stop.cancel();
     watching.await?;
     control.await?;
+    session.write_out().await;
     volume.end_locks().await;
     node.link.close().await;
     if let Some(server) = server {
