@@ -15,19 +15,19 @@ pub use crate::model::behind::Start;
 pub use changes::{Copying, Writing};
 pub use locks::LockAsker;
 
-use crate::model::behind::Behind;
 use crate::model::{HandleTable, InodeTable, Listings, NameChanges, NodeId, Pages, Place, Sight, Touches};
 use crate::model::{hidden, xattr};
 use crate::volume::{Volume, WholeFile};
+use behind::Unsent;
 use bytes::Bytes;
 use globalfs_proto::{
     Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError, Target, Version,
 };
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, RwLock, mpsc};
+use tokio::sync::{RwLock, mpsc};
 use turns::{Turn, Turns};
 
 /// Bytes of a file whose reads are not worth another thread: a quarter of a chunk to hash and copy.
@@ -44,9 +44,6 @@ const MAX_TRIES: usize = 5;
 
 /// Makes the kernel forget all pages of a node.
 type DropPages = Box<dyn Fn(NodeId) + Send + Sync>;
-
-/// Sees to it that what was written to a node is sent.
-type Stream = Box<dyn Fn(NodeId, Start) + Send + Sync>;
 
 /// A file as the kernel is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -118,13 +115,7 @@ pub struct Operations<V: ?Sized> {
     /// How the kernel forgets pages.
     drop_pages: OnceLock<DropPages>,
     /// What was written and is not sent yet.
-    behind: Mutex<Behind>,
-    /// Rung when something of it has left.
-    room: Notify,
-    /// How it is sent unasked. Unset nothing is kept.
-    stream: OnceLock<Stream>,
-    /// Nothing is kept any more.
-    writes_through: AtomicBool,
+    unsent: Unsent,
     turns: Turns,
     name_changes: NameChanges,
     /// Held for reading while names move, so that who missed a file knows when to look again.
@@ -144,10 +135,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             born: Instant::now(),
             pushes: OnceLock::new(),
             drop_pages: OnceLock::new(),
-            behind: Mutex::default(),
-            room: Notify::new(),
-            stream: OnceLock::new(),
-            writes_through: AtomicBool::new(false),
+            unsent: Unsent::default(),
             turns: Turns::default(),
             name_changes: NameChanges::default(),
             moves: RwLock::new(()),
@@ -435,7 +423,9 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// Closes a file. Gives back a node whose hidden name has to go with this last close, by [`Self::remove_hidden`].
     pub fn release(&self, handle: u64) -> FsResult<Option<NodeId>> {
-        let node = self.handles.lock().close(handle)?;
+        let node = self.handles.lock().node(handle)?;
+        self.close_untold(node, handle);
+        self.handles.lock().close(handle)?;
         self.volume.closed(handle);
         let mut inodes = self.inodes.lock();
         if inodes.is_last_of_removed(node) {

@@ -172,10 +172,10 @@ async fn serve(
         () = session.wait() => {}
         () = stop.cancelled() => unmount(&session).await?,
     }
+    session.write_out().await;
     stop.cancel();
     watching.await?;
     control.await?;
-    session.write_out().await;
     volume.end_locks().await;
     node.link.close().await;
     if let Some(server) = server {

@@ -147,6 +147,22 @@ fn writing_goes_on_while_home_and_the_coordinator_are_away() {
     assert_eq!(shell(&burst.cloud, "cat results/job/d/one"), "one\nthree\n");
 }
 
+/// What was under way when a daemon died may fail; it says what has not failed, which is known when the file is closed.
+const WRITER: &str = "import os, sys
+place, stop, n = sys.argv[1], sys.argv[2], 0
+while not os.path.exists(stop):
+    n += 1
+    try:
+        f = os.open(f'{place}/{n}', os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            os.write(f, str(n).encode())
+            if n % 3 == 0: os.fsync(f)
+        finally:
+            os.close(f)
+        print(n, flush=True)
+    except OSError: pass
+";
+
 /// Holds promise 20 of docs/semantics.md.
 #[test]
 fn what_was_acknowledged_comes_home_although_daemons_are_killed() {
@@ -155,41 +171,22 @@ fn what_was_acknowledged_comes_home_although_daemons_are_killed() {
     }
     let mut burst = start();
     shell(&burst.cloud, "mkdir results/job && echo 0 > results/job/0");
-    let (stop, mount) = (std::sync::atomic::AtomicBool::new(false), burst.cloud.clone());
-    let written = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            let mut written = Vec::new();
-            for n in 1.. {
-                if stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    break;
-                }
-                let path = mount.join(format!("results/job/{n}"));
-                // What was under way when the daemon died may fail; what has not failed has to be there.
-                let write = || -> std::io::Result<()> {
-                    use std::io::Write;
-                    let mut file = fs::File::create(&path)?;
-                    file.write_all(n.to_string().as_bytes())?;
-                    if n % 3 == 0 {
-                        file.sync_all()?
-                    }
-                    Ok(())
-                };
-                if write().is_ok() {
-                    written.push(n);
-                }
-            }
-            written
-        });
-        for round in 0..6 {
-            std::thread::sleep(Duration::from_millis(400));
-            let site = if round % 3 == 2 { "onprem" } else { "cloud" };
-            burst.test.cluster.kill(site).unwrap();
-            burst.test.cluster.start_site(site).unwrap();
-        }
-        std::thread::sleep(Duration::from_millis(300));
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        writer.join().unwrap()
-    });
+    let (stop, program) =
+        (burst.test.scratch.path().join("stop"), burst.test.scratch.path().join("writer.py"));
+    fs::write(&program, WRITER).unwrap();
+    let mut writer = std::process::Command::new("python3");
+    let writer = writer.arg(&program).arg(burst.cloud.join("results/job")).arg(&stop);
+    let writer = writer.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    for round in 0..6 {
+        std::thread::sleep(Duration::from_millis(400));
+        let site = if round % 3 == 2 { "onprem" } else { "cloud" };
+        burst.test.cluster.kill(site).unwrap();
+        burst.test.cluster.start_site(site).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    fs::write(&stop, "").unwrap();
+    let said = String::from_utf8(writer.wait_with_output().unwrap().stdout).unwrap();
+    let written: Vec<u32> = said.lines().map(|line| line.parse().unwrap()).collect();
     assert!(written.len() > 50, "{}", written.len());
     burst.test.cluster.admin(&["sync", "/results/job", "--wait", "--timeout", "30s"]).unwrap();
     for n in &written {

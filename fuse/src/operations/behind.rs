@@ -4,17 +4,38 @@
 //! left that was written to it before; what does not leave is told to every open handle of the file once.
 
 use super::{Operations, Writing};
-use crate::model::behind::{Next, Put, Start, Ticket};
+use crate::model::behind::{Behind, Next, Put, Start, Ticket};
 use crate::model::{NodeId, Pages};
 use crate::volume::Volume;
 use globalfs_proto::limits::DEFAULT_DEADLINE;
 use globalfs_proto::{Change, FsError, FsResult};
-use std::sync::atomic::Ordering;
+use parking_lot::Mutex;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
+
+/// `EIO`.
+const LOST: FsError = FsError::Os(5);
 
 /// How long small writes wait for others with which they are sent.
 const LINGER: Duration = Duration::from_millis(10);
+
+/// Sees to it that what was written to a node is sent.
+type Stream = Box<dyn Fn(NodeId, Start) + Send + Sync>;
+
+/// What was written and is not sent yet.
+#[derive(Default)]
+pub(super) struct Unsent {
+    queues: Mutex<Behind>,
+    /// Rung when something has left.
+    room: Notify,
+    /// How it is sent unasked. Unset nothing is kept.
+    stream: OnceLock<Stream>,
+    /// Nothing is kept any more.
+    is_off: AtomicBool,
+}
 
 /// While it exists a piece is on its way.
 struct Leaving<'a, V: Volume + ?Sized> {
@@ -27,42 +48,42 @@ struct Leaving<'a, V: Volume + ?Sized> {
 impl<V: Volume + ?Sized> Drop for Leaving<'_, V> {
     fn drop(&mut self) {
         match self.outcome.take() {
-            Some(Ok(())) => self.operations.behind.lock().end(self.node, self.begun.elapsed()),
+            Some(Ok(())) => self.operations.unsent.queues.lock().end(self.node, self.begun.elapsed()),
             Some(Err(error)) => self.operations.lose(self.node, error),
             // A volume that panicked, or the end of the program: nobody knows whether it is there.
-            None => self.operations.lose(self.node, FsError::Os(EIO)),
+            None => self.operations.lose(self.node, LOST),
         }
-        self.operations.room.notify_waiters();
+        self.operations.unsent.room.notify_waiters();
     }
 }
-
-const EIO: i32 = 5;
 
 impl<V: Volume + ?Sized> Operations<V> {
     /// From now on writes may be answered before they are sent. `stream` has to see to it that [`Self::stream_out`]
     /// is called, and must not wait.
     pub fn stream_by(&self, stream: impl Fn(NodeId, Start) + Send + Sync + 'static) {
         // A second one is not heard: a volume is mounted once.
-        let _ = self.stream.set(Box::new(stream));
+        let _ = self.unsent.stream.set(Box::new(stream));
     }
 
     /// From now on writes are answered when they have been sent.
     pub fn write_through(&self) {
-        self.writes_through.store(true, Ordering::Relaxed);
+        self.unsent.is_off.store(true, Ordering::Relaxed);
     }
 
     /// Keeps what is written to `id` by `handle`, to be sent later; whether it could.
     pub(super) async fn put_behind(&self, handle: u64, id: NodeId, writing: &Writing) -> FsResult<bool> {
-        let (Some(stream), Some(offset)) = (self.stream.get(), writing.offset) else { return Ok(false) };
-        let is_off = writing.is_sync || self.writes_through.load(Ordering::Relaxed);
+        let (Some(stream), Some(offset)) = (self.unsent.stream.get(), writing.offset) else {
+            return Ok(false);
+        };
+        let is_off = writing.is_sync || self.unsent.is_off.load(Ordering::Relaxed);
         let file = self.inodes.lock().attr(id)?.file;
         if is_off || !self.volume.may_write_behind(file) {
             return Ok(false);
         }
         loop {
-            let mut room = std::pin::pin!(self.room.notified());
+            let mut room = std::pin::pin!(self.unsent.room.notified());
             room.as_mut().enable();
-            let put = self.behind.lock().put(id, offset, &writing.data, self.born.elapsed());
+            let put = self.unsent.queues.lock().put(id, offset, &writing.data, self.born.elapsed());
             match put {
                 Put::Taken => return Ok(true),
                 Put::Begin(start) => {
@@ -83,18 +104,18 @@ impl<V: Volume + ?Sized> Operations<V> {
         while let Some(start) = next {
             if start == Start::Soon {
                 sleep(LINGER).await;
-                if !self.behind.lock().wake(id) {
+                if !self.unsent.queues.lock().wake(id) {
                     return;
                 }
             }
             self.send_one(id).await;
-            next = self.behind.lock().go_on(id);
+            next = self.unsent.queues.lock().go_on(id);
         }
     }
 
     /// Returns when all has left that was written to `id` until now, or has failed.
     pub async fn write_out(&self, id: NodeId) {
-        let Some(ticket) = self.behind.lock().ticket(id) else { return };
+        let Some(ticket) = self.unsent.queues.lock().ticket(id) else { return };
         while self.is_pending(id, ticket) {
             self.send_one(id).await;
         }
@@ -102,7 +123,7 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// The same for all files.
     pub async fn write_all_out(&self) {
-        let nodes = self.behind.lock().nodes();
+        let nodes = self.unsent.queues.lock().nodes();
         for id in nodes {
             self.write_out(id).await;
         }
@@ -110,7 +131,7 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// The same for those that a listing of `directory` may show.
     pub(super) async fn write_out_in(&self, directory: NodeId) {
-        let nodes = self.behind.lock().nodes();
+        let nodes = self.unsent.queues.lock().nodes();
         for id in nodes {
             let is_shown = {
                 let inodes = self.inodes.lock();
@@ -123,24 +144,24 @@ impl<V: Volume + ?Sized> Operations<V> {
     }
 
     fn is_pending(&self, id: NodeId, ticket: Ticket) -> bool {
-        self.behind.lock().is_pending(id, ticket)
+        self.unsent.queues.lock().is_pending(id, ticket)
     }
 
     /// Whether something of `id` has not left.
     pub(crate) fn is_behind(&self, id: NodeId) -> bool {
-        self.behind.lock().ticket(id).is_some()
+        self.unsent.queues.lock().ticket(id).is_some()
     }
 
     /// Sends the next piece of `id` when it is its turn, which bounds how long it takes.
     async fn send_one(&self, id: NodeId) {
         // Who has it is changing the file, and ends by a deadline.
         let Ok(_turn) = self.turns.take(id).await else { return };
-        let next = self.behind.lock().begin(id, self.born.elapsed());
+        let next = self.unsent.queues.lock().begin(id, self.born.elapsed());
         match next {
             Next::Nothing => {}
             Next::TooLate => {
                 self.lose(id, FsError::Deadline);
-                self.room.notify_waiters();
+                self.unsent.room.notify_waiters();
             }
             Next::Piece(offset, data) => {
                 let (node, begun) = (id, Instant::now());
@@ -153,12 +174,25 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// What is kept of `id` is not sent, because of `error`. Its pages show what is not there.
     fn lose(&self, id: NodeId, error: FsError) {
-        self.behind.lock().fail(id);
+        self.unsent.queues.lock().fail(id);
         if !self.handles.lock().fail(id, &error) {
-            let path = self.path(id).map_or_else(|_| String::new(), |path| path.to_string());
-            tracing::error!(path, %error, "what was written to a file is lost, and nobody has it open to be told");
+            self.log_loss(id, &error);
         }
         self.settle(id, Pages::Drop);
+    }
+
+    fn log_loss(&self, id: NodeId, error: &FsError) {
+        let path = self.path(id).map_or_else(|_| String::new(), |path| path.to_string());
+        tracing::error!(path, %error, "what was written to a file is lost, and nobody is left to be told");
+    }
+
+    /// `handle` of `id` is closed, and tells nobody any more.
+    pub(super) fn close_untold(&self, id: NodeId, handle: u64) {
+        let error = {
+            let mut handles = self.handles.lock();
+            handles.take_error(handle).filter(|_| handles.writes(handle))
+        };
+        error.iter().for_each(|error| self.log_loss(id, error));
     }
 
     /// An error of earlier writes of which `handle` was not told.
