@@ -242,6 +242,11 @@ impl Volume for NodeVolume {
         Some((index.0 * limits::CHUNK_SIZE, chunk.data))
     }
 
+    /// Under locks that may have been lost each write is told what becomes of it.
+    fn may_write_behind(&self, file: FileId) -> bool {
+        self.locks.is_sure_of(file)
+    }
+
     fn has_locks(&self) -> bool {
         true
     }

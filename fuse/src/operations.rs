@@ -3,6 +3,7 @@
 //! *Invariants:* a read returns bytes of one version, which is that of its node: all that were asked for up to the end of
 //! the file, or an error; no lock is held while the volume works, but that a file is changed once at a time.
 
+mod behind;
 mod changes;
 mod directories;
 mod locks;
@@ -11,12 +12,14 @@ mod removed;
 mod seek;
 mod turns;
 
+pub use crate::model::behind::Start;
 pub use changes::{Copying, Writing};
 pub use locks::LockAsker;
 
 use crate::model::{HandleTable, InodeTable, Listings, NameChanges, NodeId, Pages, Place, Sight, Touches};
 use crate::model::{hidden, xattr};
 use crate::volume::{Volume, WholeFile};
+use behind::Unsent;
 use bytes::Bytes;
 use globalfs_proto::{
     Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError, Target, Version,
@@ -112,6 +115,8 @@ pub struct Operations<V: ?Sized> {
     pushes: OnceLock<mpsc::Sender<(u64, u64)>>,
     /// How the kernel forgets pages.
     drop_pages: OnceLock<DropPages>,
+    /// What was written and is not sent yet.
+    unsent: Unsent,
     turns: Turns,
     name_changes: NameChanges,
     /// Counts hidden names that have gone.
@@ -133,6 +138,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             born: Instant::now(),
             pushes: OnceLock::new(),
             drop_pages: OnceLock::new(),
+            unsent: Unsent::default(),
             turns: Turns::default(),
             name_changes: NameChanges::default(),
             gone: watch::Sender::default(),
@@ -171,7 +177,11 @@ impl<V: Volume + ?Sized> Operations<V> {
         }
         let (path, moment) = (self.path_in(parent, name)?, self.name_changes.moment());
         let attr = self.stat(&path).await?;
-        let node = self.see(Place { parent, name }, &path, &attr)?;
+        let mut node = self.see(Place { parent, name }, &path, &attr)?;
+        if self.is_behind(node.id) {
+            self.write_out(node.id).await;
+            node.attr = self.inodes.lock().attr(node.id)?;
+        }
         Ok(Node { is_settled: self.name_changes.none_since(moment), ..node })
     }
 
@@ -196,6 +206,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// `Stale` when its place now holds something else or nothing: the kernel then looks the path up again.
     pub async fn get_attr(&self, id: NodeId) -> FsResult<Node> {
         let moment = self.name_changes.moment();
+        self.write_out(id).await;
         if let Some(attr) = self.open_attr(id).await? {
             let is_settled = self.name_changes.none_since(moment);
             return Ok(Node { id, attr, lasting: Lasting::default(), is_settled });
@@ -263,6 +274,7 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// The same, to write as well if `writes`; and whether the pages that the kernel has are right.
     pub(crate) async fn open_to(&self, id: NodeId, writes: bool) -> FsResult<(u64, Pages)> {
+        self.write_out(id).await;
         let path = self.path(id)?;
         if writes {
             let target = Target { path: path.clone(), file: self.inodes.lock().attr(id)?.file };
@@ -279,7 +291,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             inodes.go_live(id)?;
         }
         inodes.pin(id)?;
-        Ok((self.handles.lock().open(id), pages))
+        Ok((self.handles.lock().open(id, writes), pages))
     }
 
     /// Tells the volume which thread has opened the file behind `handle`.
@@ -320,6 +332,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// Up to `length` bytes at `offset` of the version of what `handle` is open on; fewer only at the end.
     pub async fn read(&self, handle: u64, offset: u64, length: u32) -> FsResult<Vec<Bytes>> {
         self.volume.reading(handle, offset, length);
+        self.write_out(self.opened(handle)?.0).await;
         let mut tries = 1..MAX_TRIES;
         loop {
             let (node, version) = self.opened(handle)?;

@@ -29,6 +29,8 @@ pub struct Options {
     pub execute: bool,
     /// Whole local files are handed to the kernel where it takes them.
     pub passthrough: bool,
+    /// Writes are answered before they are sent, which `fsync` and `close` wait for. Else each waits itself.
+    pub write_behind: bool,
     /// Access times are updated. Access times come from the origin, so this shows in `mount` alone.
     pub access_times: bool,
 }
@@ -61,6 +63,7 @@ impl Default for Options {
             set_id: false,
             execute: true,
             passthrough: true,
+            write_behind: true,
             access_times: true,
         }
     }
@@ -109,7 +112,6 @@ fn hint(nearest: &Option<&'static str>) -> String {
 /// so, and what concerns writes.
 const ACCEPTED: &[&str] = &[
     "_netdev",
-    "async",
     "auto",
     "default_permissions",
     "defaults",
@@ -131,13 +133,25 @@ const ACCEPTED: &[&str] = &[
     "relatime",
     "silent",
     "strictatime",
-    "sync",
     "user",
     "users",
 ];
 
-const FLAGS: &[&str] =
-    &["allow_other", "ro", "rw", "dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime"];
+const FLAGS: &[&str] = &[
+    "allow_other",
+    "ro",
+    "rw",
+    "dev",
+    "nodev",
+    "suid",
+    "nosuid",
+    "exec",
+    "noexec",
+    "atime",
+    "noatime",
+    "sync",
+    "async",
+];
 
 const VALUES: &[&str] =
     &["fsname", "attr_timeout", "entry_timeout", "negative_timeout", "io_uring", "passthrough", "threads"];
@@ -164,6 +178,7 @@ impl Options {
             "dev" | "nodev" => self.devices = name == "dev",
             "suid" | "nosuid" => self.set_id = name == "suid",
             "exec" | "noexec" => self.execute = name == "exec",
+            "sync" | "async" => self.write_behind = name == "async",
             "atime" | "noatime" => self.access_times = name == "atime",
             _ if is_noise(name) => {}
             _ if VALUES.contains(&name) => return Err(value_error(name, "", "a value behind '='")),

@@ -146,6 +146,15 @@ impl Server {
         let _ = self.shared.notifier.set(notifier);
     }
 
+    /// From now on writes are answered before they are sent.
+    pub(crate) fn write_behind(&self) {
+        let (runtime, shared) = (self.runtime.clone(), Arc::downgrade(&self.shared));
+        self.shared.operations.stream_by(move |node, start| {
+            let Some(shared) = shared.upgrade() else { return };
+            runtime.spawn(async move { shared.operations.stream_out(node, start).await });
+        });
+    }
+
     /// The kernel behind `device` may read local files by itself.
     pub(crate) fn permit_passthrough(&self, device: &Arc<Device>) {
         self.shared.passthrough.permit(device);
@@ -306,16 +315,22 @@ impl Server {
         });
     }
 
+    /// Who has closed it does not wait for the answer.
     fn release(&self, node: NodeId, handle: u64, reply: Reply) {
-        self.shared.passthrough.close(node);
-        match self.shared.operations.release(handle) {
-            Ok(hidden) => {
-                reply.done();
-                let remove = |node| self.spawn(|shared| async move { shared.remove_hidden(node).await });
-                hidden.into_iter().for_each(remove);
+        self.answer(move |shared| async move {
+            // A mapping may have been written to after the close.
+            shared.operations.write_out(node).await;
+            shared.passthrough.close(node);
+            match shared.operations.release(handle) {
+                Ok(hidden) => {
+                    reply.done();
+                    if let Some(node) = hidden {
+                        shared.remove_hidden(node).await;
+                    }
+                }
+                Err(error) => reply.error(errno(&error)),
             }
-            Err(error) => reply.error(errno(&error)),
-        }
+        });
     }
 
     fn read_dir(&self, node: NodeId, offset: u64, size: u32, reply: Reply) {

@@ -103,6 +103,9 @@ pub fn mount(
     }
     let notifier = Notifier::new(connection.device.clone(), connection.agreement.minor);
     server.notify_by(notifier.clone());
+    if options.write_behind {
+        server.write_behind();
+    }
     let device = mount_point::device(&mountpoint);
     let (sender, ended) = watch::channel(false);
     let rings_refused = connection.rings.as_ref().map(Rings::refused);
@@ -112,17 +115,20 @@ pub fn mount(
     let (pushes, wanted) = mpsc::channel(push::MAX_WAITING);
     running.operations.push_to(pushes);
     let (operations, ended) = (running.operations.clone(), running.ended.clone());
-    push::start(wanted, running.notifier.clone(), operations, ended, runtime).map_err(refused)?;
+    push::start(wanted, running.notifier.clone(), operations, ended, runtime.clone()).map_err(refused)?;
     if let Some(changes) = changes {
         let (operations, ended) = (running.operations.clone(), running.ended.clone());
         let started = invalidate::start(changes, running.notifier.clone(), operations, ended);
         started.map_err(refused)?;
     }
     let threads = options.threads;
+    let operations = running.operations.clone();
     let serve = move || {
         if let Err(error) = serve(connection, &server, threads, &sender) {
             warn!(%error, "the connection to the kernel broke");
         }
+        // Whoever has closed a file has waited for this, but not who has unmapped one.
+        runtime.block_on(operations.write_all_out());
         sender.send_replace(true);
     };
     thread::Builder::new().name("globalfs-mount".to_owned()).spawn(serve).map_err(refused)?;
@@ -168,6 +174,12 @@ impl Session {
     pub async fn wait(&self) {
         // An error says that the sender is gone, and it goes after the end.
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
+    }
+
+    /// Returns when all that was written has been sent; from then on writes are answered when they have been.
+    pub async fn write_out(&self) {
+        self.operations.write_through();
+        self.operations.write_all_out().await;
     }
 
     /// Only root may; without it reads are smaller, which is slower and not wrong.

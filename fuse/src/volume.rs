@@ -122,6 +122,11 @@ pub trait Volume: Send + Sync + 'static {
         Err(FsError::READ_ONLY)
     }
 
+    /// Whether a write to `file` may be told as done before it is sent, as nothing is known that forbids it. Must not wait.
+    fn may_write_behind(&self, _file: FileId) -> bool {
+        true
+    }
+
     /// Whether locks are kept here. If not the kernel keeps them, for this mount alone.
     fn has_locks(&self) -> bool {
         false

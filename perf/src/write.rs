@@ -28,6 +28,12 @@ const SMALL: usize = 4096;
 /// Bytes of one write to a large file.
 const BLOCK: usize = 1 << 20;
 
+/// The same of programs that write little at a time.
+const SMALL_BLOCKS: [usize; 2] = [4096, 65_536];
+
+/// Bytes of a file that is written so.
+const IN_SMALL_BLOCKS: usize = 32 << 20;
+
 /// What anything may take.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -90,6 +96,7 @@ impl WriteArgs {
         self.first_changes(&field)?;
         self.small_files(&field)?;
         self.large_file(&field, link.rate_bits_per_s)?;
+        small_blocks(&field)?;
         self.visibility(&field, link.rtt)
     }
 
@@ -197,6 +204,36 @@ impl WriteArgs {
         );
         Ok(())
     }
+}
+
+fn small_blocks(field: &Field) -> Result<()> {
+    for block in SMALL_BLOCKS {
+        let name = format!("blocks-{block}");
+        let write = |dir: &Path| write_in_blocks(&dir.join(&name), block);
+        let (local, here) = (write(&field.local)?, write(&field.job)?);
+        let rate = |seconds: f64| IN_SMALL_BLOCKS as f64 / seconds / 1e6;
+        println!(
+            "writes of {} KiB: {:.0} MB/s, local {:.0} MB/s: {:.2} of it",
+            block / 1024,
+            rate(here),
+            rate(local),
+            local / here
+        );
+    }
+    Ok(())
+}
+
+/// Seconds, the close included.
+fn write_in_blocks(path: &Path, block: usize) -> Result<f64> {
+    let mut content = vec![0; block];
+    fill(&mut content, block as u64);
+    let begun = Instant::now();
+    let mut file = File::create(path)?;
+    for _ in 0..IN_SMALL_BLOCKS / block {
+        file.write_all(&content)?;
+    }
+    drop(file);
+    Ok(begun.elapsed().as_secs_f64())
 }
 
 /// Bytes that do not compress and are in no other block.

@@ -172,6 +172,7 @@ async fn serve(
         () = session.wait() => {}
         () = stop.cancelled() => unmount(&session).await?,
     }
+    session.write_out().await;
     stop.cancel();
     watching.await?;
     control.await?;

@@ -87,6 +87,8 @@ fn run(seed: u64, dies: bool) -> usize {
     std::fs::create_dir(&plain).unwrap();
     let [mut ours, mut theirs] = [&mount, &plain].map(|root| Side::new(root));
     (ours.counts_links, theirs.counts_links) = (!dies, !dies);
+    // A write alone does not tell whether it survives.
+    ours.syncs = dies;
     let mut run = Run { test, origin, ours, theirs, killer: None, lost: 0 };
     let (mut random, mut deaths) = (Random(seed), Random(seed + 1000));
     for number in 0..STEPS {

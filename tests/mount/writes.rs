@@ -274,7 +274,8 @@ fn what_was_acknowledged_survives_the_daemon() {
     let open = File::options().write(true).open(written.mount.join(&acknowledged[0])).unwrap();
     written.test.cluster.kill("onprem").unwrap();
     written.test.cluster.start_site("onprem").unwrap();
-    within(Duration::from_secs(20), || open.write_all_at(b"again", 0).map_err(|error| error.to_string()));
+    let write = || open.write_all_at(b"again", 0).and_then(|()| open.sync_all());
+    within(Duration::from_secs(20), || write().map_err(|error| error.to_string()));
     let there = fs::read(written.test.origin("onprem").join(&acknowledged[0])).unwrap();
     assert!(there.starts_with(b"again"), "an open file goes on");
 }

@@ -235,6 +235,11 @@ impl HeldLocks {
         }
     }
 
+    /// Whether nothing is known that forbids it, without asking anybody.
+    pub fn is_sure_of(&self, file: FileId) -> bool {
+        self.0.state.lock().is_sure_of(file) == Ok(true)
+    }
+
     /// Tells the daemon that all locks go.
     pub async fn end(&self) {
         let session = self.0.state.lock().session.take();

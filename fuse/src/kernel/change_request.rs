@@ -69,6 +69,7 @@ pub(crate) enum ChangeRequest<'a> {
         allocation: Allocation,
     },
     Sync {
+        handle: u64,
         data_only: bool,
     },
     Copy(CopyRequest),
@@ -95,6 +96,8 @@ pub(crate) struct WriteRequest<'a> {
     pub(crate) data: &'a [u8],
     /// Set-id bits are taken away.
     pub(crate) drops_set_id: bool,
+    /// It is to be there when it is answered.
+    pub(crate) is_sync: bool,
 }
 
 /// `None` for what changes nothing.
@@ -149,7 +152,7 @@ pub(crate) fn parse(opcode: u32, body: Body<'_>) -> Result<Option<ChangeRequest<
         }
         opcode::FSYNC | opcode::FSYNCDIR => {
             let sync = body.argument::<abi::FsyncIn>()?.0;
-            Change::Sync { data_only: sync.fsync_flags & abi::DATA_ONLY != 0 }
+            Change::Sync { handle: sync.handle, data_only: sync.fsync_flags & abi::DATA_ONLY != 0 }
         }
         _ => return Ok(None),
     }))
@@ -225,7 +228,9 @@ fn write(body: Body<'_>) -> Result<ChangeRequest<'_>, &'static str> {
     let appends = write.flags & OFlags::APPEND.bits() != 0 && write.write_flags & write_flag::CACHE == 0;
     let drops_set_id = write.write_flags & write_flag::KILL_SUIDGID != 0;
     let offset = (!appends).then_some(write.offset);
-    Ok(ChangeRequest::Write(WriteRequest { handle: write.handle, offset, data, drops_set_id }))
+    // `SYNC` has the bit of `DSYNC`, too.
+    let is_sync = write.flags & (OFlags::DSYNC | OFlags::DIRECT).bits() != 0;
+    Ok(ChangeRequest::Write(WriteRequest { handle: write.handle, offset, data, drops_set_id, is_sync }))
 }
 
 /// What stands before the first NUL, which is a name, and what comes behind it.

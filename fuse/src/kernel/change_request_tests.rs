@@ -100,7 +100,7 @@ fn content_is_understood() {
         ..Default::default()
     };
     let want = |offset, drops_set_id| {
-        ChangeRequest::Write(WriteRequest { handle: 1, offset, data: b"abc", drops_set_id })
+        ChangeRequest::Write(WriteRequest { handle: 1, offset, data: b"abc", drops_set_id, is_sync: false })
     };
     let append = OFlags::APPEND.bits() | 1;
     check(opcode::WRITE, write(1, 0).as_bytes(), b"abc", want(Some(2), false));
@@ -110,8 +110,8 @@ fn content_is_understood() {
     let allocation = Allocation { offset: 2, length: 3, mode: 4 };
     check(opcode::FALLOCATE, space.as_bytes(), b"", ChangeRequest::Allocate { allocation });
     let sync = abi::FsyncIn { fsync_flags: 1, ..Default::default() };
-    check(opcode::FSYNC, sync.as_bytes(), b"", ChangeRequest::Sync { data_only: true });
-    check(opcode::FSYNCDIR, &[0; 16], b"", ChangeRequest::Sync { data_only: false });
+    check(opcode::FSYNC, sync.as_bytes(), b"", ChangeRequest::Sync { handle: 0, data_only: true });
+    check(opcode::FSYNCDIR, &[0; 16], b"", ChangeRequest::Sync { handle: 0, data_only: false });
 }
 
 #[test]

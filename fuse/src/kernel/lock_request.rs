@@ -30,6 +30,7 @@ pub(crate) enum LockRequest {
     },
     /// A handle is closed, or one of its copies: `owner` has no locks of ranges any more.
     Flush {
+        handle: u64,
         owner: LockOwner,
     },
     /// Who waits for the answer to `unique` does not want to any more.
@@ -45,7 +46,8 @@ pub(crate) fn parse(opcode: u32, body: Body<'_>) -> Result<Option<LockRequest>, 
         opcode::SETLK => lock(body, Way::Set { waits: false })?,
         opcode::SETLKW => lock(body, Way::Set { waits: true })?,
         opcode::FLUSH => {
-            LockRequest::Flush { owner: LockOwner(body.argument::<abi::FlushIn>()?.0.lock_owner) }
+            let flush = body.argument::<abi::FlushIn>()?.0;
+            LockRequest::Flush { handle: flush.handle, owner: LockOwner(flush.lock_owner) }
         }
         opcode::INTERRUPT => LockRequest::Interrupt { unique: body.argument::<abi::InterruptIn>()?.0.unique },
         _ => return Ok(None),
@@ -141,8 +143,11 @@ mod tests {
         turned.lock.end = 2;
         assert!(parsed(opcode::SETLK, &turned).is_err());
         assert_eq!(parsed(opcode::READ, &locked(0, 0)), Ok(None));
-        let flush = abi::FlushIn { lock_owner: 8, ..Default::default() };
-        assert_eq!(parsed(opcode::FLUSH, &flush), Ok(Some(LockRequest::Flush { owner: LockOwner(8) })));
+        let flush = abi::FlushIn { handle: 3, lock_owner: 8, ..Default::default() };
+        assert_eq!(
+            parsed(opcode::FLUSH, &flush),
+            Ok(Some(LockRequest::Flush { handle: 3, owner: LockOwner(8) }))
+        );
         let interrupt = abi::InterruptIn { unique: 6 };
         assert_eq!(parsed(opcode::INTERRUPT, &interrupt), Ok(Some(LockRequest::Interrupt { unique: 6 })));
     }

@@ -1,5 +1,6 @@
 //! The tables behind a mount, without IO, clock and async: which nodes the kernel knows, what is open.
 
+pub(crate) mod behind;
 mod handle;
 pub(crate) mod hidden;
 mod inode;

@@ -25,6 +25,8 @@ pub struct Writing {
     pub data: Bytes,
     /// Set-id bits are taken away, as `write(2)` does.
     pub drops_set_id: bool,
+    /// It is to be there when it is answered.
+    pub is_sync: bool,
 }
 
 /// Bytes of an open file for another.
@@ -114,11 +116,15 @@ impl<V: Volume + ?Sized> Operations<V> {
         self.alter(id, |target| Change::RemoveXattr { target, name: name.clone() }).await
     }
 
-    /// Writes into the file behind `handle`, all or an error.
+    /// Writes into the file behind `handle`, all or an error, which may be one of an earlier write.
     pub async fn write(&self, handle: u64, writing: Writing) -> FsResult<()> {
         let (id, _) = self.opened(handle)?;
+        self.take_error(handle)?;
         if writing.drops_set_id {
             self.drop_set_id(id).await?;
+        }
+        if self.put_behind(handle, id, &writing).await? {
+            return Ok(());
         }
         let Writing { offset, data, .. } = writing;
         self.alter(id, |target| Change::Write { target, offset, data: data.clone() }).await
@@ -128,6 +134,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// `EOPNOTSUPP` or `EXDEV` where the volume cannot: then they are to be read and written.
     pub async fn copy(&self, handle: u64, copying: Copying) -> FsResult<u32> {
         let Copying { from, from_offset, offset, length, uid } = copying;
+        self.write_out(self.opened(from)?.0).await;
         let ((source, version), (id, _)) = (self.opened(from)?, self.opened(handle)?);
         let there = version.size.saturating_sub(from_offset);
         let length = length.min(there).min(MAX_COPY);
@@ -161,18 +168,26 @@ impl<V: Volume + ?Sized> Operations<V> {
         self.alter(id, |target| Change::Allocate { target, allocation }).await
     }
 
-    /// What was changed in `id` survives a crash of its master afterwards.
-    pub async fn sync(&self, id: NodeId, data_only: bool) -> FsResult<()> {
-        match self.alter(id, |target| Change::Sync { target, data_only }).await {
+    /// What was changed in `id` survives a crash of its master afterwards. Fails as well if something was lost that was
+    /// written, and `handle` was not told yet.
+    pub async fn sync(&self, id: NodeId, handle: u64, data_only: bool) -> FsResult<()> {
+        let outcome = match self.alter(id, |target| Change::Sync { target, data_only }).await {
             // What cannot be changed has nothing to be kept.
             Err(FsError::READ_ONLY) => Ok(()),
             outcome => outcome,
-        }
+        };
+        self.take_error(handle).and(outcome)
     }
 
-    /// Changes `id` when it is its turn, at the place where it then is, and takes over what came of it.
+    /// Changes `id` after what was written before, when it is its turn, and takes over what came of it.
     pub(super) async fn alter(&self, id: NodeId, change: impl Fn(Target) -> Change) -> FsResult<()> {
+        self.write_out(id).await;
         let _turn = self.turns.take(id).await?;
+        self.alter_in_turn(id, change).await
+    }
+
+    /// The same for who has the turn. The file is changed at the place where it then is.
+    pub(super) async fn alter_in_turn(&self, id: NodeId, change: impl Fn(Target) -> Change) -> FsResult<()> {
         let mut tries = 1..MAX_TRIES;
         loop {
             let (path, target) = self.target(id)?;

@@ -41,6 +41,7 @@ impl<V: Volume + ?Sized> Operations<V> {
         offset: u64,
         mut take: impl FnMut(Line<'_>) -> Filled,
     ) -> FsResult<Reached> {
+        self.write_out_in(parent).await;
         let (listing, mut next) = match self.go_on(parent, offset).await? {
             Way::On(listing, position) => (listing, Some(position)),
             Way::Ended(reached) => return Ok(reached),

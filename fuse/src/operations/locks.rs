@@ -59,6 +59,7 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// Others have changed `id`, for all that is known.
     async fn catch_up(&self, id: NodeId, follows: bool) -> FsResult<()> {
+        self.write_out(id).await;
         let _turn = self.turns.take(id).await?;
         let attr = self.volume.stat_for_open(&self.path(id)?).await.map_err(gone_is_stale)?;
         let pages = {
@@ -72,8 +73,9 @@ impl<V: Volume + ?Sized> Operations<V> {
         Ok(())
     }
 
-    /// `asker` gives up what it has in `range`.
+    /// `asker` gives up what it has in `range`, after what was written.
     pub async fn unlock(&self, asker: LockAsker, range: LockRange) -> FsResult<()> {
+        self.write_out(asker.node).await;
         self.unlock_target(self.lock_target(asker)?, range).await
     }
 

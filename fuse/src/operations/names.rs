@@ -96,7 +96,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             inodes.go_live(id)?;
         }
         inodes.pin(id)?;
-        Ok(self.handles.lock().open(id))
+        Ok(self.handles.lock().open(id, writes))
     }
 
     /// Gives `id` the further name `name` in `parent`; counts one lookup of it.
@@ -145,6 +145,7 @@ impl<V: Volume + ?Sized> Operations<V> {
         let to = Name { place: Place { parent: new_parent, name: new_name }, path: &to };
         let moved = self.volume.stat(from.path).await.map_err(gone_is_missing)?;
         let replaced = self.volume.stat(to.path).await.ok();
+        self.write_out_at(&moved).await;
         if replaced.is_some_and(|replaced| replaced.file == moved.file) {
             // Both are names of one file: nothing moves.
             return self.rename_there(from, to, existing).await;
@@ -163,6 +164,14 @@ impl<V: Volume + ?Sized> Operations<V> {
         outcome?;
         self.moved(moved, replaced, (from.place, to.place), existing);
         Ok(())
+    }
+
+    /// What a name is given to is whole: others may look at it.
+    async fn write_out_at(&self, moved: &Attr) {
+        let node = self.inodes.lock().living_id(moved);
+        if let Some(id) = node {
+            self.write_out(id).await;
+        }
     }
 
     async fn rename_there(&self, from: Name<'_>, to: Name<'_>, existing: Existing) -> FsResult<()> {

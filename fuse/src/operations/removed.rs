@@ -30,7 +30,9 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// Closes a file. Gives back a node whose hidden name has to go with this last close, by [`Self::remove_hidden`].
     pub fn release(&self, handle: u64) -> FsResult<Option<NodeId>> {
-        let node = self.handles.lock().close(handle)?;
+        let node = self.handles.lock().node(handle)?;
+        self.close_untold(node, handle);
+        self.handles.lock().close(handle)?;
         self.volume.closed(handle);
         let mut inodes = self.inodes.lock();
         if inodes.begin_going(node) {

@@ -8,6 +8,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// Where data, or a hole, begins in what `handle` is open on; `ENXIO` behind the end. Where nobody knows all is data.
     pub async fn seek(&self, handle: u64, offset: u64, hole: bool) -> FsResult<u64> {
         const BEHIND_THE_END: FsError = FsError::Os(6);
+        self.write_out(self.opened(handle)?.0).await;
         let (node, version) = self.opened(handle)?;
         if offset >= version.size {
             return Err(BEHIND_THE_END);

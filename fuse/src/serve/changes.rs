@@ -153,8 +153,8 @@ impl Server {
                 });
             }
             ChangeRequest::Copy(copy) => self.copy(request, copy, reply),
-            ChangeRequest::Sync { data_only } => self.spawn(|shared| async move {
-                let outcome = shared.operations.sync(node, data_only).await;
+            ChangeRequest::Sync { handle, data_only } => self.spawn(move |shared| async move {
+                let outcome = shared.operations.sync(node, handle, data_only).await;
                 shared.done("fsync", node, outcome, reply);
             }),
         }
@@ -263,7 +263,7 @@ impl Server {
     }
 
     fn write(&self, request: &Request<'_>, write: &WriteRequest<'_>, reply: Reply) {
-        let WriteRequest { handle, offset, data, drops_set_id } = *write;
+        let WriteRequest { handle, offset, data, drops_set_id, is_sync } = *write;
         let Ok(size) = u32::try_from(data.len()) else { return reply.error(Errno::INVAL) };
         if data.is_empty() {
             return reply.structure(&abi::WriteOut { size, padding: 0 });
@@ -273,12 +273,14 @@ impl Server {
             Some(buffer) => buffer.slice_ref(data),
             None => Bytes::copy_from_slice(data),
         };
-        let (node, writing) = (request.node, Writing { offset, data, drops_set_id });
-        self.spawn(|shared: Arc<Shared>| async move {
+        let (node, writing) = (request.node, Writing { offset, data, drops_set_id, is_sync });
+        let work = |shared: Arc<Shared>| async move {
             match shared.operations.write(handle, writing).await {
                 Ok(()) => reply.structure(&abi::WriteOut { size, padding: 0 }),
                 Err(error) => shared.fail("write", node, &error, reply),
             }
-        });
+        };
+        // What is kept for later is done at once.
+        if offset.is_some() && !is_sync { self.answer(work) } else { self.spawn(work) }
     }
 }

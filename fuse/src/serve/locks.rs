@@ -30,6 +30,9 @@ impl Server {
         let (node, unique) = (request.node, request.unique);
         let asker = move |kind, owner, pid| LockAsker { node, kind, owner, pid };
         match lock {
+            LockRequest::Flush { handle, owner } => {
+                self.flush(handle, asker(LockKind::Ranges, owner, 0), reply);
+            }
             // As before there were locks: the kernel does not ask again.
             _ if !self.shared.operations.has_locks() => reply.error(Errno::NOSYS),
             LockRequest::Interrupt { unique } => {
@@ -49,18 +52,27 @@ impl Server {
                 shared.done("setlk", node, outcome, reply);
             }),
             LockRequest::Unlock { kind, owner, pid, range } => {
-                self.unlock("setlk", asker(kind, owner, pid), range, reply);
-            }
-            LockRequest::Flush { owner } => {
-                self.unlock("flush", asker(LockKind::Ranges, owner, 0), LockRange::WHOLE, reply);
+                self.unlock(asker(kind, owner, pid), range, reply);
             }
         }
     }
 
-    fn unlock(&self, operation: &'static str, asker: LockAsker, range: LockRange, reply: Reply) {
+    fn unlock(&self, asker: LockAsker, range: LockRange, reply: Reply) {
         self.answer(move |shared| async move {
             let outcome = shared.operations.unlock(asker, range).await;
-            shared.done(operation, asker.node, outcome, reply);
+            shared.done("setlk", asker.node, outcome, reply);
+        });
+    }
+
+    /// What was written is there before its owner's locks go.
+    fn flush(&self, handle: u64, asker: LockAsker, reply: Reply) {
+        self.answer(move |shared| async move {
+            let written = shared.operations.flush(asker.node, handle).await;
+            let unlocked = match shared.operations.has_locks() {
+                true => shared.operations.unlock(asker, LockRange::WHOLE).await,
+                false => Ok(()),
+            };
+            shared.done("flush", asker.node, written.and(unlocked), reply);
         });
     }
 
@@ -69,6 +81,7 @@ impl Server {
         let asker = LockAsker { node, kind: LockKind::Whole, owner, pid: 0 };
         let file = self.shared.operations.lock_target(asker);
         self.spawn(move |shared| async move {
+            shared.operations.write_out(node).await;
             if let Ok(target) = file {
                 let _ = shared.operations.unlock_target(target, LockRange::WHOLE).await;
             }

@@ -45,6 +45,10 @@ pub(crate) struct MemoryVolume {
     pub(crate) changes: Mutex<Option<mpsc::Sender<Arc<Changes>>>>,
     /// Where contents lie in local files, if they do.
     pub(crate) local: Mutex<Option<PathBuf>>,
+    /// What a write takes, in milliseconds.
+    pub(crate) write_ms: AtomicU64,
+    /// Offset and length of each write.
+    pub(crate) writes: Mutex<Vec<(u64, usize)>>,
     /// Counts, beside itself, the local files that the kernel has.
     pub(crate) handed_out: Arc<()>,
 }
@@ -70,6 +74,8 @@ struct Tree {
     is_writable: bool,
     /// When set, changes fail with it.
     refusal: Option<FsError>,
+    /// When set, writes fail with it.
+    write_refusal: Option<FsError>,
 }
 
 pub(crate) fn path(text: &str) -> GlobalPath {
@@ -176,6 +182,11 @@ impl MemoryVolume {
     /// From now on changes fail with it.
     pub(crate) fn refuse(&self, error: Option<FsError>) {
         self.tree.lock().refusal = error;
+    }
+
+    /// From now on writes fail with it, and nothing else does.
+    pub(crate) fn refuse_writes(&self, error: Option<FsError>) {
+        self.tree.lock().write_refusal = error;
     }
 
     /// The present content of a file.
@@ -314,7 +325,17 @@ impl Volume for MemoryVolume {
     }
 
     async fn change(&self, change: Change) -> FsResult<Changed> {
+        let written = match &change {
+            Change::Write { offset, data, .. } => Some((offset.unwrap_or(u64::MAX), data.len())),
+            _ => None,
+        };
+        let delay = Duration::from_millis(self.write_ms.load(Ordering::Relaxed));
+        if written.is_some() && !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        self.writes.lock().extend(written);
         let mut tree = self.tree.lock();
+        tree.write_refusal.clone().filter(|_| written.is_some()).map_or(Ok(()), Err)?;
         assert!(!tree.is_broken, "a test breaks the volume");
         let failure = tree.failure.clone().or(tree.refusal.clone());
         failure.map_or(Ok(()), Err)?;

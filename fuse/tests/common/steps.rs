@@ -88,17 +88,24 @@ pub(crate) struct Side {
     pub(crate) open: [Option<File>; SLOTS as usize],
     /// Names of a file are counted.
     pub(crate) counts_links: bool,
+    /// It is asked whether what was written is there.
+    pub(crate) syncs: bool,
 }
 
 impl Side {
     pub(crate) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), open: Default::default(), counts_links: true }
+        Self { root: root.to_owned(), open: Default::default(), counts_links: true, syncs: false }
     }
 
     /// What came of `step`, in words that are the same for both.
     pub(crate) fn apply(&mut self, step: &Step, number: usize) -> String {
         let outcome = self.outcome(step, number);
         outcome.unwrap_or_else(|error| format!("error {:?}", error.raw_os_error()))
+    }
+
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)?;
+        if self.syncs { file.sync_data() } else { Ok(()) }
     }
 
     fn outcome(&mut self, step: &Step, number: usize) -> io::Result<String> {
@@ -111,14 +118,14 @@ impl Side {
             }
             Step::Write(path, offset, length) => {
                 let file = File::options().write(true).open(at(path))?;
-                file.write_all_at(&bytes(*length), *offset).map(done)
+                self.write(&file, &bytes(*length), *offset).map(done)
             }
             Step::Append(path, length) => {
                 let mut file = File::options().append(true).open(at(path))?;
                 io::Write::write_all(&mut file, &bytes(*length)).map(done)
             }
             Step::WriteOpen(slot, offset, length) => match &self.open[*slot] {
-                Some(file) => file.write_all_at(&bytes(*length), *offset).map(done),
+                Some(file) => self.write(file, &bytes(*length), *offset).map(done),
                 None => Ok("nothing is open".to_owned()),
             },
             Step::ReadOpen(slot, offset, length) => match &self.open[*slot] {
