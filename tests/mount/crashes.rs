@@ -17,9 +17,6 @@ const WRITERS: u64 = 4;
 /// Files of one directory.
 const OF_A_DIRECTORY: u64 = 500;
 
-/// One in so many is not followed by `fsync`: it survives the daemon, too.
-const UNSYNCED: u64 = 5;
-
 /// Who is killed, by turns.
 const VICTIMS: [&str; 6] = ["cloud", "cloud", "onprem", "cloud", "coordinator", "cloud"];
 
@@ -70,7 +67,7 @@ impl Writer<'_> {
             created => created?,
         };
         file.write_all(&content(self.number, number))?;
-        if number.is_multiple_of(UNSYNCED) { Ok(()) } else { file.sync_all() }
+        file.sync_all()
     }
 }
 

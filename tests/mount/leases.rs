@@ -147,6 +147,55 @@ fn writing_goes_on_while_home_and_the_coordinator_are_away() {
     assert_eq!(shell(&burst.cloud, "cat results/job/d/one"), "one\nthree\n");
 }
 
+/// What was under way when a daemon died may fail; it says what has not failed, which is known when the file is closed.
+const WRITER: &str = "import os, sys
+place, stop, n = sys.argv[1], sys.argv[2], 0
+while not os.path.exists(stop):
+    n += 1
+    try:
+        f = os.open(f'{place}/{n}', os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            os.write(f, str(n).encode())
+            if n % 3 == 0: os.fsync(f)
+        finally:
+            os.close(f)
+        print(n, flush=True)
+    except OSError: pass
+";
+
+/// Holds promise 20 of docs/semantics.md.
+#[test]
+fn what_was_closed_comes_home_although_daemons_are_killed() {
+    if !can_mount("what_was_closed_comes_home_although_daemons_are_killed") {
+        return;
+    }
+    let mut burst = start();
+    shell(&burst.cloud, "mkdir results/job && echo 0 > results/job/0");
+    let (stop, program) =
+        (burst.test.scratch.path().join("stop"), burst.test.scratch.path().join("writer.py"));
+    fs::write(&program, WRITER).unwrap();
+    let mut writer = std::process::Command::new("python3");
+    let writer = writer.arg(&program).arg(burst.cloud.join("results/job")).arg(&stop);
+    let writer = writer.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    for round in 0..6 {
+        std::thread::sleep(Duration::from_millis(400));
+        let site = if round % 3 == 2 { "onprem" } else { "cloud" };
+        burst.test.cluster.kill(site).unwrap();
+        burst.test.cluster.start_site(site).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    fs::write(&stop, "").unwrap();
+    let said = String::from_utf8(writer.wait_with_output().unwrap().stdout).unwrap();
+    let written: Vec<u32> = said.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(written.len() > 50, "{}", written.len());
+    burst.test.cluster.admin(&["sync", "/results/job", "--wait", "--timeout", "30s"]).unwrap();
+    for n in &written {
+        let home = fs::read_to_string(burst.origin("onprem", &format!("results/job/{n}")));
+        assert_eq!(home.ok(), Some(n.to_string()), "of {} files", written.len());
+    }
+    assert_eq!(tree(&burst.origin("onprem", "results/job")), tree(&burst.origin("cloud", "results/job")));
+}
+
 /// Holds promise 21, promise 22 of docs/semantics.md.
 #[test]
 fn what_a_lost_site_has_is_given_up_by_an_administrator_alone() {
