@@ -21,6 +21,7 @@ use globalfs_proto::{
     Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError, Target, Version,
 };
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -115,6 +116,8 @@ pub struct Operations<V: ?Sized> {
     name_changes: NameChanges,
     /// Held for reading while names move, so that who missed a file knows when to look again.
     moves: RwLock<()>,
+    /// Nodes that are to be synced when they are closed.
+    unconfirmed: Mutex<HashSet<NodeId>>,
     volume: Arc<V>,
 }
 
@@ -133,6 +136,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             turns: Turns::default(),
             name_changes: NameChanges::default(),
             moves: RwLock::new(()),
+            unconfirmed: Mutex::default(),
             volume,
         }
     }
@@ -185,6 +189,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// The kernel drops `count` lookups of `id`.
     pub fn forget(&self, id: NodeId, count: u64) {
         self.inodes.lock().forget(id, count);
+        self.unconfirmed.lock().remove(&id);
     }
 
     /// Attributes of `id`: of an open regular file those of its version, else the present ones.

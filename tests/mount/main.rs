@@ -10,6 +10,7 @@ mod steps;
 
 mod bulk;
 mod changing;
+mod critical;
 mod daemon;
 mod damage;
 mod fan_out;

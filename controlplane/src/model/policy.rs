@@ -3,6 +3,7 @@
 //! *Invariants:* the first policy in file order that matches a path decides, and nothing else does; a
 //! [`PolicySet`] names only sites of the cluster; the same set and path give the same decision everywhere.
 
+pub use super::consistency::Consistency;
 pub use super::on_disconnect::OnDisconnect;
 
 use super::pattern::Pattern;
@@ -36,6 +37,9 @@ pub struct Policy {
     /// What is read while the site that holds a subtree is away.
     #[serde(default, skip_serializing_if = "OnDisconnect::is_default")]
     pub on_disconnect: OnDisconnect,
+    /// When a change counts as made.
+    #[serde(default, skip_serializing_if = "Consistency::is_default")]
+    pub consistency: Consistency,
 }
 
 /// The policy file: one key, `policies`.
@@ -193,6 +197,11 @@ impl PolicySet {
     /// What is read of `path` while the site that holds it is away.
     pub fn on_disconnect(&self, path: &GlobalPath) -> OnDisconnect {
         self.first_match(path).map(|policy| policy.on_disconnect).unwrap_or_default()
+    }
+
+    /// When a change of `path` counts as made.
+    pub fn consistency(&self, path: &GlobalPath) -> Consistency {
+        self.first_match(path).map(|policy| policy.consistency).unwrap_or_default()
     }
 
     /// The directories around `path`, the outermost first, that another site than `primary` may hold a lease on: beneath the
@@ -365,6 +374,7 @@ mod tests {
             replicate_to: Vec::new(),
             sync_mode: SyncMode::Lazy,
             on_disconnect: OnDisconnect::Fail,
+            consistency: Consistency::Eventual,
             priority: 0,
         }
     }

@@ -79,7 +79,9 @@ impl Syncer {
         pause = PAUSE[0];
         loop {
             self.wait().await;
-            match self.round().await {
+            let outcome = self.round().await;
+            self.holding.tried.notify_waiters();
+            match outcome {
                 Ok(0) => tokio::time::sleep(REST).await,
                 Ok(_) => pause = PAUSE[0],
                 Err(error) => {
@@ -318,6 +320,8 @@ impl Batch {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> FsResult<T> + Send + 'static) -> FsResult<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> FsResult<T> + Send + 'static,
+) -> FsResult<T> {
     tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
 }

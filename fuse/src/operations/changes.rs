@@ -163,10 +163,27 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// What was changed in `id` survives a crash of its master afterwards.
     pub async fn sync(&self, id: NodeId, data_only: bool) -> FsResult<()> {
-        match self.alter(id, |target| Change::Sync { target, data_only }).await {
+        // Before: what is written meanwhile has to be synced again.
+        let was_unconfirmed = self.unconfirmed.lock().remove(&id);
+        let outcome = self.alter(id, |target| Change::Sync { target, data_only }).await;
+        if was_unconfirmed && outcome.is_err() {
+            self.unconfirmed.lock().insert(id);
+        }
+        match outcome {
             // What cannot be changed has nothing to be kept.
             Err(FsError::READ_ONLY) => Ok(()),
             outcome => outcome,
+        }
+    }
+
+    /// Whether `id` was changed where a close counts only when the change has come home, and none has been told since.
+    pub fn is_unconfirmed(&self, id: NodeId) -> bool {
+        self.unconfirmed.lock().contains(&id)
+    }
+
+    pub(super) fn note_unconfirmed(&self, id: NodeId, changed: &Changed) {
+        if changed.sync_at_close {
+            self.unconfirmed.lock().insert(id);
         }
     }
 
@@ -195,7 +212,11 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     async fn change_file(&self, id: NodeId, change: Change) -> FsResult<()> {
         let mut changing = Changing::begin(&self.inodes, id)?;
-        changing.changed = Some(self.volume.change(change).await?);
+        let is_sync = matches!(change, Change::Sync { .. });
+        let changed = changing.changed.insert(self.volume.change(change).await?);
+        if !is_sync {
+            self.note_unconfirmed(id, changed);
+        }
         let pages = changing.end();
         self.settle(id, pages);
         Ok(())

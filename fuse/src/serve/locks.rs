@@ -52,9 +52,21 @@ impl Server {
                 self.unlock("setlk", asker(kind, owner, pid), range, reply);
             }
             LockRequest::Flush { owner } => {
-                self.unlock("flush", asker(LockKind::Ranges, owner, 0), LockRange::WHOLE, reply);
+                self.flush(asker(LockKind::Ranges, owner, 0), reply);
             }
         }
+    }
+
+    /// A descriptor is closed, one of perhaps several of the open file.
+    fn flush(&self, asker: LockAsker, reply: Reply) {
+        if !self.shared.operations.is_unconfirmed(asker.node) {
+            return self.unlock("flush", asker, LockRange::WHOLE, reply);
+        }
+        self.spawn(move |shared| async move {
+            let synced = shared.operations.sync(asker.node, false).await;
+            let unlocked = shared.operations.unlock(asker, LockRange::WHOLE).await;
+            shared.done("flush", asker.node, synced.and(unlocked), reply);
+        });
     }
 
     fn unlock(&self, operation: &'static str, asker: LockAsker, range: LockRange, reply: Reply) {
