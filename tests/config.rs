@@ -388,11 +388,6 @@ fn bad_policies() {
         "did you mean `replicate_to`?",
     );
     check_policy(
-        "{name: a, pattern: /a, primary: null, sync_mode: lazy, consistency: lease}",
-        69,
-        "expected eventual or critical",
-    );
-    check_policy(
         "{name: a, pattern: /a, primary: onprem, replicate_to: cloud, sync_mode: lazy}",
         59,
         "expected a list of sites",

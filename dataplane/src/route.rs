@@ -78,8 +78,7 @@ pub trait Placement: Send + Sync + 'static {
     }
 
     /// Whether `fsync` and close are to be answered only when the home of `path` has it.
-    fn is_critical(&self, path: &GlobalPath) -> bool {
-        let _ = path;
+    fn is_critical(&self, _path: &GlobalPath) -> bool {
         false
     }
 

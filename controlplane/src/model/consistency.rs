@@ -1,5 +1,7 @@
 //! When a change counts as made that is made at another site than its home.
 
+use super::policy::PolicySet;
+use globalfs_proto::GlobalPath;
 use serde::{Deserialize, Serialize};
 
 /// What `fsync` and close wait for at a site that holds a subtree.
@@ -17,5 +19,12 @@ impl Consistency {
     /// Whether it is what counts where nothing is said.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+impl PolicySet {
+    /// When a change of `path` counts as made.
+    pub fn consistency(&self, path: &GlobalPath) -> Consistency {
+        self.first_match(path).map(|policy| policy.consistency).unwrap_or_default()
     }
 }

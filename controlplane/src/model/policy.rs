@@ -199,11 +199,6 @@ impl PolicySet {
         self.first_match(path).map(|policy| policy.on_disconnect).unwrap_or_default()
     }
 
-    /// When a change of `path` counts as made.
-    pub fn consistency(&self, path: &GlobalPath) -> Consistency {
-        self.first_match(path).map(|policy| policy.consistency).unwrap_or_default()
-    }
-
     /// The directories around `path`, the outermost first, that another site than `primary` may hold a lease on: beneath the
     /// part of the policy's pattern that is spelled out, which many share, and with one home for all that is in them.
     pub fn leasable(&self, path: &GlobalPath, primary: &SiteName) -> Vec<GlobalPath> {
@@ -269,7 +264,7 @@ impl PolicySet {
         homes
     }
 
-    fn first_match(&self, path: &GlobalPath) -> Option<&Policy> {
+    pub(super) fn first_match(&self, path: &GlobalPath) -> Option<&Policy> {
         self.policies.iter().find(|policy| policy.pattern.matches(path))
     }
 

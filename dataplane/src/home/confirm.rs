@@ -57,7 +57,7 @@ impl Holdings {
         if attr.is_some_and(|attr| attr.kind == FileKind::Directory) {
             paths.extend(pending.names_in(path));
         }
-        let awaited = paths.into_iter().map(|path| (pending.await_home(&path), path));
+        let awaited = paths.into_iter().map(|path| (pending.want_home(&path), path));
         Ok(awaited.filter_map(|(moment, path)| Some((path, moment?))).collect())
     }
 }

@@ -34,7 +34,7 @@ pub struct Pending {
     last: Moment,
     bytes: u64,
     /// Those that somebody waits for.
-    awaited: BTreeSet<GlobalPath>,
+    wanted: BTreeSet<GlobalPath>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -52,7 +52,7 @@ struct Mark {
     /// Nothing was there when it was looked at, and it has not changed since.
     gone: bool,
     /// Until it is home as it was then, somebody waits.
-    awaited: Option<Moment>,
+    wanted: Option<Moment>,
     /// It was home as it was then, or later.
     home: Moment,
 }
@@ -124,8 +124,8 @@ impl Pending {
         let others =
             || self.order.iter().map(|(_, path)| path).filter(|path| self.marks[path].is_due(hurry, now));
         let have_patience = others().next().is_none_or(|path| now < self.marks[path].since + PATIENCE);
-        let awaited = self.awaited.iter().filter(|path| have_patience && self.goes_first(path, now));
-        let mut picked = self.pick(awaited, most);
+        let wanted = self.wanted.iter().filter(|path| have_patience && self.goes_first(path, now));
+        let mut picked = self.pick(wanted, most);
         if picked.is_empty() {
             picked = self.pick(others(), most);
         }
@@ -158,10 +158,10 @@ impl Pending {
     }
 
     /// Somebody waits until `path` is home as it is now: the moment to ask [`Self::is_home`] for; `None`: it is.
-    pub fn await_home(&mut self, path: &GlobalPath) -> Option<Moment> {
+    pub fn want_home(&mut self, path: &GlobalPath) -> Option<Moment> {
         let mark = self.marks.get_mut(path)?;
-        (mark.awaited, mark.failures, mark.not_before) = (Some(mark.changed), 0, Duration::ZERO);
-        self.awaited.insert(path.clone());
+        (mark.wanted, mark.failures, mark.not_before) = (Some(mark.changed), 0, Duration::ZERO);
+        self.wanted.insert(path.clone());
         Some(mark.changed)
     }
 
@@ -188,9 +188,9 @@ impl Pending {
         let Some(mark) = self.marks.get_mut(&due.path) else { return false };
         if mark.changed != due.changed || mark.busy > 0 {
             (mark.since, mark.failures, mark.home) = (mark.last_change, 0, mark.home.max(due.changed));
-            if mark.awaited.is_some_and(|moment| moment <= mark.home) {
-                mark.awaited = None;
-                self.awaited.remove(&due.path);
+            if mark.wanted.is_some_and(|moment| moment <= mark.home) {
+                mark.wanted = None;
+                self.wanted.remove(&due.path);
             }
             return false;
         }
@@ -200,7 +200,7 @@ impl Pending {
         }
         self.bytes -= mark.bytes;
         self.order.remove(&(mark.changed, due.path.clone()));
-        self.awaited.remove(&due.path);
+        self.wanted.remove(&due.path);
         self.marks.remove(&due.path);
         true
     }
@@ -285,7 +285,7 @@ impl Mark {
     }
 
     fn due_at(&self) -> Duration {
-        if self.awaited.is_some() {
+        if self.wanted.is_some() {
             return self.not_before;
         }
         (self.last_change + QUIET).min(self.since + PATIENCE).max(self.not_before)

@@ -149,8 +149,8 @@ fn what_somebody_waits_for_comes_first_and_alone() {
     changed(&mut pending, "/r", ms(0));
     changed(&mut pending, "/r/a", ms(0));
     changed(&mut pending, "/r/b", ms(1));
-    let moment = pending.await_home(&path("/r/b")).unwrap();
-    assert_eq!(pending.await_home(&path("/r/c")), None);
+    let moment = pending.want_home(&path("/r/b")).unwrap();
+    assert_eq!(pending.want_home(&path("/r/c")), None);
     assert_eq!(pending.next_due(ms(1)), Some(ms(1)), "although it was changed just now");
     let due = pending.due(9, false, ms(500));
     assert_eq!(names(&due), ["/r", "/r/b"], "with the directory that it lies in");
@@ -163,13 +163,13 @@ fn what_somebody_waits_for_comes_first_and_alone() {
 fn who_waits_does_not_wait_for_what_is_changed_later() {
     let mut pending = Pending::default();
     changed(&mut pending, "/r/a", ms(0));
-    let moment = pending.await_home(&path("/r/a")).unwrap();
+    let moment = pending.want_home(&path("/r/a")).unwrap();
     let due = pending.due(9, false, ms(0)).remove(0);
     changed(&mut pending, "/r/a", ms(1));
     assert!(!pending.settle(&due), "it stays owed");
     assert!(pending.is_home(&path("/r/a"), moment));
     assert!(pending.due(9, false, ms(2)).is_empty(), "nobody waits any more");
-    let later = pending.await_home(&path("/r/a")).unwrap();
+    let later = pending.want_home(&path("/r/a")).unwrap();
     assert!(!pending.is_home(&path("/r/a"), later));
 }
 
@@ -178,7 +178,7 @@ fn others_are_patient_with_what_somebody_waits_for_but_not_for_ever() {
     let mut pending = Pending::default();
     changed(&mut pending, "/r/a", ms(0));
     changed(&mut pending, "/r/b", ms(1));
-    pending.await_home(&path("/r/b"));
+    pending.want_home(&path("/r/b"));
     assert_eq!(names(&pending.due(9, false, PATIENCE - ms(1))), ["/r/b"]);
     assert_eq!(names(&pending.due(9, false, PATIENCE)), ["/r/a", "/r/b"]);
 }
