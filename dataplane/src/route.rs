@@ -77,6 +77,11 @@ pub trait Placement: Send + Sync + 'static {
         false
     }
 
+    /// Whether `fsync` and close are to be answered only when the home of `path` has it.
+    fn is_critical(&self, _path: &GlobalPath) -> bool {
+        false
+    }
+
     /// Whether something beneath `path` has another master by a lease, so that `path` cannot be moved.
     fn is_divided(&self, path: &GlobalPath) -> bool {
         let _ = path;

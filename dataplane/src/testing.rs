@@ -292,7 +292,7 @@ impl Source for MemorySource {
             Change::Write { target, data, .. } => {
                 let before = self.find(&target.path, deadline).await?.attr.version();
                 let attr = self.put(&target.path, FileKind::Regular, data.clone());
-                Ok(Changed { before: Some(before), attr: Some(attr), directory: None })
+                Ok(Changed { before: Some(before), attr: Some(attr), ..Changed::default() })
             }
             _ => Err(FsError::Os(EOPNOTSUPP)),
         }

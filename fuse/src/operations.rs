@@ -25,6 +25,7 @@ use globalfs_proto::{
     Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError, Target, Version,
 };
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -123,6 +124,8 @@ pub struct Operations<V: ?Sized> {
     gone: watch::Sender<u64>,
     /// Held for reading while names move, so that who missed a file knows when to look again.
     moves: RwLock<()>,
+    /// Nodes that are to be synced when they are closed.
+    unconfirmed: Mutex<HashSet<NodeId>>,
     volume: Arc<V>,
 }
 
@@ -143,6 +146,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             name_changes: NameChanges::default(),
             gone: watch::Sender::default(),
             moves: RwLock::new(()),
+            unconfirmed: Mutex::default(),
             volume,
         }
     }
@@ -199,6 +203,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// The kernel drops `count` lookups of `id`.
     pub fn forget(&self, id: NodeId, count: u64) {
         self.inodes.lock().forget(id, count);
+        self.unconfirmed.lock().remove(&id);
     }
 
     /// Attributes of `id`: of an open regular file those of its version, else the present ones.

@@ -88,6 +88,7 @@ fn read_policy(node: &Node, cluster: Option<Cluster<'_>>, problems: &Problems) -
     let sync_mode = fields.required("sync_mode");
     let priority = fields.optional("priority").unwrap_or_default();
     let on_disconnect = fields.optional("on_disconnect").unwrap_or_default();
+    let consistency = fields.optional("consistency").unwrap_or_default();
     fields.finish();
     let replicate_to = replicas.into_iter().collect::<Option<_>>()?;
     Some(Policy {
@@ -98,6 +99,7 @@ fn read_policy(node: &Node, cluster: Option<Cluster<'_>>, problems: &Problems) -
         sync_mode: sync_mode?,
         priority,
         on_disconnect,
+        consistency,
     })
 }
 

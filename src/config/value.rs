@@ -6,7 +6,7 @@ use super::fields::nearest;
 use super::mount::TraceMode;
 use super::tree::Value;
 use globalfs_controlplane::model::pattern::Pattern;
-use globalfs_controlplane::model::policy::{OnDisconnect, SyncMode};
+use globalfs_controlplane::model::policy::{Consistency, OnDisconnect, SyncMode};
 use globalfs_controlplane::model::record::SiteRole;
 use globalfs_dataplane::disk::Preference;
 use globalfs_proto::limits::MAX_DEADLINE;
@@ -378,6 +378,14 @@ impl Scalar for OnDisconnect {
 
     fn parse(text: &str) -> Result<Self, String> {
         choice(text, &[("stale", Self::Stale), ("fail", Self::Fail)])
+    }
+}
+
+impl Scalar for Consistency {
+    const EXPECTED: &'static str = "eventual or critical";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        choice(text, &[("eventual", Self::Eventual), ("critical", Self::Critical)])
     }
 }
 

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use globalfs_controlplane::client::{ClientError, ControlClient};
 use globalfs_controlplane::files::CertFiles;
-use globalfs_controlplane::model::policy::{OnDisconnect, PolicySet, Primary};
+use globalfs_controlplane::model::policy::{Consistency, OnDisconnect, PolicySet, Primary};
 use globalfs_controlplane::model::record::{ClusterView, MasterRecord, NodeRecord, SiteStatus};
 use globalfs_dataplane::origin;
 use globalfs_dataplane::route::{Master, Placement};
@@ -295,6 +295,10 @@ impl Placement for View {
         let now = self.now.load();
         let here = |(_, tenure): &(_, &Tenure)| tenure.is_in_force() && tenure.holder == self.here;
         now.tenures.at(path).is_some_and(|found| here(&found))
+    }
+
+    fn is_critical(&self, path: &GlobalPath) -> bool {
+        self.now.load().policies.consistency(path) == Consistency::Critical
     }
 
     fn is_divided(&self, path: &GlobalPath) -> bool {

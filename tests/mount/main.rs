@@ -11,6 +11,7 @@ mod steps;
 mod bulk;
 mod changing;
 mod crashes;
+mod critical;
 mod daemon;
 mod damage;
 mod fan_out;

@@ -2,6 +2,7 @@
 //!
 //! *Invariant:* no IO, no clock, no async below this folder.
 
+mod consistency;
 pub mod lease;
 mod on_disconnect;
 pub mod pattern;

@@ -3,6 +3,7 @@
 //! *Invariants:* the first policy in file order that matches a path decides, and nothing else does; a
 //! [`PolicySet`] names only sites of the cluster; the same set and path give the same decision everywhere.
 
+pub use super::consistency::Consistency;
 pub use super::on_disconnect::OnDisconnect;
 
 use super::pattern::Pattern;
@@ -36,6 +37,9 @@ pub struct Policy {
     /// What is read while the site that holds a subtree is away.
     #[serde(default, skip_serializing_if = "OnDisconnect::is_default")]
     pub on_disconnect: OnDisconnect,
+    /// When a change counts as made.
+    #[serde(default, skip_serializing_if = "Consistency::is_default")]
+    pub consistency: Consistency,
 }
 
 /// The policy file: one key, `policies`.
@@ -260,7 +264,7 @@ impl PolicySet {
         homes
     }
 
-    fn first_match(&self, path: &GlobalPath) -> Option<&Policy> {
+    pub(super) fn first_match(&self, path: &GlobalPath) -> Option<&Policy> {
         self.policies.iter().find(|policy| policy.pattern.matches(path))
     }
 
@@ -365,6 +369,7 @@ mod tests {
             replicate_to: Vec::new(),
             sync_mode: SyncMode::Lazy,
             on_disconnect: OnDisconnect::Fail,
+            consistency: Consistency::Eventual,
             priority: 0,
         }
     }

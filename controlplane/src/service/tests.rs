@@ -4,7 +4,7 @@ use super::{Coordinator, DeclaredSite, Options, Reason, StartError, Timing};
 use crate::ca::Authority;
 use crate::client::{ClientError, ControlClient, JoinRequest, join, join_into, new_key};
 use crate::files::CertFiles;
-use crate::model::policy::{OnDisconnect, Policy, PolicyFile, SyncMode};
+use crate::model::policy::{Consistency, OnDisconnect, Policy, PolicyFile, SyncMode};
 use crate::model::record::{Health, SiteRole, SiteStatus};
 use crate::model::token::Joiner;
 use crate::store::{MetaStore, StoreConfig};
@@ -96,6 +96,7 @@ fn policy(name: &str) -> Policy {
         replicate_to: Vec::new(),
         sync_mode: SyncMode::Async,
         on_disconnect: OnDisconnect::Fail,
+        consistency: Consistency::Eventual,
         priority: 0,
     }
 }

@@ -57,6 +57,8 @@ pub struct Holding {
     pub(super) links: Mutex<Links>,
     /// Wakes who brings home.
     pub(super) wake: Notify,
+    /// Tells that some came home, or that it was tried.
+    pub(super) tried: Notify,
     /// No change begins.
     closed: AtomicBool,
     next_batch: AtomicU64,
@@ -128,6 +130,7 @@ impl Holdings {
             pending: Mutex::default(),
             links: Mutex::default(),
             wake: Notify::new(),
+            tried: Notify::new(),
             closed: AtomicBool::new(false),
             next_batch: AtomicU64::new(starts << BATCH_BITS),
             trouble: Mutex::default(),

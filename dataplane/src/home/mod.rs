@@ -1,5 +1,6 @@
 //! Subtrees whose master is another site than their home: what the holder owes, and how it comes home.
 
+mod confirm;
 mod content;
 pub mod holdings;
 mod links;

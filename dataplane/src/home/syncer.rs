@@ -80,7 +80,9 @@ impl Syncer {
         pause = PAUSE[0];
         loop {
             self.wait().await;
-            match self.round().await {
+            let outcome = self.round().await;
+            self.holding.tried.notify_waiters();
+            match outcome {
                 Ok(0) => tokio::time::sleep(REST).await,
                 Ok(_) => pause = PAUSE[0],
                 Err(error) => {

@@ -6,6 +6,7 @@
 //! *Invariants:* a path leaves the set only when what was brought home is what is here: no change of it was under way
 //! or made since it was looked at. A directory leads the paths beneath it. What is gone goes at home only when all that
 //! was changed before, and is not gone, is home: what was moved is there under its new name before it leaves its old one.
+//! What somebody waits for goes first, and nothing waits for it longer than [`PATIENCE`].
 
 use globalfs_proto::GlobalPath;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,8 @@ pub struct Pending {
     order: BTreeSet<(Moment, GlobalPath)>,
     last: Moment,
     bytes: u64,
+    /// Those that somebody waits for.
+    wanted: BTreeSet<GlobalPath>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -48,6 +51,10 @@ struct Mark {
     whole: bool,
     /// Nothing was there when it was looked at, and it has not changed since.
     gone: bool,
+    /// Until it is home as it was then, somebody waits.
+    wanted: Option<Moment>,
+    /// It was home as it was then, or later.
+    home: Moment,
 }
 
 /// A path to bring home, as of a moment.
@@ -111,16 +118,16 @@ impl Pending {
     }
 
     /// At most `most` paths that are due, in the order in which they were changed, and with each the directories above it
-    /// that are not home yet. `hurry`: nothing is waited for but changes under way.
+    /// that are not home yet. What somebody waits for comes alone, so that it does not wait for others. `hurry`: nothing is
+    /// waited for but changes under way.
     pub fn due(&self, most: usize, hurry: bool, now: Duration) -> Vec<Due> {
-        let mut picked = BTreeSet::new();
-        for (_, path) in &self.order {
-            if picked.len() >= most {
-                break;
-            }
-            if self.marks[path].is_due(hurry, now) {
-                picked.extend(self.with_directories(path));
-            }
+        let others =
+            || self.order.iter().map(|(_, path)| path).filter(|path| self.marks[path].is_due(hurry, now));
+        let have_patience = others().next().is_none_or(|path| now < self.marks[path].since + PATIENCE);
+        let wanted = self.wanted.iter().filter(|path| have_patience && self.goes_first(path, now));
+        let mut picked = self.pick(wanted, most);
+        if picked.is_empty() {
+            picked = self.pick(others(), most);
         }
         let due = |path: &GlobalPath| {
             let Mark { changed, whole, .. } = self.marks[path];
@@ -129,11 +136,62 @@ impl Pending {
         picked.into_iter().map(due).collect()
     }
 
+    fn pick<'a>(
+        &'a self,
+        paths: impl Iterator<Item = &'a GlobalPath>,
+        most: usize,
+    ) -> BTreeSet<&'a GlobalPath> {
+        let mut picked = BTreeSet::new();
+        for path in paths {
+            if picked.len() >= most {
+                break;
+            }
+            picked.extend(self.with_directories(path));
+        }
+        picked
+    }
+
+    /// Whether it may come without all that was changed before it.
+    fn goes_first(&self, path: &GlobalPath, now: Duration) -> bool {
+        let mark = &self.marks[path];
+        mark.is_due(false, now) && !mark.gone && !(mark.whole && self.has_below(path))
+    }
+
+    /// Somebody waits until `path` is home as it is now: the moment to ask [`Self::is_home`] for; `None`: it is.
+    pub fn want_home(&mut self, path: &GlobalPath) -> Option<Moment> {
+        let mark = self.marks.get_mut(path)?;
+        (mark.wanted, mark.failures, mark.not_before) = (Some(mark.changed), 0, Duration::ZERO);
+        self.wanted.insert(path.clone());
+        Some(mark.changed)
+    }
+
+    /// Whether home has of `path` what it was at `moment`, or later.
+    pub fn is_home(&self, path: &GlobalPath, moment: Moment) -> bool {
+        self.marks.get(path).is_none_or(|mark| mark.home >= moment)
+    }
+
+    /// The names in `directory` that are owed.
+    pub fn names_in(&self, directory: &GlobalPath) -> Vec<GlobalPath> {
+        let below = self.marks.range(directory.clone()..).map(|(path, _)| path);
+        let below = below.take_while(|path| path.as_bytes().starts_with(directory.as_bytes()));
+        below.filter(|path| path.parent().as_ref() == Some(directory)).cloned().collect()
+    }
+
+    /// Whether `path` came here with a directory that was moved, so that it may be owed without being in the set.
+    pub fn was_moved(&self, path: &GlobalPath) -> bool {
+        let mut above = std::iter::successors(path.parent(), GlobalPath::parent);
+        above.any(|path| self.marks.get(&path).is_some_and(|mark| mark.whole))
+    }
+
     /// What was due is home. False: it has changed since and stays, as if it had been home before.
     pub fn settle(&mut self, due: &Due) -> bool {
         let Some(mark) = self.marks.get_mut(&due.path) else { return false };
         if mark.changed != due.changed || mark.busy > 0 {
-            (mark.since, mark.failures) = (mark.last_change, 0);
+            (mark.since, mark.failures, mark.home) = (mark.last_change, 0, mark.home.max(due.changed));
+            if mark.wanted.is_some_and(|moment| moment <= mark.home) {
+                mark.wanted = None;
+                self.wanted.remove(&due.path);
+            }
             return false;
         }
         let mark = &self.marks[&due.path];
@@ -142,6 +200,7 @@ impl Pending {
         }
         self.bytes -= mark.bytes;
         self.order.remove(&(mark.changed, due.path.clone()));
+        self.wanted.remove(&due.path);
         self.marks.remove(&due.path);
         true
     }
@@ -227,164 +286,13 @@ impl Mark {
     }
 
     fn due_at(&self) -> Duration {
+        if self.wanted.is_some() {
+            return self.not_before;
+        }
         (self.last_change + QUIET).min(self.since + PATIENCE).max(self.not_before)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const fn ms(n: u64) -> Duration {
-        Duration::from_millis(n)
-    }
-
-    fn path(text: &str) -> GlobalPath {
-        GlobalPath::new(text.as_bytes()).unwrap()
-    }
-
-    fn changed(pending: &mut Pending, at: &str, now: Duration) -> bool {
-        let is_new = pending.begin(&path(at), now);
-        pending.end(&path(at), Some(10), now);
-        is_new
-    }
-
-    fn names(due: &[Due]) -> Vec<String> {
-        due.iter().map(|due| String::from_utf8_lossy(due.path.as_bytes()).into_owned()).collect()
-    }
-
-    #[test]
-    fn a_path_is_new_once_and_due_when_it_is_quiet() {
-        let mut pending = Pending::default();
-        assert!(changed(&mut pending, "/r/a", ms(0)));
-        assert!(!changed(&mut pending, "/r/a", ms(60)));
-        assert!(pending.due(9, false, ms(120)).is_empty());
-        assert_eq!(pending.next_due(ms(120)), Some(ms(160)));
-        assert_eq!(names(&pending.due(9, false, ms(160))), ["/r/a"]);
-        assert_eq!(names(&pending.due(9, true, ms(60))), ["/r/a"]);
-        assert_eq!(pending.debt(), Debt { paths: 1, bytes: 10, oldest: Some(ms(0)) });
-    }
-
-    #[test]
-    fn what_never_rests_is_due_when_patience_is_over() {
-        let mut pending = Pending::default();
-        for n in 0..=100 {
-            changed(&mut pending, "/r/a", ms(50 * n));
-        }
-        assert_eq!(pending.due(9, false, PATIENCE).len(), 1);
-    }
-
-    #[test]
-    fn only_what_did_not_change_meanwhile_is_settled() {
-        let mut pending = Pending::default();
-        changed(&mut pending, "/r/a", ms(0));
-        let due = pending.due(9, true, ms(0)).remove(0);
-        pending.begin(&path("/r/a"), ms(1));
-        assert!(!pending.settle(&due), "a change is under way");
-        pending.end(&path("/r/a"), Some(20), ms(2));
-        assert!(!pending.settle(&due), "it has changed");
-        assert_eq!(pending.debt().bytes, 20);
-        let due = pending.due(9, true, ms(2)).remove(0);
-        assert!(pending.settle(&due) && pending.is_empty());
-        assert!(!pending.settle(&due));
-        assert_eq!(pending.debt(), Debt::default());
-    }
-
-    #[test]
-    fn what_is_being_changed_is_never_due() {
-        let mut pending = Pending::default();
-        pending.begin(&path("/r/a"), ms(0));
-        assert!(pending.due(9, true, PATIENCE * 2).is_empty());
-        assert_eq!(pending.next_due(ms(0)), None);
-    }
-
-    #[test]
-    fn directories_lead_and_come_along_although_they_are_busy() {
-        let mut pending = Pending::default();
-        changed(&mut pending, "/r/d/e/f", ms(0));
-        changed(&mut pending, "/r/d", ms(0));
-        pending.begin(&path("/r/d/e"), ms(0));
-        let due = pending.due(1, true, ms(0));
-        assert_eq!(names(&due), ["/r/d", "/r/d/e", "/r/d/e/f"]);
-        assert!(!pending.settle(&due[1]), "the directory is told again once it rests");
-    }
-
-    #[test]
-    fn who_was_changed_first_comes_first() {
-        let mut pending = Pending::default();
-        changed(&mut pending, "/r/b", ms(0));
-        changed(&mut pending, "/r/a", ms(1));
-        changed(&mut pending, "/r/b", ms(2));
-        assert_eq!(names(&pending.due(1, true, ms(2))), ["/r/a"]);
-    }
-
-    #[test]
-    fn failures_wait_longer_each_time_until_they_are_forgiven() {
-        let mut pending = Pending::default();
-        changed(&mut pending, "/r/a", ms(0));
-        let due = pending.due(9, true, ms(0)).remove(0);
-        pending.fail(&due, ms(1000));
-        assert_eq!(pending.next_due(ms(1000)), Some(ms(1200)));
-        pending.fail(&due, ms(2000));
-        assert_eq!(pending.next_due(ms(2000)), Some(ms(2400)));
-        (0..20).for_each(|_| pending.fail(&due, ms(3000)));
-        assert_eq!(pending.next_due(ms(3000)), Some(ms(3000) + RETRY[1]));
-        pending.forgive();
-        assert_eq!(pending.next_due(ms(3000)), Some(ms(3000)));
-    }
-
-    fn goes(pending: &mut Pending, due: &Due) -> bool {
-        pending.gone(due) && pending.first_present().is_none_or(|first| due.changed < first)
-    }
-
-    #[test]
-    fn what_is_gone_goes_after_what_was_changed_before() {
-        let mut pending = Pending::default();
-        changed(&mut pending, "/r/new", ms(0));
-        changed(&mut pending, "/r/old", ms(0));
-        changed(&mut pending, "/r", ms(0));
-        let due = pending.due(9, true, ms(0));
-        let at = |name: &str| due.iter().find(|due| due.path == path(name)).unwrap();
-        assert!(!goes(&mut pending, at("/r/old")), "the other name is not home yet");
-        assert!(pending.settle(at("/r/new")));
-        assert!(goes(&mut pending, at("/r/old")), "the directory was changed later");
-        changed(&mut pending, "/r/old", ms(1));
-        assert!(!goes(&mut pending, at("/r/old")), "it is there again");
-    }
-
-    /// A start adds what is gone last: it is not known what it was changed after.
-    #[test]
-    fn what_was_moved_does_not_wait_for_what_is_gone_beneath_it() {
-        let mut pending = Pending::default();
-        pending.add_whole(&path("/r/to"), ms(0));
-        pending.add(&path("/r/to/a"), ms(0));
-        let due = pending.due(9, true, ms(0));
-        assert!(!goes(&mut pending, &due[1]), "what is above it was changed before");
-        assert!(pending.settle(&due[0]) && goes(&mut pending, &due[1]));
-        assert!(pending.settle(&due[1]) && pending.is_empty());
-    }
-
-    #[test]
-    fn what_was_moved_stays_until_all_beneath_it_is_home() {
-        let mut pending = Pending::default();
-        pending.add_whole(&path("/r/to"), ms(0));
-        changed(&mut pending, "/r/from", ms(0));
-        let due = pending.due(9, true, ms(0));
-        assert_eq!(due.iter().map(|due| due.whole).collect::<Vec<_>>(), [false, true]);
-        pending.add(&path("/r/to/a"), ms(0));
-        pending.add(&path("/r/to-b"), ms(0));
-        assert!(!pending.settle(&due[1]) && !goes(&mut pending, &due[0]));
-        let below = pending.due(9, true, ms(0)).into_iter().find(|due| due.path == path("/r/to/a")).unwrap();
-        assert!(pending.settle(&below) && pending.settle(&due[1]) && goes(&mut pending, &due[0]));
-    }
-
-    #[test]
-    fn debts_are_of_subtrees() {
-        let mut pending = Pending::default();
-        for at in ["/r/a", "/r/a-b", "/r/a/c", "/r/b"] {
-            changed(&mut pending, at, ms(5));
-        }
-        assert_eq!(pending.debt_below(&path("/r/a")), Debt { paths: 2, bytes: 20, oldest: Some(ms(5)) });
-        assert_eq!(pending.debt_below(&path("/r")).paths, 4);
-    }
-}
+#[path = "pending_tests.rs"]
+mod tests;

@@ -105,7 +105,11 @@ impl Changes {
         let _turn = self.lock(target, deadline)?;
         let (found, before) = find(tree, target)?;
         work(&found, &before)?;
-        Ok(Changed { before: Some(before.version()), attr: Some(attr_of(tree, &found)?), directory: None })
+        Ok(Changed {
+            before: Some(before.version()),
+            attr: Some(attr_of(tree, &found)?),
+            ..Changed::default()
+        })
     }
 }
 

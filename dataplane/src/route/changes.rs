@@ -72,6 +72,21 @@ impl Routes {
 
     /// A change of what this site masters, whoever asks.
     pub(super) async fn change_own(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
+        let changed = self.make_own(change, deadline).await?;
+        let (Some(holdings), Some(path)) = (&self.holdings, change.paths().next()) else {
+            return Ok(changed);
+        };
+        if !self.placement.is_leased(path) || !self.placement.is_critical(path) {
+            return Ok(changed);
+        }
+        // Not while the gate is passed: who waits for home shall keep nobody else waiting.
+        if matches!(change, Change::Sync { .. }) {
+            holdings.confirm(path, changed.attr.as_ref(), deadline).await?;
+        }
+        Ok(Changed { sync_at_close: true, ..changed })
+    }
+
+    async fn make_own(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
         let _pass = self.gate.read().await;
         let writer = self.writer_of(change)?;
         if writer != Master::Here {

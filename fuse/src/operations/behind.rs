@@ -200,10 +200,13 @@ impl<V: Volume + ?Sized> Operations<V> {
         self.handles.lock().take_error(handle).map_or(Ok(()), Err)
     }
 
-    /// `handle`, or one of its copies, is about to be closed: what was written to `id` has left, or that it has not is told
-    /// to those who write.
+    /// `handle`, or one of its copies, is about to be closed: what was written to `id` has left, and is home where that
+    /// counts, or that it is not is told: that it has not left, to those who write.
     pub async fn flush(&self, id: NodeId, handle: u64) -> FsResult<()> {
         self.write_out(id).await;
+        if self.is_unconfirmed(id) {
+            self.sync(id, handle, false).await?;
+        }
         let mut handles = self.handles.lock();
         if handles.writes(handle) { handles.take_error(handle).map_or(Ok(()), Err) } else { Ok(()) }
     }

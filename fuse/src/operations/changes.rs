@@ -171,12 +171,30 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// What was changed in `id` survives a crash of its master afterwards. Fails as well if something was lost that was
     /// written, and `handle` was not told yet.
     pub async fn sync(&self, id: NodeId, handle: u64, data_only: bool) -> FsResult<()> {
-        let outcome = match self.alter(id, |target| Change::Sync { target, data_only }).await {
+        // Before: what is written meanwhile has to be synced again.
+        self.write_out(id).await;
+        let was_unconfirmed = self.unconfirmed.lock().remove(&id);
+        let outcome = self.alter(id, |target| Change::Sync { target, data_only }).await;
+        if was_unconfirmed && outcome.is_err() {
+            self.unconfirmed.lock().insert(id);
+        }
+        let outcome = match outcome {
             // What cannot be changed has nothing to be kept.
             Err(FsError::READ_ONLY) => Ok(()),
             outcome => outcome,
         };
         self.take_error(handle).and(outcome)
+    }
+
+    /// Whether `id` was changed where a close counts only when the change has come home, and none has been told since.
+    pub(super) fn is_unconfirmed(&self, id: NodeId) -> bool {
+        self.unconfirmed.lock().contains(&id)
+    }
+
+    pub(super) fn note_unconfirmed(&self, id: NodeId, changed: &Changed) {
+        if changed.sync_at_close {
+            self.unconfirmed.lock().insert(id);
+        }
     }
 
     /// Changes `id` after what was written before, when it is its turn, and takes over what came of it.
@@ -210,7 +228,11 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     async fn change_file(&self, id: NodeId, change: Change) -> FsResult<()> {
         let mut changing = Changing::begin(&self.inodes, id)?;
-        changing.changed = Some(self.volume.change(change).await?);
+        let is_sync = matches!(change, Change::Sync { .. });
+        let changed = changing.changed.insert(self.volume.change(change).await?);
+        if !is_sync {
+            self.note_unconfirmed(id, changed);
+        }
         let pages = changing.end();
         self.settle(id, pages);
         Ok(())

@@ -39,7 +39,9 @@ impl<V: Volume + ?Sized> Operations<V> {
             None => self.volume.stat(path).await?,
         };
         self.inodes.lock().part_dead(&attr);
-        self.see(name.place, path, &attr)
+        let node = self.see(name.place, path, &attr)?;
+        self.note_unconfirmed(node.id, &changed);
+        Ok(node)
     }
 
     /// Makes the regular file `name` in `parent` and opens it, to write if `writes`. Counts one lookup of it. If there is

@@ -36,7 +36,7 @@ impl Tree {
             Change::Allocate { target, allocation } => self.allocate(&target, allocation),
             Change::Copy { .. } => Err(FsError::NOT_SUPPORTED),
             Change::Sync { target, .. } => {
-                Ok(Changed { before: None, attr: Some(self.found(&target)?.0), directory: None })
+                Ok(Changed { attr: Some(self.found(&target)?.0), ..Changed::default() })
             }
         }
     }
@@ -81,7 +81,7 @@ impl Tree {
         for entry in self.entries.values_mut().filter(|entry| entry.0.file == attr.file) {
             *entry = (attr, content.clone());
         }
-        Ok(Changed { before, attr: Some(attr), directory: None })
+        Ok(Changed { before, attr: Some(attr), ..Changed::default() })
     }
 
     fn make(&mut self, path: GlobalPath, new: NewFile, owner: Owner) -> FsResult<Changed> {
@@ -113,7 +113,7 @@ impl Tree {
         };
         self.entries.insert(path, (attr, content));
         self.touch(&parent, is_directory.into());
-        Ok(Changed { before: None, attr: Some(attr), directory: None })
+        Ok(Changed { attr: Some(attr), ..Changed::default() })
     }
 
     fn link(&mut self, target: &Target, path: GlobalPath) -> FsResult<Changed> {

@@ -208,6 +208,8 @@ pub struct Changed {
     pub attr: Option<Attr>,
     /// Those of the one directory in which a name was made or taken away.
     pub directory: Option<Attr>,
+    /// Who closes the file has to ask for [`Change::Sync`] first: its home has to have it by then.
+    pub sync_at_close: bool,
 }
 
 impl Change {
@@ -318,13 +320,16 @@ impl Changed {
     pub(crate) fn encode<'w>(&self, w: &'w mut Writer) -> &'w mut Writer {
         let w = option(w, self.before.as_ref(), Writer::version);
         let w = option(w, self.attr.as_ref(), Writer::attr);
-        self.directory.iter().fold(w, Writer::attr)
+        let w = self.directory.iter().fold(w, Writer::attr);
+        // Only where it is so: attributes take more than a byte, so this one alone is no directory's.
+        if self.sync_at_close { w.u8(1) } else { w }
     }
 
     pub(crate) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
         let (before, attr) = (decode_option(r, Reader::version)?, decode_option(r, Reader::attr)?);
-        let directory = (r.remaining() > 0).then(|| r.attr()).transpose()?;
-        Ok(Self { before, attr, directory })
+        let directory = (r.remaining() > 1).then(|| r.attr()).transpose()?;
+        let sync_at_close = r.remaining() > 0 && decode_bool(r)?;
+        Ok(Self { before, attr, directory, sync_at_close })
     }
 }
 

@@ -121,10 +121,12 @@ fn responses_have_their_frozen_form() {
     let golden = format!("0a070000000000000002000000{}{}", "ab".repeat(32), "01".repeat(32));
     check(Response::Hashes { first: ChunkIndex(7), hashes }, &golden);
     check(Response::Changed(Changed::default()), "0d0000");
-    let changed = Changed { before: Some(attr().version()), attr: Some(attr()), directory: None };
+    let changed = Changed { before: Some(attr().version()), attr: Some(attr()), ..Changed::default() };
     check(Response::Changed(changed), &format!("0d01{}01{attr_hex}", &attr_hex[..80]));
     let changed = Changed { directory: Some(attr()), ..Changed::default() };
     check(Response::Changed(changed), &format!("0d0000{attr_hex}"));
+    check(Response::Changed(Changed { sync_at_close: true, ..changed }), &format!("0d0000{attr_hex}01"));
+    check(Response::Changed(Changed { sync_at_close: true, ..Changed::default() }), "0d000001");
     check(Response::Error(FsError::NOT_FOUND), "06010200000000000000");
     check(Response::Error(FsError::Stale(None)), "0602");
     check(Response::Error(FsError::Stale(Some(Box::new(attr())))), &format!("0603{attr_hex}"));

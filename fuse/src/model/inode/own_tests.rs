@@ -11,7 +11,7 @@ fn regular(ctime_ns: i64) -> Attr {
 }
 
 fn changed(before: &Attr, after: &Attr) -> Changed {
-    Changed { before: Some(before.version()), attr: Some(*after), directory: None }
+    Changed { before: Some(before.version()), attr: Some(*after), ..Changed::default() }
 }
 
 fn with_file() -> (InodeTable, NodeId) {
