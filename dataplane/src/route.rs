@@ -13,8 +13,10 @@
 //! *Invariant:* a request of another site is answered from the origin or refused, never sent on, so requests
 //! cannot go in circles while sites see different policies.
 
+mod above;
 mod bulk;
 mod changes;
+mod root;
 mod sources;
 
 pub use changes::Claims;
@@ -29,9 +31,8 @@ use crate::source::{
 use crate::warm::Group;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use globalfs_proto::{
-    Attr, Changes, DirEntry, FileId, FileKind, FsError, FsResult, GlobalPath, SiteName, Version, Warm,
-};
+use globalfs_proto::{Attr, Changes, DirEntry, FsError, FsResult, GlobalPath, SiteName, Version, Warm};
+use root::{empty_root, synthetic_root};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,6 +125,7 @@ struct Routes {
     gate: RwLock<()>,
     holdings: Option<Holdings>,
     claims: Option<Arc<dyn Claims>>,
+    away: above::Away,
 }
 
 /// What further masters have of a directory.
@@ -152,6 +154,7 @@ impl Routed {
             gate: RwLock::new(()),
             holdings: None,
             claims: None,
+            away: above::Away::default(),
         }))
     }
 
@@ -220,30 +223,37 @@ impl Routes {
     }
 
     async fn stat(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
-        match self.source_of(path) {
-            Ok(source) => match source.stat(path, deadline).await {
-                Err(error) if self.is_missing_root(path, &error) => Ok(synthetic_root()),
-                answer => answer,
-            },
-            Err(error) if self.is_missing_root(path, &error) => Ok(synthetic_root()),
+        if let Some(attr) = self.way_to_held(path).await {
+            return Ok(attr);
+        }
+        let answer = match self.source_of(path) {
+            Ok(source) => source.stat(path, self.patience(path, deadline)).await,
             Err(error) => Err(error),
+        };
+        match answer {
+            Err(error) if self.is_missing_root(path, &error) => Ok(synthetic_root()),
+            Err(error) => self.open_way(path, error).await,
+            answer => answer,
         }
     }
 
     /// What is likely to be asked next comes along where its listing is no more than its master's own.
     async fn look_up(self: &Arc<Self>, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
+        let alone = |attr| Found { attr: Some(attr), directories: no_directories() };
+        if let Some(attr) = self.way_to_held(path).await {
+            return Ok(alone(attr));
+        }
         let found = match self.source_of(path) {
-            Ok(source) => source.look_up(path, below, deadline).await,
+            Ok(source) => source.look_up(path, below, self.patience(path, deadline)).await,
             Err(error) => Err(error),
         };
-        let root = || Found { attr: Some(synthetic_root()), directories: no_directories() };
         match found {
-            Err(error) if self.is_missing_root(path, &error) => Ok(root()),
-            Ok(Found { attr: None, .. }) if path.is_root() => Ok(root()),
+            Err(error) if self.is_missing_root(path, &error) => Ok(alone(synthetic_root())),
+            Ok(Found { attr: None, .. }) if path.is_root() => Ok(alone(synthetic_root())),
             Ok(Found { attr, directories }) => {
                 Ok(Found { attr, directories: self.plain_alone(directories, self.placement.master(path)) })
             }
-            Err(error) => Err(error),
+            Err(error) => self.open_way(path, error).await.map(alone),
         }
     }
 
@@ -469,30 +479,6 @@ impl Routes {
 /// A part of the time, so that one site that is down does not use up all of it.
 fn child_deadline(deadline: Deadline) -> Deadline {
     deadline.min(Deadline::after(CHILD_DEADLINE.min(deadline.remaining() / 2)))
-}
-
-/// That root's listing, before anything is merged into it.
-fn empty_root() -> Listing {
-    Listing { attr: synthetic_root(), entries: [].into(), complete: true, watched: false }
-}
-
-/// The root of a namespace whose root nobody has.
-fn synthetic_root() -> Attr {
-    Attr {
-        file: FileId { origin: 0, inode: 1 },
-        kind: FileKind::Directory,
-        mode: 0o755,
-        nlink: 2,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        size: 0,
-        blocks: 0,
-        atime_ns: 0,
-        mtime_ns: 0,
-        ctime_ns: 0,
-        no_xattrs: false,
-    }
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ fn what_cannot_come_home_in_time_fails_and_stays_owed() {
     let other = File::create(cloud.join("other/job/f")).unwrap();
     test.cluster.kill("onprem").unwrap();
     let (succeeded, said, _) = finish(&critical, "critical");
-    assert!(!succeeded && said.contains("Input/output error"), "{said}");
+    assert!(!succeeded && said.contains("Input/output error"), "{succeeded} {said}");
     assert_eq!(critical.sync_all().unwrap_err().raw_os_error(), Some(5));
     // Else the next process would close its copy of it, which waits, too.
     drop(critical);

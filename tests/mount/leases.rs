@@ -4,6 +4,7 @@
 use super::within;
 use crate::common::{Setup, TestCluster, can_mount, shell};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -135,6 +136,17 @@ fn writing_goes_on_while_home_and_the_coordinator_are_away() {
         "cd results/job && mkdir d && seq 1000 > d/two && mv one d/one && echo three >> d/one && sync d/two",
     );
     assert_eq!(shell(&burst.cloud, "cat results/job/d/one"), "one\nthree\n");
+    // Longer than what is above the subtree counts without its master's word, and by a daemon that never had it.
+    for round in 0..2 {
+        shell(
+            &burst.cloud,
+            "for n in $(seq 32); do echo $n > results/job/d/by-path && cat results/job/d/one > results/job/d/$n && sleep 0.25; done",
+        );
+        if round == 0 {
+            burst.test.cluster.kill("cloud").unwrap();
+            burst.test.cluster.start_site("cloud").unwrap();
+        }
+    }
     burst.test.cluster.start_coordinator().unwrap();
     burst.test.cluster.start_site("onprem").unwrap();
     within(SOON, || {
@@ -145,6 +157,25 @@ fn writing_goes_on_while_home_and_the_coordinator_are_away() {
     assert_eq!(shell(&burst.home, "cat results/job/d/one"), "one\nthree\n");
     burst.test.cluster.admin(&["drain", "cloud", "--timeout", "20s"]).unwrap();
     assert_eq!(shell(&burst.cloud, "cat results/job/d/one"), "one\nthree\n");
+}
+
+/// Holds promise 18 of docs/semantics.md.
+#[test]
+fn what_is_written_by_a_name_that_was_lost_comes_home_by_the_others() {
+    if !can_mount("what_is_written_by_a_name_that_was_lost_comes_home_by_the_others") {
+        return;
+    }
+    let burst = start();
+    let sync = || burst.test.cluster.admin(&["sync", "/results/job", "--wait", "--timeout", "30s"]).unwrap();
+    shell(&burst.cloud, "mkdir results/job && echo one > results/job/x && echo other > results/job/y");
+    let mut file = fs::File::options().append(true).open(burst.cloud.join("results/job/x")).unwrap();
+    shell(&burst.cloud.join("results/job"), "ln x z && mv y x");
+    sync();
+    file.write_all(b"two\n").unwrap();
+    file.sync_all().unwrap();
+    sync();
+    let home = burst.origin("onprem", "results/job");
+    assert_eq!(shell(&home, "cat x z"), "other\none\ntwo\n");
 }
 
 /// What was under way when a daemon died may fail; it says what has not failed, which is known when the file is closed.

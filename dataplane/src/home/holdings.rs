@@ -7,7 +7,7 @@ use super::links::{Links, is_linked};
 use crate::model::pending::{Debt, Due, Pending};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use globalfs_proto::limits::HIDDEN_PREFIX;
-use globalfs_proto::{Change, Changed, Existing, Fence, FsError, FsResult, GlobalPath};
+use globalfs_proto::{Change, Changed, Existing, Fence, FsError, FsResult, GlobalPath, Target};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::io;
@@ -161,6 +161,11 @@ impl Holdings {
         std::iter::successors(Some(path.clone()), GlobalPath::parent).find_map(|at| held.get(&at).cloned())
     }
 
+    /// Whether a subtree is held whose topmost path is as `wanted`.
+    pub fn any(&self, wanted: impl Fn(&GlobalPath) -> bool) -> bool {
+        self.0.held.read().keys().any(wanted)
+    }
+
     /// All subtrees that are held.
     pub fn all(&self) -> Vec<Arc<Holding>> {
         self.0.held.read().values().cloned().collect()
@@ -178,7 +183,8 @@ impl Holdings {
             return Err(OTHER_DEVICE);
         }
         let Some(holding) = first else { return Ok(None) };
-        let (paths, moved) = (touched(change, &holding.scope), moved(change));
+        let (mut paths, moved) = (touched(change, &holding.scope), moved(change));
+        paths.extend(other_names(change, &holding));
         self.begin(&holding, &paths, &moved)?;
         let named = change.paths().filter(|path| !is_hidden(path)).cloned().collect();
         Ok(Some(Noted { holdings: self.clone(), holding, paths, moved, named, bytes: None }))
@@ -348,6 +354,26 @@ fn touched(change: &Change, scope: &GlobalPath) -> Vec<GlobalPath> {
     let mut seen = std::collections::BTreeSet::new();
     paths.retain(|path| !is_hidden(path) && seen.insert(path.clone()));
     paths
+}
+
+/// The names that are left to a file which is changed by one that was taken away while it was open.
+fn other_names(change: &Change, holding: &Holding) -> Vec<GlobalPath> {
+    match target(change) {
+        Some(target) if is_hidden(&target.path) => holding.links.lock().names(target.file),
+        _ => Vec::new(),
+    }
+}
+
+fn target(change: &Change) -> Option<&Target> {
+    match change {
+        Change::SetAttr { target, .. }
+        | Change::SetXattr { target, .. }
+        | Change::RemoveXattr { target, .. }
+        | Change::Write { target, .. }
+        | Change::Allocate { target, .. }
+        | Change::Copy { target, .. } => Some(target),
+        _ => None,
+    }
 }
 
 fn changes_names(change: &Change) -> bool {
