@@ -178,6 +178,30 @@ fn what_is_written_by_a_name_that_was_lost_comes_home_by_the_others() {
     assert_eq!(shell(&home, "cat x z"), "other\none\ntwo\n");
 }
 
+/// Holds promise 18 of docs/semantics.md.
+#[test]
+fn a_directory_that_takes_the_name_of_a_moved_one_has_nothing_of_it_at_home() {
+    if !can_mount("a_directory_that_takes_the_name_of_a_moved_one_has_nothing_of_it_at_home") {
+        return;
+    }
+    let burst = start();
+    let sync = || burst.test.cluster.admin(&["sync", "/results/job", "--wait", "--timeout", "30s"]).unwrap();
+    shell(&burst.cloud, "mkdir -p results/job/a/d results/job/e && cd results/job && touch a/x a/d/y e/z");
+    for step in [
+        "mv a b && mkdir a && touch a/new",
+        "mv b c && mkdir f && echo f > f/x && mv f b",
+        "mkdir g && rm c/x && mv c h && mv g c",
+        "python3 -c \"import ctypes; ctypes.CDLL(None).renameat2(-100, b'e', -100, b'h', 2)\"; ls e h",
+    ] {
+        sync();
+        shell(&burst.cloud.join("results/job"), step);
+        sync();
+        let (home, here) = (burst.origin("onprem", "results/job"), burst.origin("cloud", "results/job"));
+        assert_eq!(tree(&home), tree(&here), "{step}");
+    }
+    assert_eq!(shell(&burst.cloud.join("results/job"), "ls e | xargs"), "d\n", "they were exchanged");
+}
+
 /// What was under way when a daemon died may fail; it says what has not failed, which is known when the file is closed.
 const WRITER: &str = "import os, sys
 place, stop, n = sys.argv[1], sys.argv[2], 0

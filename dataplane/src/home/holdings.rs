@@ -171,8 +171,9 @@ impl Holdings {
         self.0.held.read().values().cloned().collect()
     }
 
-    /// `change` is about to be made: what it will make differ from home is kept first. `None`: none of it is held.
-    pub fn note(&self, change: &Change) -> FsResult<Option<Noted>> {
+    /// `change` is about to be made: what it will make differ from home is kept first, and so is `below`, names that it takes
+    /// away with a directory. `None`: none of it is held.
+    pub fn note(&self, change: &Change, below: Vec<GlobalPath>) -> FsResult<Option<Noted>> {
         if change.is_without_effect() {
             return Ok(None);
         }
@@ -185,6 +186,7 @@ impl Holdings {
         let Some(holding) = first else { return Ok(None) };
         let (mut paths, moved) = (touched(change, &holding.scope), moved(change));
         paths.extend(other_names(change, &holding));
+        paths.extend(below);
         self.begin(&holding, &paths, &moved)?;
         let named = change.paths().filter(|path| !is_hidden(path)).cloned().collect();
         Ok(Some(Noted { holdings: self.clone(), holding, paths, moved, named, bytes: None }))

@@ -17,7 +17,7 @@ fn rename(from: &str, to: &str) -> Change {
 }
 
 fn apply(holdings: &Holdings, change: &Change) {
-    let noted = holdings.note(change).unwrap();
+    let noted = holdings.note(change, Vec::new()).unwrap();
     noted.expect("it is held").done(&Changed::default());
 }
 
@@ -59,7 +59,7 @@ fn what_is_under_way_is_never_settled() {
     let holding = holdings.hold(&path("/r"), Fence(1)).unwrap();
     apply(&holdings, &make("/r/a"));
     let before = due(&holding);
-    let noted = holdings.note(&make("/r/a")).unwrap();
+    let noted = holdings.note(&make("/r/a"), Vec::new()).unwrap();
     assert_eq!(holdings.settle(&holding, &before).unwrap(), 0);
     drop(noted);
     assert_eq!(holdings.settle(&holding, &before).unwrap(), 0);
@@ -89,7 +89,7 @@ fn names_of_two_subtrees_are_of_two_devices_and_others_are_not_noted() {
     let holdings = Holdings::open(dir.path()).unwrap();
     holdings.hold(&path("/r/a"), Fence(1)).unwrap();
     holdings.hold(&path("/r/b"), Fence(2)).unwrap();
-    let note = |from, to| holdings.note(&rename(from, to)).map(|noted| noted.is_some());
+    let note = |from, to| holdings.note(&rename(from, to), Vec::new()).map(|noted| noted.is_some());
     assert_eq!(note("/r/a/x", "/r/b/x"), Err(OTHER_DEVICE));
     assert_eq!(note("/r/a/x", "/r/x"), Err(OTHER_DEVICE));
     assert_eq!(note("/r/x", "/r/y"), Ok(false));

@@ -7,9 +7,10 @@
 use super::{Master, Routed, Routes};
 use crate::home::blocking;
 use crate::home::holdings::Noted;
+use crate::home::survey::{Limits, survey};
 use crate::source::Deadline;
 use async_trait::async_trait;
-use globalfs_proto::{Change, Changed, FsError, FsResult, GlobalPath, SiteName};
+use globalfs_proto::{Change, Changed, Existing, FsError, FsResult, GlobalPath, SiteName};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -21,6 +22,9 @@ const BUSY: FsError = FsError::Os(16);
 
 /// What is waited at most for word that a master has changed, before it is asked again.
 const TURN: Duration = Duration::from_millis(50);
+
+/// Of a subtree that is moved. What is more than may be owed fails when it is noted.
+const ALL: Limits = Limits { entries: usize::MAX, bytes: u64::MAX };
 
 /// How this site becomes the master of what it changes.
 #[async_trait]
@@ -96,7 +100,7 @@ impl Routes {
         if moves && change.paths().any(|path| !self.may_move(path)) {
             return Err(BUSY);
         }
-        let noted = self.note(change).await?;
+        let noted = self.note(change, deadline).await?;
         let changed = self.origin.change(change, deadline).await?;
         if matches!(change, Change::Sync { .. }) {
             self.sync_notes().await?;
@@ -128,7 +132,7 @@ impl Routes {
     }
 
     /// Keeps what the change will make differ from home.
-    async fn note(&self, change: &Change) -> FsResult<Option<Noted>> {
+    async fn note(&self, change: &Change, deadline: Deadline) -> FsResult<Option<Noted>> {
         let Some(holdings) = &self.holdings else { return Ok(None) };
         let Some(path) = change.paths().next() else { return Ok(None) };
         let Some(holding) = holdings.at(path) else {
@@ -140,8 +144,22 @@ impl Routes {
         if let Some(claims) = &self.claims {
             claims.used(path);
         }
+        let below = self.taken_away(change, deadline).await?;
         let (holdings, change) = (holdings.clone(), change.clone());
-        blocking(move || holdings.note(&change)).await
+        blocking(move || holdings.note(&change, below)).await
+    }
+
+    /// The names beneath directories that `change` moves. Home may have them, and keeps them if another directory takes the
+    /// name before it has heard of that.
+    async fn taken_away(&self, change: &Change, deadline: Deadline) -> FsResult<Vec<GlobalPath>> {
+        let Change::Rename { from, to, existing } = change else { return Ok(Vec::new()) };
+        let exchanged = (*existing == Existing::Exchange).then_some(to);
+        let mut names = Vec::new();
+        for top in std::iter::once(from).chain(exchanged) {
+            let items = survey(&*self.origin, top, ALL, deadline).await?;
+            names.extend(items.into_iter().flatten().map(|item| item.path).filter(|path| path != top));
+        }
+        Ok(names)
     }
 
     async fn sync_notes(&self) -> FsResult<()> {
