@@ -144,9 +144,8 @@ impl Run {
         self.test.lock().unwrap().cluster.admin(args).map_err(|error| format!("{error:#}"))
     }
 
-    /// What is known to come home wrong. A directory that takes the name of one that was moved away and is not home yet:
-    /// home keeps what was in the first one. A file that is written by a name which it has lost, while it has another one:
-    /// the other one keeps the old content at home; so here a file that is open has one name.
+    /// What has tests of its own in `leases.rs`: a directory that takes the name of one that was moved away and is not home
+    /// yet, and a file that is written by a name which it has lost, while it has another one.
     fn is_left_out(&mut self, step: &Step) -> bool {
         let meta = |path: &PathBuf| fs::symlink_metadata(self.theirs.root.join(path)).ok();
         let is_directory = |path: &PathBuf| meta(path).is_some_and(|meta| meta.is_dir());
