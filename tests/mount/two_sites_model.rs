@@ -120,7 +120,7 @@ impl Run {
         fs::create_dir(&plain).unwrap();
         let theirs = Side { counts_links: false, ..Side::new(&plain) };
         let (working, root) = enter(&mount(&scratch, Site::Cloud));
-        let ours = Side { counts_links: false, ..Side::new(&root) };
+        let ours = Side { counts_links: false, syncs: true, ..Side::new(&root) };
         Self {
             seed,
             events: Random(seed + 1000),
