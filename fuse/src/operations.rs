@@ -17,7 +17,7 @@ pub use changes::{Copying, Writing};
 pub use locks::LockAsker;
 
 use crate::model::{HandleTable, InodeTable, Listings, NameChanges, NodeId, Pages, Place, Sight, Touches};
-use crate::model::{hidden, xattr};
+use crate::model::{Unconfirmed, hidden, xattr};
 use crate::volume::{Volume, WholeFile};
 use behind::Unsent;
 use bytes::Bytes;
@@ -25,7 +25,6 @@ use globalfs_proto::{
     Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError, Target, Version,
 };
 use parking_lot::Mutex;
-use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -124,8 +123,7 @@ pub struct Operations<V: ?Sized> {
     gone: watch::Sender<u64>,
     /// Held for reading while names move, so that who missed a file knows when to look again.
     moves: RwLock<()>,
-    /// Nodes that are to be synced when they are closed.
-    unconfirmed: Mutex<HashSet<NodeId>>,
+    unconfirmed: Mutex<Unconfirmed>,
     volume: Arc<V>,
 }
 
@@ -181,12 +179,11 @@ impl<V: Volume + ?Sized> Operations<V> {
         }
         let (path, moment) = (self.path_in(parent, name)?, self.name_changes.moment());
         let attr = self.stat(&path).await?;
-        let mut node = self.see(Place { parent, name }, &path, &attr)?;
-        if self.is_behind(node.id) {
-            self.write_out(node.id).await;
-            node.attr = self.inodes.lock().attr(node.id)?;
-        }
-        Ok(Node { is_settled: self.name_changes.none_since(moment), ..node })
+        let node = self.see(Place { parent, name }, &path, &attr)?;
+        // What was written may have left since the volume was asked.
+        self.write_out(node.id).await;
+        let attr = self.inodes.lock().attr(node.id)?;
+        Ok(Node { attr, is_settled: self.name_changes.none_since(moment), ..node })
     }
 
     /// `attr` is what was found at `place`, which is `path`; counts one lookup of it.
@@ -202,8 +199,15 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// The kernel drops `count` lookups of `id`.
     pub fn forget(&self, id: NodeId, count: u64) {
-        self.inodes.lock().forget(id, count);
-        self.unconfirmed.lock().remove(&id);
+        let mut inodes = self.inodes.lock();
+        inodes.forget(id, count);
+        self.forget_dead(&inodes, id);
+    }
+
+    fn forget_dead(&self, inodes: &InodeTable, id: NodeId) {
+        if !inodes.lives(id) {
+            self.unconfirmed.lock().forget(id);
+        }
     }
 
     /// Attributes of `id`: of an open regular file those of its version, else the present ones.

@@ -6,13 +6,14 @@ mod common;
 use common::{MemoryVolume, path};
 use globalfs_fuse::operations::{Filled, Line, Operations, Reached};
 use globalfs_fuse::{Identity, NodeId};
-use globalfs_proto::{FileKind, FsError, FsResult};
+use globalfs_proto::{FileKind, FsError, FsResult, Owner};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const ROOT: NodeId = NodeId::ROOT;
 const ENAMETOOLONG: FsError = FsError::Os(36);
 const EBADF: FsError = FsError::Os(9);
+const EIO: FsError = FsError::Os(5);
 
 fn mounted() -> (Arc<MemoryVolume>, Operations<MemoryVolume>) {
     let volume = MemoryVolume::new();
@@ -287,4 +288,25 @@ async fn extended_attributes_are_handed_on() {
     volume.set_xattr("/f", "security.selinux", b"label");
     assert_eq!(operations.get_xattr(node.id, b"security.selinux").await, Err(FsError::Os(95)));
     assert_eq!(operations.list_xattr(node.id, 0).await.unwrap(), "user.a\0user.b\0");
+}
+
+#[tokio::test]
+async fn a_close_counts_when_what_was_changed_is_confirmed() {
+    let (volume, operations) = mounted();
+    volume.make_writable();
+    let sure = |answer: FsResult<()>| *volume.confirmed.lock() = Some(answer);
+    sure(Ok(()));
+    let owner = Owner { uid: 0, gid: 0, mode: 0o644 };
+    let (file, handle) = operations.create(ROOT, b"f", owner, true, false).await.unwrap();
+    sure(Err(EIO));
+    // Of one lookup of several, which says nothing of the file.
+    operations.look_up(ROOT, b"f").await.unwrap();
+    operations.forget(file.id, 1);
+    for _ in 0..2 {
+        assert_eq!(operations.flush(file.id, handle).await, Err(EIO), "as often as it is closed");
+    }
+    sure(Ok(()));
+    assert_eq!(operations.flush(file.id, handle).await, Ok(()));
+    sure(Err(EIO));
+    assert_eq!(operations.flush(file.id, handle).await, Ok(()), "nothing has changed since");
 }

@@ -292,6 +292,11 @@ impl InodeTable {
         }
     }
 
+    /// Whether the kernel knows `id`, or has it open.
+    pub(crate) fn lives(&self, id: NodeId) -> bool {
+        self.nodes.contains_key(&id)
+    }
+
     /// A handle was opened on `id`.
     pub(crate) fn pin(&mut self, id: NodeId) -> FsResult<()> {
         self.node_mut(id).map(|n| n.open_handles += 1)

@@ -9,6 +9,7 @@ mod listing;
 mod mode;
 mod moment;
 mod touches;
+mod unconfirmed;
 pub(crate) mod xattr;
 
 pub(crate) use handle::HandleTable;
@@ -18,3 +19,4 @@ pub(crate) use listing::{Listing, Listings, Mark, Offset, Position};
 pub(crate) use mode::{Mode, Modes};
 pub(crate) use moment::{Moment, NameChanges};
 pub(crate) use touches::Touches;
+pub(crate) use unconfirmed::Unconfirmed;

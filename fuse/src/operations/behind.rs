@@ -147,11 +147,6 @@ impl<V: Volume + ?Sized> Operations<V> {
         self.unsent.queues.lock().is_pending(id, ticket)
     }
 
-    /// Whether something of `id` has not left.
-    pub(crate) fn is_behind(&self, id: NodeId) -> bool {
-        self.unsent.queues.lock().ticket(id).is_some()
-    }
-
     /// Sends the next piece of `id` when it is its turn, which bounds how long it takes.
     async fn send_one(&self, id: NodeId) {
         // Who has it is changing the file, and ends by a deadline.

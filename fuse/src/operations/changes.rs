@@ -171,12 +171,11 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// What was changed in `id` survives a crash of its master afterwards. Fails as well if something was lost that was
     /// written, and `handle` was not told yet.
     pub async fn sync(&self, id: NodeId, handle: u64, data_only: bool) -> FsResult<()> {
-        // Before: what is written meanwhile has to be synced again.
         self.write_out(id).await;
-        let was_unconfirmed = self.unconfirmed.lock().remove(&id);
+        let asked = self.unconfirmed.lock().last(id);
         let outcome = self.alter(id, |target| Change::Sync { target, data_only }).await;
-        if was_unconfirmed && outcome.is_err() {
-            self.unconfirmed.lock().insert(id);
+        if let (Some(change), Ok(())) = (asked, &outcome) {
+            self.unconfirmed.lock().confirm(id, change);
         }
         let outcome = match outcome {
             // What cannot be changed has nothing to be kept.
@@ -186,14 +185,14 @@ impl<V: Volume + ?Sized> Operations<V> {
         self.take_error(handle).and(outcome)
     }
 
-    /// Whether `id` was changed where a close counts only when the change has come home, and none has been told since.
+    /// Whether a close of `id` counts only when something has come home that has not.
     pub(super) fn is_unconfirmed(&self, id: NodeId) -> bool {
-        self.unconfirmed.lock().contains(&id)
+        self.unconfirmed.lock().last(id).is_some()
     }
 
     pub(super) fn note_unconfirmed(&self, id: NodeId, changed: &Changed) {
         if changed.sync_at_close {
-            self.unconfirmed.lock().insert(id);
+            self.unconfirmed.lock().note(id);
         }
     }
 

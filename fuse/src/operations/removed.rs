@@ -39,6 +39,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             return Ok(Some(node));
         }
         inodes.unpin(node);
+        self.forget_dead(&inodes, node);
         Ok(None)
     }
 
@@ -67,6 +68,7 @@ impl<V: Volume + ?Sized> Operations<V> {
         let mut inodes = self.inodes.lock();
         inodes.end_removed(id);
         inodes.unpin(id);
+        self.forget_dead(&inodes, id);
         self.gone.send_modify(|gone| *gone += 1);
     }
 }

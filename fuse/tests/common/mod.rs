@@ -47,6 +47,8 @@ pub(crate) struct MemoryVolume {
     pub(crate) local: Mutex<Option<PathBuf>>,
     /// What a write takes, in milliseconds.
     pub(crate) write_ms: AtomicU64,
+    /// When set, changes are to be synced at close, which comes to this.
+    pub(crate) confirmed: Mutex<Option<FsResult<()>>>,
     /// Offset and length of each write.
     pub(crate) writes: Mutex<Vec<(u64, usize)>>,
     /// Counts, beside itself, the local files that the kernel has.
@@ -339,7 +341,12 @@ impl Volume for MemoryVolume {
         assert!(!tree.is_broken, "a test breaks the volume");
         let failure = tree.failure.clone().or(tree.refusal.clone());
         failure.map_or(Ok(()), Err)?;
-        if tree.is_writable { tree.change(change) } else { Err(FsError::READ_ONLY) }
+        let confirmed = self.confirmed.lock().clone();
+        if let (Some(Err(error)), Change::Sync { .. }) = (&confirmed, &change) {
+            return Err(error.clone());
+        }
+        let changed = if tree.is_writable { tree.change(change) } else { Err(FsError::READ_ONLY) };
+        changed.map(|changed| Changed { sync_at_close: confirmed.is_some(), ..changed })
     }
 
     async fn read(
