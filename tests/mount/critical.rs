@@ -57,7 +57,12 @@ fn what_is_closed_under_a_critical_policy_is_home() {
         file.sync_data().unwrap();
         assert_eq!(fs::read_to_string(home.join("open")).unwrap().lines().count(), n + 1);
     }
+    shell(&cloud, "cd results/job && ln open other && rm open");
+    writeln!(file, "by a lost name").unwrap();
+    file.sync_data().unwrap();
+    assert!(fs::read_to_string(home.join("other")).unwrap().ends_with("by a lost name\n"));
     drop(file);
+    shell(&cloud, "cd results/job && mv other open");
     shell(&cloud, "cd results/job && ln f g && mv open moved && mkdir d && mv d e && touch e/f && sync .");
     assert_eq!(shell(&home, "ls | xargs"), "e f first g moved\n");
     shell(&cloud, &write("results/job/e/f", "moved"));

@@ -22,7 +22,7 @@ impl Holdings {
     /// Brings `path`, which has the attributes `attr`, home before all else, and returns when it is; of a directory also
     /// its names. `EIO` when it is not in time: then it stays owed.
     pub async fn confirm(&self, path: &GlobalPath, attr: Option<&Attr>, deadline: Deadline) -> FsResult<()> {
-        let Some(holding) = self.at(path).filter(|_| !is_hidden(path)) else { return Ok(()) };
+        let Some(holding) = self.at(path) else { return Ok(()) };
         let awaited = self.await_home(&holding, path, attr).await?;
         if awaited.is_empty() {
             return Ok(());
@@ -43,7 +43,8 @@ impl Holdings {
         path: &GlobalPath,
         attr: Option<&Attr>,
     ) -> FsResult<Vec<(GlobalPath, Moment)>> {
-        let mut paths = vec![path.clone()];
+        // What lost its name while it was open has further ones, or nothing of it comes home.
+        let mut paths: Vec<_> = std::iter::once(path.clone()).filter(|path| !is_hidden(path)).collect();
         if let Some(attr) = attr.filter(|attr| is_linked(attr)) {
             // It may have been changed by another name.
             paths.extend(holding.links.lock().names(attr.file));

@@ -309,7 +309,7 @@ fn remove(tree: &Tree, path: &GlobalPath, directory: bool) -> FsResult<Changed> 
 
 /// The file at `place`, if it has further names: their attributes change with what happens to this one.
 fn linked(tree: &Tree, place: &Place<'_>) -> Option<Version> {
-    let attr = place.find().ok().and_then(|found| attr_of(tree, &found).ok())?;
+    let attr = place.find().ok().and_then(|found| tree.attr(&found).ok())?;
     (attr.kind != FileKind::Directory && attr.nlink > 1).then(|| attr.version())
 }
 
