@@ -30,6 +30,14 @@ fn start() -> (TestCluster, PathBuf) {
     });
     let cloud = mount_with(&mut test, "node-1", "cloud", "deadline: 4s\n", &[]);
     shell(&cloud, "mkdir results/job other/job");
+    // A lease that is slow to be had leaves changes to home.
+    within(SOON, || {
+        shell(&cloud, "touch results/job/first other/job/first");
+        let leases: Vec<serde_json::Value> =
+            serde_json::from_str(&test.cluster.admin(&["lease", "list", "--json"]).unwrap()).unwrap();
+        let held = leases.iter().filter(|lease| lease["state"] == "held").count();
+        if held == 2 { Ok(()) } else { Err(format!("{leases:?}")) }
+    });
     (test, cloud)
 }
 
@@ -46,7 +54,6 @@ fn what_is_closed_under_a_critical_policy_is_home() {
     }
     let (test, cloud) = start();
     let home = test.origin("onprem").join("results/job");
-    shell(&cloud, "touch results/job/first");
     for n in 0..20 {
         shell(&cloud, &write("results/job/f", &format!("content-{n}")));
         assert_eq!(fs::read_to_string(home.join("f")).unwrap(), format!("content-{n}"));
