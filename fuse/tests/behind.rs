@@ -9,6 +9,7 @@ use globalfs_proto::FsError;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -188,7 +189,12 @@ except OSError as error: print(error.errno)
 try: os.close(f); print('closed')
 except OSError as error: print(error.errno)
 os.close(os.open('f', os.O_RDONLY))";
-    assert_eq!(mounted.shell(&format!("python3 -c \"{close}\"")), "122\nclosed\n");
+    assert_eq!(mounted.shell(&format!("python3 -c \"{close}\"")), "122\n122\n", "each close");
+    assert_eq!(errno(two.sync_all()), EDQUOT);
+    two.write_all_at(b"lost", 0).unwrap();
+    // Its copies of what is open here are closed by its exec, which tells nobody what came of that.
+    assert!(Command::new("true").status().unwrap().success());
+    assert_eq!(errno(two.sync_all()), EDQUOT, "a process that was started meanwhile changes nothing");
     refuse(&mounted, None);
     assert_eq!(mounted.volume.content("/f"), "CONtent");
 }

@@ -30,8 +30,8 @@ fn start() -> (TestCluster, PathBuf) {
     });
     let cloud = mount_with(&mut test, "node-1", "cloud", "deadline: 4s\n", &[]);
     shell(&cloud, "mkdir results/job other/job");
-    // A lease that is slow to be had leaves changes to home.
-    within(SOON, || {
+    // A lease that is slow to be had leaves changes to home, and is not asked for again for 30 s.
+    within(3 * SOON, || {
         shell(&cloud, "touch results/job/first other/job/first");
         let leases: Vec<serde_json::Value> =
             serde_json::from_str(&test.cluster.admin(&["lease", "list", "--json"]).unwrap()).unwrap();

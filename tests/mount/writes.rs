@@ -277,7 +277,7 @@ fn what_was_acknowledged_survives_the_daemon() {
     let write = || open.write_all_at(b"again", 0).and_then(|()| open.sync_all());
     within(Duration::from_secs(20), || write().map_err(|error| error.to_string()));
     let there = fs::read(written.test.origin("onprem").join(&acknowledged[0])).unwrap();
-    assert!(there.starts_with(b"again"), "an open file goes on");
+    assert!(there.starts_with(b"again"), "an open file goes on: {there:?}");
 }
 
 /// Holds promise 12 of docs/semantics.md.

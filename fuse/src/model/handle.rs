@@ -17,15 +17,17 @@ pub(crate) struct HandleTable {
 struct Open {
     node: NodeId,
     writes: bool,
-    /// What was written to the node was lost, and this handle was not told yet.
+    /// What was written to the node was lost, and no write or sync of this handle was told yet.
     error: Option<FsError>,
+    /// A close of it was.
+    is_told: bool,
 }
 
 impl HandleTable {
     /// `node` is opened, to write if `writes`: the number of the handle.
     pub(crate) fn open(&mut self, node: NodeId, writes: bool) -> u64 {
         self.last += 1;
-        self.files.insert(self.last, Open { node, writes, error: None });
+        self.files.insert(self.last, Open { node, writes, error: None, is_told: false });
         self.last
     }
 
@@ -39,22 +41,30 @@ impl HandleTable {
         self.files.get(&number).map(|open| open.node).ok_or(BAD_HANDLE)
     }
 
-    /// Whether the handle `number` was opened to write.
-    pub(crate) fn writes(&self, number: u64) -> bool {
-        self.files.get(&number).is_some_and(|open| open.writes)
-    }
-
     /// What was written to `node` is lost: its handles are to be told. Whether one is that writes.
     pub(crate) fn fail(&mut self, node: NodeId, error: &FsError) -> bool {
         let open = self.files.values_mut().filter(|open| open.node == node);
         let told = open.map(|open| {
-            open.error = Some(error.clone());
+            (open.error, open.is_told) = (Some(error.clone()), false);
             open.writes
         });
         told.fold(false, |any, writes| any | writes)
     }
 
-    /// What the handle `number` has to be told, once.
+    /// What a close of the handle `number` is told if it writes. It may be that of a copy which a child process had and
+    /// whose end nobody looks at, so it is to be told again.
+    pub(crate) fn tell_close(&mut self, number: u64) -> Option<FsError> {
+        let open = self.files.get_mut(&number).filter(|open| open.writes)?;
+        open.is_told |= open.error.is_some();
+        open.error.clone()
+    }
+
+    /// What the handle `number`, which writes, has never told anybody.
+    pub(crate) fn untold(&self, number: u64) -> Option<FsError> {
+        self.files.get(&number).filter(|open| open.writes && !open.is_told)?.error.clone()
+    }
+
+    /// What a write or sync of the handle `number` has to be told, once.
     pub(crate) fn take_error(&mut self, number: u64) -> Option<FsError> {
         self.files.get_mut(&number)?.error.take()
     }
@@ -95,9 +105,23 @@ mod tests {
         assert_eq!(told(&mut table, writer), (Some(lost.clone()), None));
         assert_eq!(told(&mut table, reader), (Some(lost.clone()), None));
         assert_eq!((told(&mut table, other), told(&mut table, late)), ((None, None), (None, None)));
-        assert!(table.writes(writer) && !table.writes(reader) && !table.writes(99));
         table.close(writer).unwrap();
         table.close(late).unwrap();
         assert!(!table.fail(NodeId(5), &lost), "nobody who writes has it open");
+        assert_eq!((table.tell_close(reader), table.untold(reader)), (None, None), "it has written nothing");
+    }
+
+    #[test]
+    fn each_close_is_told_until_a_write_or_a_sync_is() {
+        let (mut table, lost) = (HandleTable::default(), FsError::Os(28));
+        let writer = table.open(NodeId(5), true);
+        assert_eq!((table.tell_close(writer), table.untold(writer)), (None, None));
+        table.fail(NodeId(5), &lost);
+        assert_eq!(table.untold(writer), Some(lost.clone()));
+        (0..2).for_each(|_| assert_eq!(table.tell_close(writer), Some(lost.clone())));
+        assert_eq!((table.untold(writer), table.take_error(writer)), (None, Some(lost.clone())));
+        assert_eq!(table.tell_close(writer), None);
+        table.fail(NodeId(5), &lost);
+        assert_eq!(table.untold(writer), Some(lost), "it is another one");
     }
 }

@@ -183,10 +183,7 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     /// `handle` of `id` is closed, and tells nobody any more.
     pub(super) fn close_untold(&self, id: NodeId, handle: u64) {
-        let error = {
-            let mut handles = self.handles.lock();
-            handles.take_error(handle).filter(|_| handles.writes(handle))
-        };
+        let error = self.handles.lock().untold(handle);
         error.iter().for_each(|error| self.log_loss(id, error));
     }
 
@@ -200,9 +197,8 @@ impl<V: Volume + ?Sized> Operations<V> {
     pub async fn flush(&self, id: NodeId, handle: u64) -> FsResult<()> {
         self.write_out(id).await;
         if self.is_unconfirmed(id) {
-            self.sync(id, handle, false).await?;
+            self.sync_file(id, false).await?;
         }
-        let mut handles = self.handles.lock();
-        if handles.writes(handle) { handles.take_error(handle).map_or(Ok(()), Err) } else { Ok(()) }
+        self.handles.lock().tell_close(handle).map_or(Ok(()), Err)
     }
 }

@@ -171,18 +171,23 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// What was changed in `id` survives a crash of its master afterwards. Fails as well if something was lost that was
     /// written, and `handle` was not told yet.
     pub async fn sync(&self, id: NodeId, handle: u64, data_only: bool) -> FsResult<()> {
+        let outcome = self.sync_file(id, data_only).await;
+        self.take_error(handle).and(outcome)
+    }
+
+    /// The same, but for what was lost.
+    pub(super) async fn sync_file(&self, id: NodeId, data_only: bool) -> FsResult<()> {
         self.write_out(id).await;
         let asked = self.unconfirmed.lock().last(id);
         let outcome = self.alter(id, |target| Change::Sync { target, data_only }).await;
         if let (Some(change), Ok(())) = (asked, &outcome) {
             self.unconfirmed.lock().confirm(id, change);
         }
-        let outcome = match outcome {
+        match outcome {
             // What cannot be changed has nothing to be kept.
             Err(FsError::READ_ONLY) => Ok(()),
             outcome => outcome,
-        };
-        self.take_error(handle).and(outcome)
+        }
     }
 
     /// Whether a close of `id` counts only when something has come home that has not.
