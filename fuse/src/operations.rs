@@ -8,6 +8,7 @@ mod changes;
 mod directories;
 mod locks;
 mod names;
+mod reading;
 mod removed;
 mod seek;
 mod turns;
@@ -22,7 +23,7 @@ use crate::volume::{Volume, WholeFile};
 use behind::Unsent;
 use bytes::Bytes;
 use globalfs_proto::{
-    Attr, ByteRange, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError, Target, Version,
+    Attr, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError, Target, Version,
 };
 use parking_lot::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -336,69 +337,6 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// Whether the file behind `handle` is so small that to read it is quickly done, once it is here.
     pub fn is_small(&self, handle: u64) -> bool {
         self.opened(handle).is_ok_and(|(_, version)| version.size <= SMALL_FILE)
-    }
-
-    /// Up to `length` bytes at `offset` of the version of what `handle` is open on; fewer only at the end.
-    pub async fn read(&self, handle: u64, offset: u64, length: u32) -> FsResult<Vec<Bytes>> {
-        self.volume.reading(handle, offset, length);
-        self.write_out(self.opened(handle)?.0).await;
-        let mut tries = 1..MAX_TRIES;
-        loop {
-            let (node, version) = self.opened(handle)?;
-            let Some(range) = ByteRange::of_read(offset, length.into(), version.size) else {
-                return Ok(Vec::new());
-            };
-            let path = self.path(node)?;
-            match self.read_range(&path, version, range).await {
-                Err(error) if is_gone(&error) => {
-                    if !self.is_overtaken(node, &path, version, &error).await || tries.next().is_none() {
-                        return Err(gone_is_stale(error));
-                    }
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    async fn read_range(
-        &self,
-        path: &GlobalPath,
-        version: Version,
-        range: ByteRange,
-    ) -> FsResult<Vec<Bytes>> {
-        let (offset, wanted) = (range.start(), range.length());
-        let length = u32::try_from(wanted).expect("a read is no longer than was asked");
-        let pieces = self.volume.read(path, version, offset, length).await?;
-        let got: u64 = pieces.iter().map(|p| p.len() as u64).sum();
-        if got != wanted {
-            return Err(FsError::Protocol(format!("{got} bytes instead of {wanted} at {offset} of {path}")));
-        }
-        Ok(pieces)
-    }
-
-    /// Content `version` of `id` was not found at `path`: whether it is worth to look again, as this mount has changed or
-    /// moved it meanwhile, or others have changed what this mount writes to, too.
-    async fn is_overtaken(&self, id: NodeId, path: &GlobalPath, version: Version, error: &FsError) -> bool {
-        if self.has_moved(id, path).await {
-            return true;
-        }
-        // Not for any turn: one who puts pages into the kernel may have it, and wait for the page that this is to fill.
-        let is_changing = self.inodes.lock().is_changing(id);
-        if is_changing && self.turns.take(id).await.is_err() {
-            return false;
-        }
-        let mut inodes = self.inodes.lock();
-        if inodes.version(id).is_ok_and(|now| now != version) {
-            return true;
-        }
-        let FsError::Stale(Some(attr)) = error else { return false };
-        let keeps = inodes.keeps_content(id, attr);
-        let is_corrected = inodes.correct(id, attr);
-        drop(inodes);
-        if is_corrected && !keeps {
-            self.settle(id, Pages::Drop);
-        }
-        is_corrected
     }
 
     /// `id` was not at `path`: whether this mount has moved it. Waits for moves that are under way.

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::process::Command;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const ENOSPC: i32 = 28;
@@ -263,4 +263,28 @@ fn many_files_at_a_time_share_what_is_kept() {
         let content = mounted.volume.content(&format!("/f{n}"));
         assert!(content.len() == 16 * MEBIBYTE && (0..16).all(|k| content[k * MEBIBYTE + 5] == k as u8));
     }
+}
+
+/// Holds promise 9 of docs/semantics.md.
+#[test]
+fn who_writes_all_the_time_overtakes_no_reader_for_ever() {
+    if !inside("who_writes_all_the_time_overtakes_no_reader_for_ever") {
+        return;
+    }
+    let mounted = slow(0, "");
+    mounted.volume.file("/f", vec![1; MEBIBYTE]);
+    let (writer, reader) = (open(&mounted, "f"), open(&mounted, "f"));
+    mounted.volume.read_ms.store(10, Ordering::Relaxed);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in (0..u64::MAX).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                writer.write_all_at(&[2], n % 1000).and_then(|()| writer.sync_data()).unwrap();
+            }
+        });
+        let read = |part| errno(reader.read_exact_at(&mut [0; 4096], part * MEBIBYTE as u64 / 16));
+        let reads: Vec<i32> = (1..16).map(read).collect();
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(reads, [0; 15]);
+    });
 }

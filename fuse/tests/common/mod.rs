@@ -45,6 +45,8 @@ pub(crate) struct MemoryVolume {
     pub(crate) changes: Mutex<Option<mpsc::Sender<Arc<Changes>>>>,
     /// Where contents lie in local files, if they do.
     pub(crate) local: Mutex<Option<PathBuf>>,
+    /// What a read takes until it looks at the file, in milliseconds.
+    pub(crate) read_ms: AtomicU64,
     /// What a write takes, in milliseconds.
     pub(crate) write_ms: AtomicU64,
     /// When set, changes are to be synced at close, which comes to this.
@@ -357,6 +359,10 @@ impl Volume for MemoryVolume {
         length: u32,
     ) -> FsResult<Vec<Bytes>> {
         self.reads.fetch_add(1, Ordering::Relaxed);
+        let delay = Duration::from_millis(self.read_ms.load(Ordering::Relaxed));
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
         let present = self.entry(path);
         let tree = self.tree.lock();
         let content = match (tree.kept.get(&version), present) {
