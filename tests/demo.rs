@@ -65,6 +65,9 @@ fn shows_the_tour_and_cleans_up() {
         "=> from onprem to cloud: 0B of file content",
         "=> from onprem to cloud: 63MiB of file content",
         "=> three equal hashes",
+        "=> cloud masters /results/run-1 from the first change on",
+        "=> a node of onprem reads it at once",
+        "=> the results lie in onprem's own directory; cloud owes nothing",
         "cluster local: sites joined 2 of 2",
         "Everything is stopped, unmounted and removed.",
     ] {

@@ -30,6 +30,12 @@ const SETTLED_AFTER: Duration = Duration::from_millis(60);
 /// The most that reading 1 MiB may move.
 const FIRST_READ_LIMIT: u64 = 8 << 20;
 
+/// Below `results` every site may become the master of what it changes; it comes home to onprem.
+const POLICY: &str = "\
+policies:
+  - {name: results, pattern: /results/**, primary: onprem, sync_mode: async}
+";
+
 /// What the user chose.
 #[derive(Debug)]
 pub struct Options {
@@ -114,7 +120,7 @@ fn cluster_options(dir: &Path) -> LocalOptions {
     LocalOptions {
         dir: dir.join(RUN),
         store_yaml: "store: embedded".to_owned(),
-        policy_yaml: String::new(),
+        policy_yaml: POLICY.to_owned(),
         sites: vec![site(ONPREM), site(CLOUD)],
     }
 }

@@ -1,7 +1,7 @@
 //! The tour through mounts, with the commands that a user would type.
 
 use super::place::{CLOUD, MOUNT_POINTS, ONPREM};
-use super::sample::{FIELD, FIELD_SIZE};
+use super::sample::{FIELD, FIELD_SIZE, RESULTS};
 use super::{Tour, check_first_read, check_no_move, check_rest};
 use anyhow::{Context, Result, bail, ensure};
 
@@ -10,6 +10,10 @@ const SECOND: &str = MOUNT_POINTS[1];
 const AT_ONPREM: &str = MOUNT_POINTS[2];
 
 const MIB: u64 = 1 << 20;
+
+/// What the job at `cloud` makes, relative to the tree.
+const RUN_1: &str = "run-1";
+const WARMEST: &str = "warmest.csv";
 
 /// What the mount command says where the system does not let it mount.
 const REFUSALS: [&str; 2] = ["FUSE is not available", "not permitted to mount"];
@@ -27,7 +31,9 @@ pub(super) fn show(tour: &mut Tour<'_>) -> Result<()> {
     same_tree(tour)?;
     let first = first_read(tour)?;
     second_read(tour)?;
-    whole_file(tour, first)
+    whole_file(tour, first)?;
+    results_written(tour)?;
+    results_home(tour)
 }
 
 fn mount(tour: &mut Tour<'_>, node: &str, site: &str, mount_point: &str) -> Result<Option<String>> {
@@ -106,4 +112,41 @@ fn whole_file(tour: &mut Tour<'_>, first: u64) -> Result<()> {
     let moved = tour.tell_moved(before)?;
     check_rest(moved, first, FIELD_SIZE)?;
     tour.narrator.text("=> three equal hashes; the rest of the file moved, once for both nodes")
+}
+
+/// What a job at `cloud` writes is its own site's at once, and everybody's.
+fn results_written(tour: &mut Tour<'_>) -> Result<()> {
+    tour.narrator.title("A job at cloud writes its results there")?;
+    let run = format!("{RESULTS}/{RUN_1}");
+    let job = format!(
+        "mkdir {FIRST}/{run} && for station in hamburg nairobi quito tromso; do \
+         sort -t, -k2,2nr {FIRST}/datasets/climate/$station.csv | head -1; done > {FIRST}/{run}/{WARMEST}"
+    );
+    tour.narrator.command(&job)?;
+    let leases = tour.narrator.command("globalfs lease list --config run/coordinator.yaml")?;
+    ensure!(leases.contains(&format!("/{run}")) && leases.contains(CLOUD), "cloud has no lease:\n{leases}");
+    tour.narrator.text(format_args!(
+        "=> cloud masters /{run} from the first change on: writing there waits for nobody far away"
+    ))?;
+    let at_cloud = tour.quietly(&format!("cat {FIRST}/{run}/{WARMEST}"))?;
+    let at_onprem = tour.narrator.command(&format!("cat {AT_ONPREM}/{run}/{WARMEST}"))?;
+    ensure!(at_cloud == at_onprem && at_cloud.lines().count() == 4, "onprem reads other results");
+    tour.narrator.text("=> a node of onprem reads it at once, whether it is home yet or not")
+}
+
+/// It comes home by itself; one may wait for that, and the site may then be torn down.
+fn results_home(tour: &mut Tour<'_>) -> Result<()> {
+    tour.narrator.title("They come home by themselves")?;
+    let run = format!("{RESULTS}/{RUN_1}");
+    tour.narrator
+        .command(&format!("globalfs sync /{run} --wait --timeout 60s --config run/coordinator.yaml"))?;
+    let listing = |root: &str| format!("cd {root}/{run} && stat -c '%n %s %A %y' * && sha256sum *");
+    let home = tour.narrator.command(&listing(ONPREM))?;
+    let at_cloud = tour.narrator.command(&listing(CLOUD))?;
+    ensure!(home == at_cloud, "what is home is not what was written");
+    tour.narrator.command("globalfs drain cloud --timeout 60s --config run/coordinator.yaml")?;
+    let left = tour.quietly("globalfs lease list --json --config run/coordinator.yaml")?;
+    ensure!(left.trim() == "[]", "cloud still has a lease: {left}");
+    tour.narrator
+        .text("=> the results lie in onprem's own directory; cloud owes nothing and may be torn down")
 }

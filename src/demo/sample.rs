@@ -11,6 +11,8 @@ use std::path::Path;
 pub(super) const FIELD: &str = "datasets/climate/temperature.f32";
 /// Its size.
 pub(super) const FIELD_SIZE: u64 = (STEPS * ROWS * COLUMNS * size_of::<f32>()) as u64;
+/// An empty directory for what jobs make, relative to the tree.
+pub(super) const RESULTS: &str = "results";
 
 const STEPS: usize = 64;
 const ROWS: usize = 512;
@@ -40,6 +42,7 @@ Climate sample, made by 'globalfs demo'
   datasets/climate/temperature.f32  64 steps of a 512 x 512 field, 32-bit floats, little endian
   datasets/current                  a symbolic link to datasets/climate
   models/atmosphere                 a source tree of small files
+  results                           what jobs make, at any site
 ";
 
 /// What was written.
@@ -53,6 +56,7 @@ pub(super) struct Sample {
 pub(super) fn write(root: &Path) -> Result<Sample> {
     let mut sample = Sample::default();
     fs::create_dir_all(root.join("datasets/climate"))?;
+    fs::create_dir(root.join(RESULTS))?;
     sample.file(&root.join("README"), README)?;
     for (n, (station, mean)) in STATIONS.iter().enumerate() {
         let path = root.join(format!("datasets/climate/{station}.csv"));
