@@ -272,8 +272,13 @@ impl<V: Volume + ?Sized> Operations<V> {
     }
 }
 
-/// If it has further names its attributes are others now, which nobody has told yet.
+/// If it has further names its attributes are others now, which nobody has told yet. To the kernel a directory is dead: nothing
+/// is made in it any more, so another one with its number must not be taken for it.
 fn lose_a_name(inodes: &mut InodeTable, before: Option<Attr>) {
+    let is_directory = |attr: &&Attr| attr.kind == FileKind::Directory;
+    if let Some(id) = before.as_ref().filter(is_directory).and_then(|attr| inodes.living_id(attr)) {
+        inodes.part(id);
+    }
     let has_more = |attr: &Attr| attr.kind != FileKind::Directory && attr.nlink > 1;
     let Some(attr) = before.filter(has_more) else { return };
     inodes.living_id(&attr).into_iter().for_each(|id| inodes.loosen(id));

@@ -157,8 +157,9 @@ impl InodeTable {
 
     /// A new file is what `attr` says: what was the same before is gone.
     pub(crate) fn part_dead(&mut self, attr: &Attr) {
-        let dead = self.own.get(&attr.file).copied();
-        dead.into_iter().for_each(|id| self.part(id));
+        let directory = self.living_id(attr).filter(|_| attr.kind == FileKind::Directory);
+        let dead = [self.own.get(&attr.file).copied(), directory];
+        dead.into_iter().flatten().for_each(|id| self.part(id));
     }
 
     /// What was read of the live `id` is not there any more, and no change of ours is under way: its attributes are these.

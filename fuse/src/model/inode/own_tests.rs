@@ -101,3 +101,18 @@ fn a_hidden_name_stays_where_it_is_until_the_last_close() {
     table.look_up(at(ROOT, b"second"), &regular(1)).unwrap();
     assert_eq!(table.path(id).unwrap().to_string(), "/second");
 }
+
+#[test]
+fn a_directory_that_was_made_is_none_that_the_kernel_knows_as_dead() {
+    let mut table = InodeTable::new();
+    let id = table.look_up(at(ROOT, b"d"), &directory(5)).unwrap();
+    table.pin(id).unwrap();
+    assert_eq!(table.look_up(at(ROOT, b"d"), &directory(5)).unwrap(), id);
+    table.part_dead(&directory(5));
+    let other = table.look_up(at(ROOT, b"e"), &directory(5)).unwrap();
+    assert_ne!(other, id);
+    assert_eq!(table.look_up(at(ROOT, b"e"), &directory(5)).unwrap(), other);
+    assert!(matches!(table.refresh(id, &directory(5)), Err(FsError::Stale(_))));
+    let path = GlobalPath::new(b"/e").unwrap();
+    assert_eq!((table.path(other), table.directory_at(&path)), (Ok(path), Some(other)));
+}
