@@ -8,12 +8,14 @@ mod common;
 #[path = "../../fuse/tests/common/steps.rs"]
 mod steps;
 
+mod applications;
 mod bulk;
 mod changing;
 mod crashes;
 mod critical;
 mod daemon;
 mod damage;
+mod failures;
 mod fan_out;
 mod files;
 mod hand_over;
