@@ -10,7 +10,7 @@ use crate::source::{Deadline, Source};
 use async_trait::async_trait;
 use globalfs_proto::limits::{HIDDEN_PREFIX, MAX_DEADLINE, MAX_HOME_ITEMS};
 use globalfs_proto::{Attr, BringHome, FileKind, FsError, FsResult, GlobalPath, HomeItem, Settled};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -134,6 +134,7 @@ impl Syncer {
         if items.is_empty() {
             return Ok(0);
         }
+        let paths = items.iter().map(|item| item.path.clone()).zip(due).collect();
         let bring = BringHome {
             scope: self.holding.scope.clone(),
             fence: self.holding.fence,
@@ -141,7 +142,7 @@ impl Syncer {
             items,
         };
         let answers = self.home.bring_home(bring, Deadline::after(MAX_DEADLINE)).await?;
-        let settled = self.settle(due, answers).await?;
+        let settled = self.settle(paths, answers).await?;
         if self.holding.pending.lock().is_empty() {
             self.expanded.clear();
         }
@@ -212,9 +213,24 @@ impl Syncer {
         for due in self.may_go(gone) {
             batch.push(HomeItem { path: due.path.clone(), attr: None, same_as: None }, Some(due));
         }
+        self.take_directories(&mut batch).await?;
         let left = batch.cut();
         self.add(left).await?;
         Ok(batch)
+    }
+
+    /// Takes the directories of what is taken, too: they may be home already, and a batch that was cut off has left them
+    /// with other times.
+    async fn take_directories(&self, batch: &mut Batch) -> FsResult<()> {
+        let scope = &self.holding.scope;
+        let parents = batch.items.iter().filter_map(|item| item.path.parent());
+        let parents: BTreeSet<_> = parents.filter(|path| path.starts_with(scope)).collect();
+        for path in parents.into_iter().filter(|path| !batch.places.contains_key(path)).collect::<Vec<_>>() {
+            if let Some(attr) = self.look_at(&path).await?.filter(|attr| attr.kind == FileKind::Directory) {
+                batch.push(HomeItem { path, attr: Some(attr), same_as: None }, None);
+            }
+        }
+        Ok(())
     }
 
     /// Those of `gone` that nothing stands in the way of.
@@ -249,10 +265,10 @@ impl Syncer {
     /// Takes what home answers: how many paths left the set.
     async fn settle(
         &self,
-        due: Vec<Option<Due>>,
+        said: Vec<(GlobalPath, Option<Due>)>,
         mut answers: mpsc::Receiver<FsResult<Settled>>,
     ) -> FsResult<usize> {
-        let (mut home, mut trouble, mut broken) = (Vec::new(), None, None);
+        let (mut home, mut missed, mut trouble, mut broken) = (Vec::new(), Vec::new(), None, None);
         while let Some(answer) = answers.recv().await {
             let Settled { item, outcome } = match answer {
                 Ok(settled) => settled,
@@ -261,17 +277,21 @@ impl Syncer {
                     break;
                 }
             };
-            let Some(due) = due.get(item as usize).cloned().flatten() else { continue };
-            match outcome {
-                Ok(()) => home.push(due),
-                Err(error) => {
-                    self.holding.pending.lock().fail(&due, self.holdings.now());
-                    if !matches!(error, FsError::Stale(_)) {
-                        trouble = Some(format!("{}: {error}", due.path));
-                    }
-                }
+            let Some((path, due)) = said.get(item as usize) else { continue };
+            if let Err(error) = &outcome
+                && !matches!(error, FsError::Stale(_))
+            {
+                trouble = Some(format!("{path}: {error}"));
+            }
+            match (due, outcome) {
+                (Some(due), Ok(())) => home.push(due.clone()),
+                (Some(due), Err(_)) => self.holding.pending.lock().fail(due, self.holdings.now()),
+                // What it was said with is no longer owed, perhaps.
+                (None, Err(_)) => missed.push(path.clone()),
+                (None, Ok(())) => {}
             }
         }
+        self.add(missed).await?;
         let (holdings, holding) = (self.holdings.clone(), self.holding.clone());
         let settled = blocking(move || holdings.settle(&holding, &home)).await?;
         match (broken, trouble) {
@@ -320,3 +340,7 @@ impl Batch {
         left.filter(|(_, due)| due.is_none()).map(|(item, _)| item.path).collect()
     }
 }
+
+#[cfg(test)]
+#[path = "syncer_tests.rs"]
+mod tests;

@@ -1,0 +1,116 @@
+//! What a holder says of what it owes, and what it makes of the answers.
+
+use super::*;
+use crate::disk::PosixDisk;
+use crate::origin::{Options, Origin};
+use globalfs_proto::{Change, Changed, Fence, NewFile, Owner, SiteName};
+use parking_lot::Mutex;
+use std::fs;
+
+/// A home that keeps what it was told, and answers what it is to answer.
+#[derive(Default)]
+struct Told {
+    batches: Mutex<Vec<Vec<HomeItem>>>,
+    fails: Mutex<HashSet<GlobalPath>>,
+}
+
+#[async_trait]
+impl Home for Told {
+    async fn bring_home(&self, bring: BringHome, _: Deadline) -> FsResult<mpsc::Receiver<FsResult<Settled>>> {
+        let (answers, receiver) = mpsc::channel(MAX_HOME_ITEMS);
+        for (item, told) in (0..).zip(&bring.items) {
+            let outcome = if self.fails.lock().contains(&told.path) { Err(FsError::Os(28)) } else { Ok(()) };
+            answers.try_send(Ok(Settled { item, outcome })).unwrap();
+        }
+        self.batches.lock().push(bring.items);
+        Ok(receiver)
+    }
+}
+
+struct Site {
+    dir: tempfile::TempDir,
+    _state: tempfile::TempDir,
+    home: Arc<Told>,
+    syncer: Syncer,
+}
+
+fn path(text: &str) -> GlobalPath {
+    GlobalPath::new(text.as_bytes()).unwrap()
+}
+
+impl Site {
+    /// It holds `/r`, and all that `files` names is home.
+    fn new(files: &[&str]) -> Self {
+        let [dir, state] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        for file in files {
+            let at = dir.path().join(file);
+            fs::create_dir_all(at.parent().unwrap()).unwrap();
+            fs::write(at, file).unwrap();
+        }
+        let site = SiteName::new("cloud").unwrap();
+        let origin =
+            Origin::open(dir.path(), &site, Arc::new(PosixDisk::default()), Options::default()).unwrap();
+        let holdings = Holdings::open(state.path()).unwrap();
+        let holding = holdings.hold(&path("/r"), Fence(1)).unwrap();
+        let home = Arc::new(Told::default());
+        let syncer = Syncer::new(holdings, holding, Arc::new(origin), home.clone());
+        Self { dir, _state: state, home, syncer }
+    }
+
+    /// As if a node had made it.
+    fn change(&self, at: &str) {
+        fs::write(self.dir.path().join(&at[1..]), at).unwrap();
+        let owner = Owner { uid: 0, gid: 0, mode: 0o644 };
+        let change = Change::Make { path: path(at), new: NewFile::Regular, owner };
+        let noted = self.syncer.holdings.note(&change, Vec::new()).unwrap();
+        noted.expect("it is held").done(&Changed::default());
+    }
+
+    /// Says what is owed until nothing is, or for some rounds.
+    async fn rounds(&mut self, most: usize) {
+        self.syncer.holding.close(true);
+        for _ in 0..most {
+            self.syncer.round().await.unwrap();
+        }
+    }
+
+    fn owed(&self) -> Vec<String> {
+        let paths = self.syncer.holding.some_paths(99);
+        paths.iter().map(ToString::to_string).collect()
+    }
+
+    fn told(&self) -> Vec<Vec<String>> {
+        let batches = std::mem::take(&mut *self.home.batches.lock());
+        batches.iter().map(|batch| batch.iter().map(|item| item.path.to_string()).collect()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_path_is_said_with_its_directory_also_when_that_is_home() {
+    let mut site = Site::new(&["r/a/one"]);
+    site.change("/r/a/two");
+    site.home.fails.lock().insert(path("/r/a/two"));
+    site.rounds(1).await;
+    assert_eq!((site.owed(), site.told().len()), (vec!["/r/a/two".to_owned()], 1));
+    // Home was cut off: it may have left the directory with the time of that.
+    site.home.fails.lock().clear();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    site.rounds(1).await;
+    assert_eq!(site.told(), [["/r/a/two", "/r/a"]]);
+    assert_eq!(site.owed(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_was_said_with_others_and_did_not_come_home_is_owed() {
+    let mut site = Site::new(&["r/a/one"]);
+    fs::hard_link(site.dir.path().join("r/a/one"), site.dir.path().join("r/other")).unwrap();
+    site.syncer.look_around().await.unwrap();
+    site.syncer.add(vec![path("/r/a/one")]).await.unwrap();
+    site.home.fails.lock().insert(path("/r/other"));
+    site.rounds(1).await;
+    assert_eq!(site.owed(), ["/r/other"]);
+    site.home.fails.lock().clear();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    site.rounds(1).await;
+    assert_eq!(site.owed(), Vec::<String>::new());
+}
