@@ -179,7 +179,11 @@ impl<V: Volume + ?Sized> Operations<V> {
             return Err(FsError::NOT_FOUND);
         }
         let (path, moment) = (self.path_in(parent, name)?, self.name_changes.moment());
-        let attr = self.stat(&path).await?;
+        let mut attr = self.stat(&path).await?;
+        let is_outdated = self.inodes.lock().is_outdated(&attr);
+        if is_outdated {
+            attr = self.volume.stat_for_open(&path).await?;
+        }
         let node = self.see(Place { parent, name }, &path, &attr)?;
         // What was written may have left since the volume was asked.
         self.write_out(node.id).await;

@@ -202,6 +202,35 @@ fn a_directory_that_takes_the_name_of_a_moved_one_has_nothing_of_it_at_home() {
     assert_eq!(shell(&burst.cloud.join("results/job"), "ls e | xargs"), "d\n", "they were exchanged");
 }
 
+/// Holds promise 18 of docs/semantics.md.
+#[test]
+fn the_first_change_may_be_of_a_file_with_other_names_and_of_directories() {
+    if !can_mount("the_first_change_may_be_of_a_file_with_other_names_and_of_directories") {
+        return;
+    }
+    let burst = start();
+    shell(&burst.home.join("results/old"), "mkdir sub && ln file sub/again && touch deep/more");
+    let (seen, old) = (burst.cloud.join("results/old"), burst.origin("onprem", "results/old"));
+    within(SOON, || match fs::metadata(seen.join("deep/more")) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    });
+    // The name that was seen last is not the one that is opened.
+    shell(&seen, "stat file sub/again && echo more >> file && cat sub/again");
+    assert_eq!(burst.leases().len(), 1);
+    burst.test.cluster.admin(&["drain", "cloud", "--timeout", "20s"]).unwrap();
+    assert_eq!(shell(&old, "cat sub/again"), "old contentmore\n");
+    let exchange =
+        "ls -lR && python3 -c \"import ctypes; ctypes.CDLL(None).renameat2(-100, b'deep', -100, b'sub', 2)\"";
+    shell(&seen, exchange);
+    assert_eq!(burst.leases().len(), 1);
+    let there = "test ! -e deep/more && test ! -e deep/file && cat deep/again sub/file && touch sub/new && rm -r deep && mkdir deep";
+    assert_eq!(shell(&seen, there), "old contentmore\ndeep");
+    burst.test.cluster.admin(&["sync", "/results/old", "--wait", "--timeout", "30s"]).unwrap();
+    assert_eq!(tree(&old), tree(&burst.origin("cloud", "results/old")));
+    assert_eq!(shell(&seen, "touch deep/again && ls deep sub | xargs"), "deep: again sub: file more new\n");
+}
+
 /// What was under way when a daemon died may fail; it says what has not failed, which is known when the file is closed.
 const WRITER: &str = "import os, sys
 place, stop, n = sys.argv[1], sys.argv[2], 0

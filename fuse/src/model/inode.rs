@@ -93,6 +93,8 @@ struct Node {
     is_own: bool,
     /// And what came of it is not known: its content is the same.
     is_loose: bool,
+    /// At its place another version was found: what is told of its other names may be old, too.
+    is_outdated: bool,
     /// This mount is changing it: what comes of it will be told.
     is_changing: bool,
     /// Its name was taken away while it was open; it has one that nobody sees.
@@ -118,6 +120,7 @@ impl Node {
             found_by: FoundBy::Version,
             is_own: false,
             is_loose: false,
+            is_outdated: false,
             is_changing: false,
             is_removed: false,
             is_going: false,
@@ -247,6 +250,13 @@ impl InodeTable {
         }
         let id = *self.directories.get(&(place.parent, place.name.into()))?;
         self.nodes.get(&id)?.is_handed_over(attr).then_some(id)
+    }
+
+    /// The node that stands for `attr`, which was found at `place`, if it lives.
+    pub(crate) fn living_at(&mut self, place: Place<'_>, attr: &Attr) -> Option<NodeId> {
+        let handed_over = self.handed_over(place, attr);
+        handed_over.iter().for_each(|id| self.hand_over(*id, attr));
+        handed_over.or_else(|| self.living_id(attr))
     }
 
     /// From now on `id` is found by what another site tells of it.
@@ -463,6 +473,7 @@ impl Node {
 
     fn see_again(&mut self, place: Place<'_>, attr: &Attr) -> Pages {
         self.lookups += 1;
+        self.is_outdated = false;
         if *self.name != *place.name {
             self.name = place.name.into();
         }

@@ -121,7 +121,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             return self.hide(id, name).await;
         }
         self.volume.change(Change::Remove { path: path.clone(), directory }).await?;
-        self.lost_a_name(before);
+        lose_a_name(&mut self.inodes.lock(), name.place, before);
         Ok(())
     }
 
@@ -190,13 +190,14 @@ impl<V: Volume + ?Sized> Operations<V> {
         existing: Existing,
     ) {
         let mut inodes = self.inodes.lock();
-        let node = inodes.living_id(&moved);
-        let other = replaced.and_then(|attr| inodes.living_id(&attr));
+        let node = inodes.living_at(from, &moved);
+        let other = replaced.and_then(|attr| inodes.living_at(to, &attr));
+        if existing != Existing::Exchange {
+            lose_a_name(&mut inodes, to, replaced);
+        }
         node.into_iter().for_each(|id| inodes.relocate(id, to));
         if existing == Existing::Exchange {
             other.into_iter().for_each(|id| inodes.relocate(id, from));
-        } else {
-            lose_a_name(&mut inodes, replaced);
         }
     }
 
@@ -206,10 +207,6 @@ impl<V: Volume + ?Sized> Operations<V> {
             return Err(NOT_PERMITTED);
         }
         self.path_in(parent, name)
-    }
-
-    fn lost_a_name(&self, before: Option<Attr>) {
-        lose_a_name(&mut self.inodes.lock(), before);
     }
 
     /// The node of a regular file that somebody here has open, if it has no hidden name yet.
@@ -274,14 +271,14 @@ impl<V: Volume + ?Sized> Operations<V> {
 
 /// If it has further names its attributes are others now, which nobody has told yet. To the kernel a directory is dead: nothing
 /// is made in it any more, so another one with its number must not be taken for it.
-fn lose_a_name(inodes: &mut InodeTable, before: Option<Attr>) {
-    let is_directory = |attr: &&Attr| attr.kind == FileKind::Directory;
-    if let Some(id) = before.as_ref().filter(is_directory).and_then(|attr| inodes.living_id(attr)) {
-        inodes.part(id);
+fn lose_a_name(inodes: &mut InodeTable, place: Place<'_>, before: Option<Attr>) {
+    let Some(attr) = before else { return };
+    let Some(id) = inodes.living_at(place, &attr) else { return };
+    match attr.kind {
+        FileKind::Directory => inodes.part(id),
+        _ if attr.nlink > 1 => inodes.loosen(id),
+        _ => {}
     }
-    let has_more = |attr: &Attr| attr.kind != FileKind::Directory && attr.nlink > 1;
-    let Some(attr) = before.filter(has_more) else { return };
-    inodes.living_id(&attr).into_iter().for_each(|id| inodes.loosen(id));
 }
 
 fn gone_is_missing(error: FsError) -> FsError {

@@ -47,10 +47,16 @@ impl InodeTable {
         if id != NodeId::ROOT && !is_it {
             // If it is older, that is the truth all the same: the clock may have been set back.
             let before = node.attr;
+            node.is_outdated = true;
             self.leave_own(id, &before);
             return Err(FsError::Stale(Some(Box::new(*attr))));
         }
         Ok(node.take_over(attr))
+    }
+
+    /// Whether the node of `attr` was found to be of an old version, by this name or another one.
+    pub(crate) fn is_outdated(&self, attr: &Attr) -> bool {
+        self.nodes.get(&self.id_of(attr)).is_some_and(|node| node.is_outdated)
     }
 
     /// `id` is opened for writing. `Stale` when another node of the file is, which the kernel then finds.

@@ -2,7 +2,7 @@
 
 use super::super::tests::{at, attr, directory};
 use super::*;
-use globalfs_proto::GlobalPath;
+use globalfs_proto::{FileId, GlobalPath};
 
 const ROOT: NodeId = NodeId::ROOT;
 
@@ -115,4 +115,29 @@ fn a_directory_that_was_made_is_none_that_the_kernel_knows_as_dead() {
     assert!(matches!(table.refresh(id, &directory(5)), Err(FsError::Stale(_))));
     let path = GlobalPath::new(b"/e").unwrap();
     assert_eq!((table.path(other), table.directory_at(&path)), (Ok(path), Some(other)));
+}
+
+#[test]
+fn what_is_told_of_another_name_is_doubted_when_one_is_of_an_old_version() {
+    let mut table = InodeTable::new();
+    let id = table.look_up(at(ROOT, b"a"), &regular(0)).unwrap();
+    assert_eq!(table.look_up(at(ROOT, b"b"), &regular(0)).unwrap(), id);
+    assert!(!table.is_outdated(&regular(0)));
+    assert!(matches!(table.refresh(id, &regular(1)), Err(FsError::Stale(_))));
+    assert!(table.is_outdated(&regular(0)) && !table.is_outdated(&regular(1)));
+    table.look_up(at(ROOT, b"a"), &regular(0)).unwrap();
+    assert!(!table.is_outdated(&regular(0)), "it is what this name has");
+}
+
+#[test]
+fn a_directory_of_a_subtree_that_was_taken_is_found_at_its_place() {
+    let there = |attr: Attr| Attr { file: FileId { origin: 8, ..attr.file }, ..attr };
+    let mut table = InodeTable::new();
+    let id = table.look_up(at(ROOT, b"d"), &directory(5)).unwrap();
+    assert_eq!(table.living_id(&there(directory(6))), None);
+    assert_eq!(table.living_at(at(ROOT, b"d"), &there(directory(6))), Some(id));
+    table.relocate(id, at(ROOT, b"e"));
+    assert_eq!(table.path(id).unwrap(), GlobalPath::new(b"/e").unwrap());
+    table.part(id);
+    assert_eq!(table.living_at(at(ROOT, b"e"), &directory(7)), None, "a dead one is not taken for a new one");
 }
