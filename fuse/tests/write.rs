@@ -435,3 +435,19 @@ fn what_is_given_to_the_kernel_early_is_never_older_than_what_was_written() {
         assert_eq!(part, [round; 100]);
     }
 }
+
+#[test]
+fn a_hidden_name_goes_although_the_volume_is_away_at_the_last_close() {
+    if !inside("a_hidden_name_goes_although_the_volume_is_away_at_the_last_close") {
+        return;
+    }
+    let mounted = writable();
+    let file = File::create(mounted.at("f")).unwrap();
+    fs::remove_file(mounted.at("f")).unwrap();
+    mounted.volume.refuse(Some(FsError::Unreachable("it is started again".into())));
+    drop(file);
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    assert_eq!(mounted.volume.names().len(), 2, "{:?}", mounted.volume.names());
+    mounted.volume.refuse(None);
+    mounted.eventually("it is gone", |mounted| mounted.volume.names().len() == 1);
+}

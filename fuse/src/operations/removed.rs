@@ -6,7 +6,12 @@
 use super::{MAX_TRIES, Operations, is_gone};
 use crate::model::NodeId;
 use crate::volume::Volume;
-use globalfs_proto::{Attr, FileKind, FsResult, GlobalPath};
+use globalfs_proto::{Attr, FileKind, FsError, FsResult, GlobalPath};
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// After this it is tried again to remove a hidden name, when the volume was not reached.
+const AGAIN: Duration = Duration::from_millis(500);
 
 impl<V: Volume + ?Sized> Operations<V> {
     /// What is at `path`. Whether the answer counts a hidden name is not known while that goes: then it is asked again.
@@ -46,7 +51,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// Removes the hidden name of what [`Self::release`] gave back, wherever this mount moves it meanwhile, and closes it.
     pub async fn remove_hidden(&self, id: NodeId) -> FsResult<()> {
         let _change = self.name_changes.begin();
-        let mut tries = 1..MAX_TRIES;
+        let (mut tries, mut was_away) = (1..MAX_TRIES, false);
         let outcome = loop {
             let path = match self.path(id) {
                 Ok(path) => path,
@@ -55,6 +60,12 @@ impl<V: Volume + ?Sized> Operations<V> {
             match self.remove_file(path.clone()).await {
                 Err(error)
                     if is_gone(&error) && self.has_moved(id, &path).await && tries.next().is_some() => {}
+                // It may have gone, and the answer was lost.
+                Err(FsError::NOT_FOUND) if was_away => break Ok(()),
+                Err(error) if !is_answer(&error) && tries.next().is_some() => {
+                    was_away = true;
+                    sleep(AGAIN).await;
+                }
                 outcome => break outcome,
             }
         };
@@ -71,4 +82,9 @@ impl<V: Volume + ?Sized> Operations<V> {
         self.forget_dead(&inodes, id);
         self.gone.send_modify(|gone| *gone += 1);
     }
+}
+
+/// Whether the volume has answered; else a site is being started again, perhaps.
+fn is_answer(error: &FsError) -> bool {
+    matches!(error, FsError::Os(_) | FsError::Stale(_))
 }
