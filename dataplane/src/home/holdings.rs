@@ -358,8 +358,16 @@ fn touched(change: &Change, scope: &GlobalPath) -> Vec<GlobalPath> {
     paths
 }
 
-/// The names that are left to a file which is changed by one that was taken away while it was open.
+/// The names that are left to a file which is changed by one that was taken away while it was open, or which loses one by
+/// which it was changed and is not home yet.
 fn other_names(change: &Change, holding: &Holding) -> Vec<GlobalPath> {
+    if matches!(change, Change::Remove { .. } | Change::Rename { .. }) {
+        let pending = holding.pending.lock();
+        let owed: Vec<_> = change.paths().filter(|path| pending.owes(path)).collect();
+        drop(pending);
+        let links = holding.links.lock();
+        return owed.into_iter().flat_map(|path| links.beside(path)).collect();
+    }
     match target(change) {
         Some(target) if is_hidden(&target.path) => holding.links.lock().names(target.file),
         _ => Vec::new(),

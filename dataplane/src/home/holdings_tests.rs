@@ -1,7 +1,7 @@
 //! What is owed, over starts of the daemon.
 
 use super::*;
-use globalfs_proto::{NewFile, Owner};
+use globalfs_proto::{Attr, NewFile, Owner};
 
 fn path(text: &str) -> GlobalPath {
     GlobalPath::new(text.as_bytes()).unwrap()
@@ -107,4 +107,19 @@ fn hidden_names_are_the_holders_own() {
     assert!(due(&holding).iter().all(|due| !due.whole));
     apply(&holdings, &rename("/r/d/.globalfs-removed-1", "/r/d/c"));
     assert_eq!(owed(&holding), ["/r/d", "/r/d/a", "/r/d/c"]);
+}
+
+#[test]
+fn what_was_written_by_a_name_that_goes_is_owed_by_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let holdings = Holdings::open(dir.path()).unwrap();
+    let holding = holdings.hold(&path("/r"), Fence(1)).unwrap();
+    let file = Attr { nlink: 2, ..crate::testing::some_attr(1) };
+    ["/r/a", "/r/b"].iter().for_each(|name| holding.links.lock().see(&path(name), &file));
+    let remove = |at: &str| apply(&holdings, &Change::Remove { path: path(at), directory: false });
+    remove("/r/a");
+    assert_eq!(owed(&holding), ["/r", "/r/a"], "it was home");
+    holding.links.lock().see(&path("/r/a"), &file);
+    remove("/r/a");
+    assert_eq!(owed(&holding), ["/r", "/r/a", "/r/b"]);
 }

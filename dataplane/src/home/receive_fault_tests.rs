@@ -159,7 +159,7 @@ async fn scattered_changes_are_read_at_a_time_and_alone() {
     sites.same().await;
     shell(
         sites.at(0),
-        "for n in $(seq 0 25 500); do printf z | dd of=f bs=1 seek=$((n * 131072 + 7)) conv=notrunc status=none; done",
+        "for n in $(seq 0 25 500); do printf zzzz | dd of=f bs=1 seek=$((n * 131072 + 7)) conv=notrunc status=none; done",
     );
     let line = Line::to(&sites, u64::MAX);
     let outcomes = sites.bring_from(vec![sites.item("/f").await], line.clone(), soon()).await;

@@ -106,6 +106,11 @@ impl Pending {
         self.touch(path, now).whole = true;
     }
 
+    /// Whether `path` is in the set.
+    pub fn owes(&self, path: &GlobalPath) -> bool {
+        self.marks.contains_key(path)
+    }
+
     /// Nothing is there that was due. False: it has changed since.
     pub fn gone(&mut self, due: &Due) -> bool {
         let mark = self.marks.get_mut(&due.path).filter(|mark| mark.changed == due.changed);
