@@ -96,10 +96,8 @@ impl Entry {
             () if meta.is_symlink() => Content::Target(fs::read_link(path)?),
             () => Content::Bytes(fs::read(path)?),
         };
-        // A home that dies after it has changed names in a directory may leave it with the time of that.
-        let (links, mtime) =
-            if meta.is_dir() { (0, (0, 0)) } else { (meta.nlink(), (meta.mtime(), meta.mtime_nsec())) };
-        Ok(Self { mode: meta.mode(), links, mtime, content })
+        let links = if meta.is_dir() { 0 } else { meta.nlink() };
+        Ok(Self { mode: meta.mode(), links, mtime: (meta.mtime(), meta.mtime_nsec()), content })
     }
 
     fn is_file(&self) -> bool {

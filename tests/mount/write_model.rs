@@ -2,15 +2,18 @@
 //! started again. Where it died nobody knows whether an operation was done: then it was, or it was not.
 
 use super::{mount_with, within};
-use crate::common::{Setup, TestCluster, can_mount, shell};
+use crate::common::{Setup, TestCluster, can_mount, setting, shell};
 use crate::steps::{Random, Side, Step, all};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Operations of each seed.
-const STEPS: usize = 4000;
+/// Operations of a seed while nobody dies, and while daemons do.
+const STEPS: [usize; 2] = [4000, 10_000];
+
+/// Seeds at a time of which daemons die: each waits most of the time.
+const AT_ONCE: u64 = 8;
 
 /// Operations between two deaths.
 const BETWEEN: u64 = 500;
@@ -91,7 +94,7 @@ fn run(seed: u64, dies: bool) -> usize {
     ours.syncs = dies;
     let mut run = Run { test, origin, ours, theirs, killer: None, lost: 0 };
     let (mut random, mut deaths) = (Random(seed), Random(seed + 1000));
-    for number in 0..STEPS {
+    for number in 0..STEPS[usize::from(dies)] {
         if dies && run.killer.is_none() && deaths.below(BETWEEN) == 0 {
             run.kill_daemon(Duration::from_micros(deaths.below(10_000)));
         }
@@ -115,7 +118,13 @@ fn a_mount_of_a_cluster_does_what_a_local_directory_does() {
 #[test]
 fn deaths_of_the_daemon_leave_nothing_half_done() {
     if can_mount("deaths_of_the_daemon_leave_nothing_half_done") {
-        let lost = run(11, true);
-        assert!(lost > 2, "{lost} operations met a death");
+        let first = setting("GLOBALFS_MODEL_SEED", 11);
+        let lost: usize = thread::scope(|scope| {
+            let runs: Vec<_> =
+                (first..first + AT_ONCE).map(|seed| scope.spawn(move || run(seed, true))).collect();
+            runs.into_iter().map(|run| run.join().unwrap()).sum()
+        });
+        eprintln!("seeds from {first}: {lost} operations of {} met a death", STEPS[1] as u64 * AT_ONCE);
+        assert!(lost > 2 * AT_ONCE as usize, "{lost} operations met a death");
     }
 }
