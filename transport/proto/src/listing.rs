@@ -99,12 +99,17 @@ pub fn encode_entries(entries: &[DirEntry]) -> Bytes {
 pub fn decode_entries(body: Bytes) -> Result<Vec<DirEntry>, DecodeError> {
     /// The smallest entry: a length, a name of one byte, the attributes.
     const MIN_ENTRY: usize = 4 + 1 + ATTR_SIZE;
-    let mut r = Reader::new(body);
+    let mut r = Reader::new(body.clone());
     let count = r.u32()? as usize;
     if count > r.remaining() / MIN_ENTRY {
         return Err(DecodeError::OutOfRange("the number of entries"));
     }
-    let names = (0..count).map(|_| r.name()).collect::<Result<Vec<_>, _>>()?;
+    let begin = r.remaining();
+    (0..count).try_for_each(|_| r.name().map(drop))?;
+    // Names are kept for long. As parts of the body they would keep all of it.
+    let own = Bytes::copy_from_slice(&body[body.len() - begin..body.len() - r.remaining()]);
+    let mut own = Reader::new(own);
+    let names = (0..count).map(|_| own.name()).collect::<Result<Vec<_>, _>>()?;
     let mut attrs = Reader::new(transposed(&r.raw(count * ATTR_SIZE)?, count).into());
     let decode_entry = |name| {
         let attr = attrs.attr()?;
@@ -238,6 +243,14 @@ mod tests {
             let _ = decode_part(&mut Reader::new(noise.clone().into()));
             let _ = decode_changes(&mut Reader::new(noise.into()));
         }
+    }
+
+    #[test]
+    fn names_keep_nothing_of_the_body() {
+        let body = encode_entries(&[entry(b"a".to_vec(), 1), entry(b"b".to_vec(), 2)]);
+        let names: Vec<_> = decode_entries(body.clone()).unwrap().into_iter().map(|entry| entry.name).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert!(names.iter().all(|name| !body.as_ptr_range().contains(&name.as_ptr())));
     }
 
     #[test]
