@@ -311,7 +311,7 @@ async fn a_subscription_is_renewed_before_its_answer_ends_and_misses_nothing() {
     let begun = remote.peer().counters().requests_started;
     let teller = tokio::spawn(async move {
         for n in 0..300 {
-            let directories = vec![ChangedDirectory { path: path("/"), names: vec![n.to_string().into()] }];
+            let directories = vec![ChangedDirectory::new(path("/"), vec![n.to_string().into()])];
             source.hub().tell(Arc::new(Changes { everything: false, directories }));
             sleep(EVERY).await;
         }
