@@ -12,6 +12,7 @@
 mod changed;
 mod lasting;
 mod outdated;
+mod own;
 
 use super::directory::{Directory, Origin, is_seen};
 use super::freshness::{Asks, Subscription, Ticket, split};
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use globalfs_proto::limits::MAX_ENTRIES_UNASKED;
 use globalfs_proto::{Attr, Changes, DirEntry, FileKind, GlobalPath};
 use outdated::Outdated;
+use own::OwnChanges;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;
@@ -46,6 +48,7 @@ pub struct Names {
     subscription: Subscription,
     asks: Asks,
     outdated: Outdated,
+    own_changes: OwnChanges,
 }
 
 #[derive(Default)]
@@ -94,6 +97,7 @@ impl Names {
             subscription: Subscription::default(),
             asks: Asks::default(),
             outdated: Outdated::default(),
+            own_changes: OwnChanges::default(),
         }
     }
 
@@ -116,7 +120,7 @@ impl Names {
     pub fn heard(&mut self, changes: &Changes, now: Duration) {
         self.subscription.heard(now);
         if !changes.is_empty() {
-            self.changed(changes);
+            self.changed(changes, now);
         }
     }
 
