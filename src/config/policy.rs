@@ -6,6 +6,7 @@ use super::Kind;
 use super::fields::{Fields, list, nearest, scalar};
 use super::problem::{ConfigError, Position, Problems};
 use super::tree::{Node, Value};
+use super::value::{Age, Ttl};
 use globalfs_controlplane::model::policy::{Policy, PolicyError, PolicySet};
 use globalfs_proto::SiteName;
 use std::path::Path;
@@ -89,6 +90,9 @@ fn read_policy(node: &Node, cluster: Option<Cluster<'_>>, problems: &Problems) -
     let priority = fields.optional("priority").unwrap_or_default();
     let on_disconnect = fields.optional("on_disconnect").unwrap_or_default();
     let consistency = fields.optional("consistency").unwrap_or_default();
+    let staleness = fields.optional::<Ttl>("staleness").map(|ttl| ttl.0);
+    let sync_deadline = fields.optional::<Age>("sync_deadline").map(|age| age.0);
+    let bandwidth = fields.optional("bandwidth");
     fields.finish();
     let replicate_to = replicas.into_iter().collect::<Option<_>>()?;
     Some(Policy {
@@ -100,6 +104,9 @@ fn read_policy(node: &Node, cluster: Option<Cluster<'_>>, problems: &Problems) -
         priority,
         on_disconnect,
         consistency,
+        staleness,
+        sync_deadline,
+        bandwidth,
     })
 }
 

@@ -5,6 +5,7 @@
 
 use super::lease::{Epoch, LeaseScope, RequestNumber};
 use super::policy::Policy;
+use super::replica_state::ReplicaHealth;
 use super::timestamp::Timestamp;
 use globalfs_proto::{GlobalPath, NodeName, PeerIdentity, SiteName};
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,9 @@ pub struct Health {
     pub version: String,
     /// What is not home, for each lease that owes something.
     pub pending: Vec<PendingChanges>,
+    /// Its replicas, if it is to have any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<ReplicaHealth>,
 }
 
 /// A registered site, at `/globalfs/metadata/sites/NAME`.

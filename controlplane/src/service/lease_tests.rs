@@ -129,7 +129,12 @@ async fn leases_outlive_coordinators_and_holders() {
     assert!(matches!(refused, Err(AcquireError::TimedOut | AcquireError::Unreachable)), "{refused:?}");
 
     let admin = running.admin().await;
-    let what = SendHome { site: Some(site("cloud")), path: Some(path("/results/b/x")), release: true };
+    let what = SendHome {
+        site: Some(site("cloud")),
+        path: Some(path("/results/b/x")),
+        release: true,
+        replica: None,
+    };
     admin.send_home(&what).await.unwrap();
     loop {
         match holder.event().await {
