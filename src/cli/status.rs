@@ -4,6 +4,7 @@ use super::access::Access;
 use super::daemon::block_on;
 use super::lease::age;
 use super::output::{self, Output};
+use super::replicate;
 use super::site::sites_table;
 use anyhow::Result;
 use globalfs_controlplane::model::record::{SiteRecord, SiteStatus};
@@ -58,6 +59,10 @@ impl Status {
         }
         for site in view.sites.iter().filter(|site| !site.health.pending.is_empty()) {
             output.line(debt_of(site))?;
+        }
+        for site in &view.sites {
+            let debt = site.health.replicas.as_ref().and_then(|health| replicate::debt_of(site, health));
+            debt.map_or(Ok(()), |debt| output.line(debt))?;
         }
         let missing = status.declared.iter().filter(|declared| view.site(&declared.name).is_none());
         for site in missing {

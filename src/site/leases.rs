@@ -16,6 +16,7 @@ use globalfs_dataplane::home::holdings::{Holding, Holdings};
 use globalfs_dataplane::home::receive::Receiver;
 use globalfs_dataplane::home::syncer::{Home, Syncer};
 use globalfs_dataplane::origin::Origin;
+use globalfs_dataplane::replicas::Replicas;
 use globalfs_dataplane::route::{Claims, Routed};
 use globalfs_dataplane::{Deadline, Source};
 use globalfs_proto::{BringHome, Fence, FsError, FsResult, GlobalPath, HomeItem, Settled, SiteName};
@@ -58,6 +59,7 @@ pub(super) struct Leases(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) view: Arc<View>,
     pub(super) peers: Arc<Peers>,
+    pub(super) replicas: Replicas,
     pub(super) origin: Origin,
     pub(super) receiver: Receiver,
     pub(super) holdings: Holdings,
@@ -76,7 +78,7 @@ struct HomeOf {
 
 impl Leases {
     pub(super) fn new(
-        (view, peers): (Arc<View>, Arc<Peers>),
+        (view, peers, replicas): (Arc<View>, Arc<Peers>, Replicas),
         origin: Origin,
         holdings: Holdings,
         agent: LeaseAgent,
@@ -85,6 +87,7 @@ impl Leases {
         Self(Arc::new(Inner {
             view,
             peers,
+            replicas,
             origin,
             receiver,
             holdings,
@@ -108,6 +111,10 @@ impl Leases {
         while let Some(Some(event)) = stop.run_until_cancelled(events.recv()).await {
             match event {
                 LeaseEvent::ViewChanged => self.0.view.want(),
+                LeaseEvent::Replicate(path, number) => {
+                    self.0.replicas.ask(&path, number);
+                    self.0.view.want();
+                }
                 LeaseEvent::Hurry(lease) => drop(tokio::spawn(self.clone().hurry(lease))),
                 LeaseEvent::Drain(lease) => drop(tokio::spawn(self.clone().drain(lease))),
                 LeaseEvent::Ended(lease, ending) => drop(tokio::spawn(self.clone().end(lease, ending))),
@@ -229,6 +236,7 @@ impl Leases {
         if let Err(error) = forgotten {
             tracing::warn!(%scope, %error, "cannot remove what has gone home");
         }
+        self.0.replicas.look_at(scope);
     }
 
     /// An administrator has given up what was not home: it stays under another name, where one can look for it.
@@ -283,7 +291,7 @@ pub(super) fn claim_deadline() -> Deadline {
     Deadline::after(Duration::from_secs(60))
 }
 
-fn ago(age: Duration) -> Timestamp {
+pub(super) fn ago(age: Duration) -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_unix_ms(i64::try_from(since.saturating_sub(age).as_millis()).unwrap_or(i64::MAX))
 }

@@ -22,6 +22,7 @@ use globalfs_proto::{Attr, Changes, DirEntry, FileKind, GlobalPath};
 use outdated::Outdated;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long an answer counts at most, however well it is watched: what no watch sees, such as a write through
@@ -34,9 +35,23 @@ const SLOT_OVERHEAD: usize = 320;
 /// How many uses may pass before a slot that is used again counts as recent again.
 const RECENCY_GRAIN: u64 = 64;
 
+/// How old answers about a name may be or, of a directory, those which its listing tells; `None`: the time to live alone
+/// counts.
+pub type Bounds = Arc<dyn Fn(&[u8], Told) -> Option<Duration> + Send + Sync>;
+
+/// What an answer is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// The name itself.
+    Name,
+    /// The names in the directory.
+    Listing,
+}
+
 /// What is known, by path.
 pub struct Names {
     ttl: Duration,
+    bounds: Bounds,
     budget: usize,
     used: usize,
     /// In the order of their paths, so that what is below a directory lies together.
@@ -86,6 +101,7 @@ impl Names {
     pub fn new(ttl: Duration, budget_bytes: u64) -> Self {
         Self {
             ttl,
+            bounds: Arc::new(|_, _| None),
             budget: usize::try_from(budget_bytes).unwrap_or(usize::MAX),
             used: 0,
             slots: BTreeMap::new(),
@@ -95,6 +111,16 @@ impl Names {
             asks: Asks::default(),
             outdated: Outdated::default(),
         }
+    }
+
+    /// Answers that are learned from now on count for no longer than `bounds` say.
+    pub fn bound(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
+    /// For how long an answer counts that no change is told of.
+    fn ttl_of(&self, key: &[u8], told: Told) -> Duration {
+        (self.bounds)(key, told).map_or(self.ttl, |bound| bound.min(self.ttl))
     }
 
     /// A request is about to be sent. It must be closed.
@@ -226,7 +252,8 @@ impl Names {
 
     fn keep(&mut self, ticket: Ticket, key: &[u8], attr: Option<Attr>, now: Duration) {
         let subscription = self.watch_of_parent(key, ticket);
-        let origin = Origin { asked: ticket.number, learned_at: now, subscription };
+        let ttl = self.ttl_of(key, Told::Name);
+        let origin = Origin { asked: ticket.number, learned_at: now, ttl, subscription };
         let older = |own: &Own| own.origin.asked <= ticket.number;
         self.change(key, |slot| {
             if slot.own.as_ref().is_none_or(older) {
@@ -249,7 +276,8 @@ impl Names {
         }
         let watched = listing.as_ref().is_some_and(|listing| listing.watched);
         let subscription = if watched { ticket.subscription } else { 0 };
-        let origin = Origin { asked: ticket.number, learned_at: now, subscription };
+        let ttl = self.ttl_of(key, Told::Listing);
+        let origin = Origin { asked: ticket.number, learned_at: now, ttl, subscription };
         let changed = self.asks.overtaken_names(ticket, key);
         let fresh = Directory::new(listing, changed, origin);
         if fresh.bytes() > self.budget / 4 * 3 {
@@ -335,7 +363,7 @@ impl Names {
     }
 
     fn is_young(&self, origin: Origin, now: Duration) -> bool {
-        now.saturating_sub(origin.learned_at) < self.ttl
+        now.saturating_sub(origin.learned_at) < origin.ttl
     }
 
     fn is_watched(&self, origin: Origin, now: Duration) -> bool {

@@ -494,3 +494,22 @@ fn no_interleaving_gives_an_answer_that_a_change_has_overtaken() {
     }
     assert!(checked > 10_000, "{checked} answers were checked");
 }
+
+#[test]
+fn answers_count_no_longer_than_their_bound_unless_their_changes_are_heard() {
+    for is_watched in [false, true] {
+        let mut names = if is_watched { watching() } else { Names::new(TTL, BUDGET) };
+        names.bound(Arc::new(|key, _| key.starts_with(b"/d").then_some(at(20))));
+        for directory in ["/d", "/e"] {
+            learn(&mut names, directory, listing(&[("x", some_attr(3))], is_watched), at(0));
+            let ticket = names.ask();
+            names.learn(ticket, &path(&format!("{directory}/y")), Some(some_attr(4)), at(0));
+            names.close(ticket);
+        }
+        for name in ["x", "y"] {
+            assert!(known(&mut names, &format!("/d/{name}"), at(19)).is_some());
+            assert_eq!(known(&mut names, &format!("/d/{name}"), at(20)).is_some(), is_watched, "{name}");
+            assert!(known(&mut names, &format!("/e/{name}"), at(99)).is_some());
+        }
+    }
+}
