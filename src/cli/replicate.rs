@@ -179,6 +179,7 @@ pub(super) fn debt_of(site: &SiteRecord, health: &ReplicaHealth) -> Option<Strin
         paths => format!("; something else is in the way of {paths} paths"),
     };
     let trouble = health.trouble.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+    let late = super::status::late(health.missing.iter().map(|missing| missing.late).sum());
     let (name, bytes) = (&site.name, output::bytes(bytes));
-    Some(format!("{name}: not replicated {files} files, {bytes}{oldest}{obstructed}{trouble}"))
+    Some(format!("{name}: not replicated {files} files, {bytes}{oldest}{late}{obstructed}{trouble}"))
 }

@@ -29,9 +29,18 @@ fn debt_of(site: &SiteRecord) -> String {
     let danger = match (site.status, pending.iter().find_map(|pending| pending.trouble.as_deref())) {
         (SiteStatus::Unreachable, _) => " AT RISK: the site is not heard from".to_owned(),
         (SiteStatus::Active, Some(trouble)) => format!(" AT RISK: {trouble}"),
-        (SiteStatus::Active, None) => String::new(),
+        (SiteStatus::Active, None) => late(pending.iter().map(|pending| pending.late).sum()),
     };
     format!("{}: not home {files} files, {}{oldest}{danger}", site.name, output::bytes(bytes))
+}
+
+/// What is owed for longer than its policy permits.
+pub(super) fn late(files: u64) -> String {
+    if files == 0 {
+        String::new()
+    } else {
+        format!(" AT RISK: {files} files are later than sync_deadline permits")
+    }
 }
 
 impl Status {

@@ -15,11 +15,12 @@ use globalfs_controlplane::model::timestamp::Timestamp;
 use globalfs_dataplane::home::holdings::{Holding, Holdings};
 use globalfs_dataplane::home::receive::Receiver;
 use globalfs_dataplane::home::syncer::{Home, Syncer};
+use globalfs_dataplane::model::urgency::Rank;
 use globalfs_dataplane::origin::Origin;
 use globalfs_dataplane::replicas::Replicas;
 use globalfs_dataplane::route::{Claims, Routed};
 use globalfs_dataplane::{Deadline, Source};
-use globalfs_proto::{BringHome, Fence, FsError, FsResult, GlobalPath, HomeItem, Settled, SiteName};
+use globalfs_proto::{Attr, BringHome, Fence, FsError, FsResult, GlobalPath, HomeItem, Settled, SiteName};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -51,6 +52,11 @@ const HURRY_LIMIT: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether all is home.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What is left of a deadline for the answer to reach who asked.
+const FOR_THE_ANSWER: Duration = Duration::from_secs(1);
+
+const EIO: i32 = 5;
 
 /// All of it. Clones are one.
 #[derive(Clone)]
@@ -270,6 +276,12 @@ impl Leases {
         self.0.holdings.all().iter().filter_map(|holding| holding.debt(&self.0.holdings).oldest).max()
     }
 
+    /// Paths of a subtree that are owed for longer than its policy permits.
+    fn late(&self, holding: &Holding) -> u64 {
+        let deadline = self.0.view.now().policies.sync_deadline(&holding.scope);
+        deadline.map_or(0, |deadline| holding.late(deadline, &self.0.holdings))
+    }
+
     /// What is not home, for the heartbeat.
     pub(super) fn pending(&self) -> Vec<PendingChanges> {
         let pending = |holding: Arc<Holding>| {
@@ -281,6 +293,7 @@ impl Leases {
                 oldest: debt.oldest.map(ago),
                 paths: holding.some_paths(SHOWN_PATHS),
                 trouble: holding.trouble(),
+                late: self.late(&holding),
             })
         };
         self.0.holdings.all().into_iter().filter_map(pending).collect()
@@ -306,6 +319,26 @@ impl Claims for Leases {
         self.0.view.refresh().await;
     }
 
+    async fn replicate(
+        &self,
+        path: &GlobalPath,
+        attr: &Attr,
+        sites: Vec<SiteName>,
+        deadline: Deadline,
+    ) -> FsResult<()> {
+        let left = deadline.remaining();
+        // The error shall say more than that it was late.
+        let limit = deadline.min(Deadline::after(left.saturating_sub(FOR_THE_ANSWER.min(left / 4))));
+        for site in sites {
+            let asked = async { self.0.peers.remote(&site)?.replicate(path, *attr, limit).await };
+            limit.bound(asked).await.map_err(|error| {
+                tracing::warn!(%path, %site, %error, "critical_change_not_replicated");
+                FsError::Os(EIO)
+            })?;
+        }
+        Ok(())
+    }
+
     fn used(&self, path: &GlobalPath) {
         let Some(holding) = self.0.holdings.at(path) else { return };
         let mut touched = self.0.touched.lock();
@@ -326,5 +359,10 @@ impl Home for HomeOf {
         let nobody = || FsError::Refused(format!("{} has no home: its policy names no primary", bring.scope));
         let home = self.view.home(&bring.scope).ok_or_else(nobody)?;
         self.peers.remote(&home)?.bring_home(bring, deadline).await
+    }
+
+    fn rank(&self, scope: &GlobalPath) -> Rank {
+        let now = self.view.now();
+        Rank { priority: now.policies.priority(scope), deadline: now.policies.sync_deadline(scope) }
     }
 }

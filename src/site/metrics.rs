@@ -126,6 +126,7 @@ impl SiteDaemon {
         };
         add("globalfs_pending_files", "Paths that were changed here and are not home", |p| p.files);
         add("globalfs_pending_bytes", "Bytes of the files among them, as far as known", |p| p.bytes);
+        add("globalfs_pending_late_files", "Paths that are owed for longer than sync_deadline", |p| p.late);
         add("globalfs_pending_troubled_leases", "Leases of which something does not come home", |p| {
             p.trouble.is_some().into()
         });
@@ -157,6 +158,9 @@ impl SiteDaemon {
         });
         add("globalfs_replica_missing_oldest_seconds", "Age of the oldest of them", |r| {
             r.missing().values().filter_map(|debt| debt.oldest).max().map_or(0, |age| age.as_secs())
+        });
+        add("globalfs_replica_late_files", "Paths that are missing for longer than sync_deadline", |r| {
+            r.missing().keys().map(|policy| r.late(policy)).sum()
         });
         add("globalfs_replica_obstructed", "Paths where something else is in the way of a replica", |r| {
             r.obstructed() as u64

@@ -121,7 +121,13 @@ impl SiteDaemon {
         let receiver = Receiver::new(origin.clone());
         let handover = HandOver::new(view.clone(), (peers.clone(), limits), routed.clone(), receiver);
         let locks = LockKeeper::open(&config.state_dir.join("locks"))?;
-        let handler = SiteHandler::new(config.name.clone(), view.clone(), &routed, traces.clone(), handover);
+        let handler = SiteHandler::new(
+            config.name.clone(),
+            view.clone(),
+            &routed,
+            traces.clone(),
+            (handover, replicas.clone()),
+        );
         let handler = handler.with_locks(locks);
         Ok(Self {
             config,

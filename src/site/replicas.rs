@@ -62,7 +62,9 @@ impl Rules for SiteRules {
             SyncMode::Lazy => (When::OnceRead, PATIENCE[0]),
             SyncMode::Never => return None,
         };
-        Some(Rule { policy: policy.name.as_str().into(), when, priority: policy.priority, patience })
+        let (priority, deadline) = (policy.priority, policy.sync_deadline);
+        let patience = deadline.map_or(patience, |deadline| patience.min(deadline / 2));
+        Some(Rule { policy: policy.name.as_str().into(), when, priority, patience, deadline })
     }
 
     fn roots(&self) -> Vec<GlobalPath> {
@@ -175,6 +177,7 @@ pub(super) fn health(replicas: &Replicas, view: &View) -> Option<ReplicaHealth> 
         files: debt.paths,
         bytes: debt.bytes,
         oldest: debt.oldest.map(super::leases::ago),
+        late: replicas.late(&policy),
     };
     let of_request = |(asked, debt): (Asked, Debt)| AskedReplica {
         number: asked.number,

@@ -330,6 +330,12 @@ impl Placement for View {
         self.now.load().policies.consistency(path) == Consistency::Critical
     }
 
+    fn replica_sites(&self, path: &GlobalPath) -> Vec<SiteName> {
+        let now = self.now.load();
+        let replicas = now.policies.decide(path).replicas.iter();
+        replicas.filter(|site| **site != self.here).cloned().collect()
+    }
+
     fn is_divided(&self, path: &GlobalPath) -> bool {
         self.now.load().tenures.any_below(path)
     }

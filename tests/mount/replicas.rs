@@ -212,3 +212,46 @@ fn a_replica_comes_no_faster_than_its_policy_says() {
     replicated(&test);
     assert!(began.elapsed() > Duration::from_secs(3), "{:?} for 4 MB", began.elapsed());
 }
+
+/// Holds promise 28 of docs/semantics.md.
+#[test]
+fn what_is_closed_under_a_critical_policy_is_at_its_replicas() {
+    if !can_mount("what_is_closed_under_a_critical_policy_is_at_its_replicas") {
+        return;
+    }
+    let policy_yaml = policies("async") + "    consistency: critical\n";
+    let mut test = Setup { policy_yaml, ..Setup::default() }.start(|origin| {
+        fs::create_dir_all(origin.join("hot")).unwrap();
+    });
+    let home = super::mount_with(&mut test, "node-1", "onprem", "deadline: 4s\n", &[]);
+    for n in 0..20 {
+        shell(
+            &home,
+            &format!("echo {n} | dd of=hot/{n} status=none && echo more >> hot/all && sync hot/all"),
+        );
+        assert_eq!(read(&copy_of(&test, &format!("hot/{n}"))).unwrap(), format!("{n}\n"));
+        assert_eq!(read(&copy_of(&test, "hot/all")).unwrap(), "more\n".repeat(n + 1));
+    }
+    test.cluster.kill("cloud").unwrap();
+    shell(&home, "! echo late | dd of=hot/late status=none 2> /dev/null");
+    test.cluster.start_site("cloud").unwrap();
+    within(SOON, || read(&copy_of(&test, "hot/late")));
+}
+
+#[test]
+fn a_site_changes_what_it_has_replicas_of() {
+    if !can_mount("a_site_changes_what_it_has_replicas_of") {
+        return;
+    }
+    let mut test = start("async", Places::default());
+    replicated(&test);
+    let (home, cloud) = (test.mount("node-1", "onprem"), test.mount("node-2", "cloud"));
+    shell(&cloud, "cd hot/dir && echo of cloud > 1 && rm 2 && mkdir made && echo x > made/x");
+    let leases = test.cluster.admin(&["lease", "list", "--json"]).unwrap();
+    assert!(leases.contains("\"/hot/dir\""), "its replicas are not in the way of a lease: {leases}");
+    assert_eq!(shell(&home, "cat hot/dir/1 hot/dir/made/x"), "of cloud\nx\n");
+    test.cluster.admin(&["drain", "cloud", "--timeout", "30s"]).unwrap();
+    replicated(&test);
+    complete(&test);
+    assert_eq!(tree(&cloud.join("hot")), tree(&test.origin("onprem").join("hot")));
+}

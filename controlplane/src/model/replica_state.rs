@@ -1,5 +1,6 @@
 //! What a site says of its replicas in a heartbeat.
 
+use super::record::is_zero;
 use super::timestamp::Timestamp;
 use globalfs_proto::GlobalPath;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,9 @@ pub struct MissingReplicas {
     /// Since when the oldest of them is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest: Option<Timestamp>,
+    /// Paths that are missing for longer than the policy permits.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub late: u64,
 }
 
 /// How far it is what somebody asked for.

@@ -17,6 +17,7 @@ pub mod pace;
 pub mod pending;
 pub mod readahead;
 pub mod replicas;
+pub mod urgency;
 pub mod walk;
 mod walk_order;
 pub mod wanted;

@@ -30,6 +30,8 @@ pub struct Rule {
     pub priority: i32,
     /// After so long it is brought although it still changes.
     pub patience: Duration,
+    /// What is missing for longer is late.
+    pub deadline: Option<Duration>,
 }
 
 /// What is kept of a path.
@@ -129,6 +131,11 @@ impl Record {
     /// Whether it tells of what has these attributes at the master.
     pub fn is_of(&self, master: &Attr) -> bool {
         (self.master.kind, self.master.version()) == (master.kind, master.version())
+    }
+
+    /// Whether the master had another content after this one, of the same file or in its place.
+    pub fn is_older_than(&self, master: &Attr) -> bool {
+        !self.is_of(master) && self.master.ctime_ns <= master.ctime_ns
     }
 
     /// Whether nothing is under way.

@@ -151,6 +151,15 @@ impl Wanted {
         sum(self.marks.range(path.clone()..).filter(|(at, _)| at.starts_with(path)).map(|(_, mark)| mark))
     }
 
+    /// How many paths of a policy are wanted for longer than it permits.
+    pub fn late(&self, policy: &str, now: Duration) -> u64 {
+        let is_late = |mark: &&Mark| {
+            let deadline = mark.task.rule.deadline;
+            *mark.task.rule.policy == *policy && deadline.is_some_and(|deadline| mark.since + deadline < now)
+        };
+        self.marks.values().filter(is_late).count() as u64
+    }
+
     /// What is wanted, by policy.
     pub fn debts(&self) -> BTreeMap<Arc<str>, Debt> {
         let mut by_policy: BTreeMap<Arc<str>, Vec<&Mark>> = BTreeMap::new();
@@ -189,7 +198,8 @@ mod tests {
     }
 
     fn rule(when: When, priority: i32) -> Rule {
-        Rule { policy: "p".into(), when, priority, patience: Duration::from_secs(5) }
+        let (patience, deadline) = (Duration::from_secs(5), Some(Duration::from_secs(7)));
+        Rule { policy: "p".into(), when, priority, patience, deadline }
     }
 
     fn at(ms: u64) -> Duration {
@@ -272,6 +282,10 @@ mod tests {
         }
         assert_eq!(paths(&wanted.due(at(100), 10, 7, 10)), ["/b", "/c"]);
         assert_eq!(paths(&wanted.due(at(100), 10, 7, u64::MAX)), ["/a"]);
+        assert_eq!(
+            (wanted.late("p", at(7000)), wanted.late("p", at(7001)), wanted.late("q", at(9000))),
+            (0, 4, 0)
+        );
         assert_eq!(wanted.debts()["p"], Debt { paths: 4, bytes: 109, oldest: Some(at(0)) });
     }
 }

@@ -25,8 +25,8 @@ use crate::model::replicas::{Rule, When};
 use crate::model::wanted::Wanted;
 use crate::origin::Origin;
 use crate::route::Sites;
-use crate::source::Source;
-use globalfs_proto::{FsResult, GlobalPath, Version};
+use crate::source::{Deadline, Source};
+use globalfs_proto::{Attr, FsError, FsResult, GlobalPath, Version};
 use ledger::Ledger;
 use looks::Looks;
 use parking_lot::Mutex;
@@ -40,6 +40,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Paths in the way that are remembered; further ones are left alone, too.
 const MAX_OBSTRUCTED: usize = 4096;
+
+/// How often it is looked whether what somebody waits for is here.
+const BROUGHT_EVERY: Duration = Duration::from_millis(5);
 
 /// Requests to bring something that are remembered.
 const MAX_ASKED: usize = 64;
@@ -176,6 +179,32 @@ impl Replicas {
         self.0.wake.notify_waiters();
     }
 
+    /// Returns when what is here of `path` is what its master says, or newer.
+    pub async fn bring_now(&self, path: &GlobalPath, master: Attr, deadline: Deadline) -> FsResult<()> {
+        let no_replica = || FsError::Refused(format!("this site is to have no replica of {path}"));
+        let rule = self.0.rules.rule(path).ok_or_else(no_replica)?;
+        let rule = Rule { priority: i32::MAX, patience: Duration::ZERO, ..rule };
+        let now = self.now();
+        self.0.wanted.lock().want(path, Some(master), rule, now);
+        self.0.wake.notify_waiters();
+        let brought = async {
+            while !self.is_here(path, &master).await? {
+                if self.0.obstructed.lock().contains(path) {
+                    return Err(FsError::Refused(format!("something else is in the way of {path}")));
+                }
+                tokio::time::sleep(BROUGHT_EVERY).await;
+            }
+            Ok(())
+        };
+        deadline.bound(brought).await
+    }
+
+    async fn is_here(&self, path: &GlobalPath, master: &Attr) -> FsResult<bool> {
+        let (ledger, path) = (self.0.ledger.clone(), path.clone());
+        let record = blocking(move || ledger.get(&path)).await?;
+        Ok(record.is_some_and(|record| record.is_settled() && !record.is_older_than(master)))
+    }
+
     /// What was asked for, and what is missing of it.
     pub fn asked(&self) -> Vec<(Asked, Debt)> {
         let asked: Vec<Asked> = self.0.asked.lock().iter().cloned().collect();
@@ -187,6 +216,11 @@ impl Replicas {
     pub fn missing(&self) -> BTreeMap<Arc<str>, Debt> {
         let debts = self.0.wanted.lock().debts();
         debts.into_iter().map(|(policy, debt)| (policy, self.aged(debt))).collect()
+    }
+
+    /// Paths of a policy that are missing for longer than it permits.
+    pub fn late(&self, policy: &str) -> u64 {
+        self.0.wanted.lock().late(policy, self.now())
     }
 
     /// What is here.

@@ -306,5 +306,6 @@ impl Replicas {
 
 /// No policy wants it here any more.
 fn departed() -> Rule {
-    Rule { policy: "-".into(), when: When::InBackground, priority: i32::MIN, patience: Duration::ZERO }
+    let (when, priority, patience) = (When::InBackground, i32::MIN, Duration::ZERO);
+    Rule { policy: "-".into(), when, priority, patience, deadline: None }
 }
