@@ -255,3 +255,43 @@ fn a_site_changes_what_it_has_replicas_of() {
     complete(&test);
     assert_eq!(tree(&cloud.join("hot")), tree(&test.origin("onprem").join("hot")));
 }
+
+#[test]
+fn copies_that_no_policy_wants_any_more_go() {
+    if !can_mount("copies_that_no_policy_wants_any_more_go") {
+        return;
+    }
+    let mut test = start("eager", Places::default());
+    replicated(&test);
+    complete(&test);
+    fs::write(copy_of(&test, "hot/mine"), "mine").unwrap();
+    let config = test.cluster.coordinator_config();
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("replicate_to: [cloud]", "replicate_to: []")).unwrap();
+    test.cluster.kill("coordinator").unwrap();
+    test.cluster.start_coordinator().unwrap();
+    within(SOON, || {
+        let left = shell(&test.origin("cloud"), "find . -mindepth 1 | sort | xargs");
+        if left == "./hot ./hot/mine\n" { Ok(()) } else { Err(left) }
+    });
+}
+
+#[test]
+fn what_is_owed_for_too_long_is_told() {
+    if !can_mount("what_is_owed_for_too_long_is_told") {
+        return;
+    }
+    let policy_yaml = policies("async") + "    sync_deadline: 1s\n";
+    let mut test = Setup { policy_yaml, ..Setup::default() }.start(|origin| {
+        fs::create_dir_all(origin.join("hot/job")).unwrap();
+    });
+    let cloud = test.mount("node-1", "cloud");
+    shell(&cloud, "echo one > hot/job/one");
+    test.cluster.kill("onprem").unwrap();
+    shell(&cloud, "echo two > hot/job/two");
+    within(SOON, || {
+        let status = test.cluster.admin(&["status"]).unwrap();
+        let late = test.cluster.metrics("cloud").unwrap().sum_where("globalfs_pending_late_files", "site");
+        if status.contains("AT RISK") && late >= 1.0 { Ok(()) } else { Err(format!("{late} {status}")) }
+    });
+}
