@@ -3,7 +3,7 @@
 use super::leases::tree;
 use super::within;
 use crate::common::wan::Wan;
-use crate::common::{Setup, TestCluster, can_mount, noise, shell};
+use crate::common::{Setup, TestCluster, can_mount, noise, programs, run, shell};
 use globalfs::local::Places;
 use std::fs;
 use std::io::Write;
@@ -74,6 +74,8 @@ fn an_eager_replica_is_read_while_the_wan_is_down() {
     replicated(&test);
     complete(&test);
     let cloud = test.mount("node-1", "cloud");
+    let kept = test.cluster.metrics("cloud").unwrap().sum_where("globalfs_cache_stored_bytes_total", "site");
+    assert_eq!(kept, 0.0, "replicas are not in the cache");
     wan.cut();
     // The mount knows no name yet.
     within(SOON, || read(&cloud.join("hot/dir/7")));
@@ -194,6 +196,18 @@ fn a_lazy_replica_is_made_of_what_is_read_or_asked_for() {
     assert_eq!(shell(&test.origin("cloud"), "ls hot/dir | wc -l; ls hot"), "51\ndir\n");
     let shown = test.cluster.admin(&["where", "/hot/dir/7"]).unwrap();
     assert!(shown.contains("cloud") && shown.contains("complete"), "{shown}");
+    // What is in the cache of a node's own site.
+    let beside = |config: &Path| {
+        let args = ["where", "/beside", "--config", config.to_str().unwrap()];
+        run(&programs().globalfs, &args).1
+    };
+    let node = test.cluster.dir().join("node-1.yaml");
+    assert!(beside(&node).contains("here      nothing"), "{}", beside(&node));
+    assert_eq!(read(&cloud.join("beside")).unwrap(), "beside");
+    within(SOON, || {
+        let shown = beside(&node);
+        if shown.contains("here      bytes 0-5") { Ok(()) } else { Err(shown) }
+    });
     let refused = test.cluster.admin(&["sync", "/beside", "--to", "cloud"]).unwrap_err();
     assert!(format!("{refused:#}").contains("replicate_to"), "{refused:#}");
 }

@@ -325,3 +325,6 @@ impl Drop for Reserved {
         self.replicas.look_at(&self.scope);
     }
 }
+
+#[cfg(test)]
+mod tests;
