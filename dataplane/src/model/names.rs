@@ -9,9 +9,12 @@
 //! *Invariants:* of two answers that count the one asked for later is given; what a change that was heard has
 //! overtaken is never given; memory stays within its budget.
 
+mod bounds;
 mod changed;
 mod lasting;
 mod outdated;
+
+pub use bounds::{Bounds, Told};
 
 use super::directory::{Directory, Origin, is_seen};
 use super::freshness::{Asks, Subscription, Ticket, split};
@@ -34,19 +37,6 @@ const SLOT_OVERHEAD: usize = 320;
 
 /// How many uses may pass before a slot that is used again counts as recent again.
 const RECENCY_GRAIN: u64 = 64;
-
-/// How old answers about a name may be or, of a directory, those which its listing tells; `None`: the time to live alone
-/// counts.
-pub type Bounds = Arc<dyn Fn(&[u8], Told) -> Option<Duration> + Send + Sync>;
-
-/// What an answer is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
-    /// The name itself.
-    Name,
-    /// The names in the directory.
-    Listing,
-}
 
 /// What is known, by path.
 pub struct Names {
@@ -111,16 +101,6 @@ impl Names {
             asks: Asks::default(),
             outdated: Outdated::default(),
         }
-    }
-
-    /// Answers that are learned from now on count for no longer than `bounds` say.
-    pub fn bound(&mut self, bounds: Bounds) {
-        self.bounds = bounds;
-    }
-
-    /// For how long an answer counts that no change is told of.
-    fn ttl_of(&self, key: &[u8], told: Told) -> Duration {
-        (self.bounds)(key, told).map_or(self.ttl, |bound| bound.min(self.ttl))
     }
 
     /// A request is about to be sent. It must be closed.

@@ -23,7 +23,7 @@ fn directory_attr(n: u64) -> Attr {
     Attr { kind: FileKind::Directory, ..some_attr(n) }
 }
 
-fn listing(entries: &[(&str, Attr)], watched: bool) -> Listing {
+pub(super) fn listing(entries: &[(&str, Attr)], watched: bool) -> Listing {
     let entry = |(name, attr): &(&str, Attr)| DirEntry::new(Bytes::from((*name).to_owned()), *attr);
     Listing { attr: directory_attr(1), entries: entries.iter().map(entry).collect(), complete: true, watched }
 }
@@ -41,7 +41,7 @@ pub(super) fn watching() -> Names {
     names
 }
 
-fn learn(names: &mut Names, directory: &str, listing: Listing, now: Duration) {
+pub(super) fn learn(names: &mut Names, directory: &str, listing: Listing, now: Duration) {
     let ticket = names.ask();
     names.learn_directory(ticket, &path(directory), Some(listing), now);
     names.close(ticket);
@@ -493,23 +493,4 @@ fn no_interleaving_gives_an_answer_that_a_change_has_overtaken() {
         }
     }
     assert!(checked > 10_000, "{checked} answers were checked");
-}
-
-#[test]
-fn answers_count_no_longer_than_their_bound_unless_their_changes_are_heard() {
-    for is_watched in [false, true] {
-        let mut names = if is_watched { watching() } else { Names::new(TTL, BUDGET) };
-        names.bound(Arc::new(|key, _| key.starts_with(b"/d").then_some(at(20))));
-        for directory in ["/d", "/e"] {
-            learn(&mut names, directory, listing(&[("x", some_attr(3))], is_watched), at(0));
-            let ticket = names.ask();
-            names.learn(ticket, &path(&format!("{directory}/y")), Some(some_attr(4)), at(0));
-            names.close(ticket);
-        }
-        for name in ["x", "y"] {
-            assert!(known(&mut names, &format!("/d/{name}"), at(19)).is_some());
-            assert_eq!(known(&mut names, &format!("/d/{name}"), at(20)).is_some(), is_watched, "{name}");
-            assert!(known(&mut names, &format!("/e/{name}"), at(99)).is_some());
-        }
-    }
 }

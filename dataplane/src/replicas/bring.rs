@@ -190,7 +190,7 @@ impl Replicas {
             match settled.outcome {
                 Ok(()) => brought.push(task),
                 Err(FsError::Stale(_)) => {
-                    self.settle(&[task.clone()]);
+                    self.settle(std::slice::from_ref(&task));
                     self.look_at(&task.path);
                 }
                 Err(error) => {
