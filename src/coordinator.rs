@@ -47,6 +47,9 @@ pub async fn run(config: CoordinatorConfig, stop: CancellationToken) -> Result<(
 }
 
 fn options(config: &CoordinatorConfig) -> Result<Options> {
+    for idle in config.policies.idle_keys() {
+        tracing::warn!(policy = idle.policy, reason = idle.reason, "policy_key_without_effect");
+    }
     let declared = |site: &config::SiteEntry| DeclaredSite { name: site.name.clone(), role: site.role };
     Ok(Options {
         cluster: config.cluster.clone(),

@@ -83,6 +83,11 @@ pub trait Placement: Send + Sync + 'static {
         false
     }
 
+    /// Other sites that are to have a replica of `path`.
+    fn replica_sites(&self, _path: &GlobalPath) -> Vec<SiteName> {
+        Vec::new()
+    }
+
     /// Whether something beneath `path` has another master by a lease, so that `path` cannot be moved.
     fn is_divided(&self, path: &GlobalPath) -> bool {
         let _ = path;

@@ -312,6 +312,9 @@ impl Handler for Server {
             Request::TakeOver { .. } | Request::BringHome(_) => {
                 return Err(FsError::Refused("nobody's home is here".to_owned()));
             }
+            Request::Replicate(..) => {
+                return Err(FsError::Refused("no replicas are kept here".to_owned()));
+            }
             Request::Lock(request) => {
                 let (keeper, node) = self.locks_for(peer)?;
                 Response::Locked(keeper.ask(node, request, deadline).await?)

@@ -53,6 +53,11 @@ impl Group {
         self.warm.files.push(file);
     }
 
+    /// Whether it has no parts.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
     async fn forward(self, sender: mpsc::Sender<FsResult<Warmed>>, deadline: Deadline) {
         let Self { source, numbers, warm } = self;
         let mut ended = vec![false; numbers.len()];

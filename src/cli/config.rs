@@ -3,6 +3,7 @@
 use super::output::{self, Output};
 use crate::config::{ConfigError, Document};
 use anyhow::bail;
+use globalfs_controlplane::model::travel::IdleKey;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +50,8 @@ struct Verdict<'a> {
     ok: bool,
     kind: Option<&'static str>,
     problems: Vec<ProblemRecord>,
+    /// What can be used and says nothing.
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -65,7 +68,14 @@ impl Check {
         let results: Vec<_> = self.files.iter().map(|file| (file, Document::load(file))).collect();
         for (file, result) in &results {
             match result {
-                Ok(document) => output.line(format!("{}: ok ({})", file.display(), document.kind()))?,
+                Ok(document) => {
+                    output.line(format!("{}: ok ({})", file.display(), document.kind()))?;
+                    if !self.json {
+                        warnings(document).iter().for_each(|text| {
+                            output::complain(format_args!("{}: warning: {text}", file.display()));
+                        });
+                    }
+                }
                 Err(_) if self.json => {}
                 Err(error) => output::complain(error),
             }
@@ -88,5 +98,17 @@ fn verdict<'a>(file: &'a Path, result: &Result<Document, ConfigError>) -> Verdic
         message: problem.message.clone(),
     });
     let kind = result.as_ref().ok().map(Document::kind);
-    Verdict { file, ok: result.is_ok(), kind, problems: records.collect() }
+    let warnings = result.as_ref().map(warnings).unwrap_or_default();
+    Verdict { file, ok: result.is_ok(), kind, problems: records.collect(), warnings }
+}
+
+/// Keys of policies that have no effect.
+fn warnings(document: &Document) -> Vec<String> {
+    let policies = match document {
+        Document::Coordinator(config) => &config.policies,
+        Document::Policy(config) => &config.policies,
+        Document::Site(_) | Document::Mount(_) => return Vec::new(),
+    };
+    let text = |idle: IdleKey| format!("policy '{}': {}", idle.policy, idle.reason);
+    policies.idle_keys().into_iter().map(text).collect()
 }

@@ -2,8 +2,10 @@
 
 use super::UsageError;
 use super::access::Access;
+use super::cached::{self, Ranges, cached_ranges};
 use super::daemon::block_on;
 use super::output::{self, Output};
+use super::replicate::{ReplicaAt, replicas_of};
 use anyhow::{Context, Result, bail};
 use globalfs_controlplane::model::policy::{PolicySet, Primary};
 use globalfs_controlplane::model::record::{
@@ -36,11 +38,13 @@ pub struct List {
 }
 
 const WHERE_HELP: &str = "\
-Shows which site masters a path now, its home and replicas by policy, and what is not home yet at that path and
-beneath it, as its holder said in its last heartbeat.
+Shows which site masters a path now, its home, and what is not home yet at that path and beneath it, as its holder said
+in its last heartbeat; which sites have replicas by policy, and whether all that the policy names is there. With a node's
+configuration it shows, too, which ranges of a file are in the cache of the node's site, or at home there.
 
 Example:
-  globalfs where /results/job-1234";
+  globalfs where /results/job-1234
+  globalfs where /datasets/x --config /etc/globalfs/globalfs.yaml";
 
 /// Arguments of `globalfs where`.
 #[derive(Debug, clap::Args)]
@@ -92,9 +96,12 @@ struct Place<'v> {
     path: GlobalPath,
     master: String,
     home: String,
-    replicas: Vec<SiteName>,
+    replicas: Vec<ReplicaAt>,
     policy: Option<String>,
     lease: Option<Lease<'v>>,
+    /// Of the file, as (first byte, behind the last).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cached_here: Option<Ranges>,
 }
 
 impl LeaseCommand {
@@ -133,18 +140,26 @@ impl Where {
     async fn show(self) -> Result<()> {
         let path = parse(&self.path)?;
         let view = self.list.access.connect().await?.view().await?;
-        let place = place(&view, &path)?;
+        let mut place = place(&view, &path)?;
+        let here = cached_ranges(&self.list.access.path()?, &path).await;
+        place.cached_here = here.unwrap_or_else(|error| {
+            output::complain(format_args!("globalfs: what is cached here is not known: {error:#}"));
+            None
+        });
         let output = Output::new(self.list.json);
         output.json(&place)?;
         output.line(format!("path      {path}"))?;
         output.line(format!("master    {}", place.master))?;
         output.line(format!("home      {}", place.home))?;
-        let replicas: Vec<_> = place.replicas.iter().map(SiteName::as_str).collect();
+        let replicas: Vec<_> = place.replicas.iter().map(ReplicaAt::text).collect();
         output.line(format!(
             "replicas  {}",
-            if replicas.is_empty() { "-".into() } else { replicas.join(", ") }
+            if replicas.is_empty() { "-".into() } else { replicas.join("; ") }
         ))?;
         output.line(format!("policy    {}", place.policy.as_deref().unwrap_or("-")))?;
+        if let Some(ranges) = &place.cached_here {
+            output.line(format!("here      {}", cached::text(ranges)))?;
+        }
         if let Some(lease) = &place.lease {
             let record = lease.record;
             output.line(format!("lease     {} of {}, {}", record.scope.path, record.master, lease.state))?;
@@ -271,13 +286,18 @@ pub(super) fn age(at: Timestamp) -> Duration {
     Timestamp::from_unix_ms(i64::try_from(now.as_millis()).unwrap_or(i64::MAX)).since(at)
 }
 
-fn place<'v>(view: &'v ClusterView, path: &GlobalPath) -> Result<Place<'v>> {
+/// The policies of `view`. They may name sites that are declared and not registered yet.
+pub(super) fn policies(view: &ClusterView) -> Result<PolicySet> {
     let mut sites: Vec<SiteName> = view.sites.iter().map(|site| site.name.clone()).collect();
     sites.push(view.default_primary.clone());
     for policy in &view.policies {
         sites.extend(policy.primary.iter().chain(&policy.replicate_to).cloned());
     }
-    let policies = PolicySet::new(view.policies.clone(), &sites, view.default_primary.clone())?;
+    Ok(PolicySet::new(view.policies.clone(), &sites, view.default_primary.clone())?)
+}
+
+fn place<'v>(view: &'v ClusterView, path: &GlobalPath) -> Result<Place<'v>> {
+    let policies = policies(view)?;
     let decision = policies.decide(path);
     let record = view.masters.iter().find(|record| path.starts_with(&record.scope.path));
     let home = match &decision.primary {
@@ -290,8 +310,9 @@ fn place<'v>(view: &'v ClusterView, path: &GlobalPath) -> Result<Place<'v>> {
         path: path.clone(),
         master: holder.unwrap_or_else(|| home.clone()),
         home,
-        replicas: decision.replicas.to_vec(),
+        replicas: replicas_of(view, &decision),
         policy: decision.policy.map(|policy| policy.name.clone()),
         lease: record.map(|record| lease(view, record)),
+        cached_here: None,
     })
 }

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod bench;
+mod cached;
 pub mod config;
 pub mod coordinator;
 pub mod daemon;
@@ -17,6 +18,7 @@ pub mod output;
 pub mod policy;
 pub mod prefetch;
 pub mod progress;
+mod replicate;
 pub mod site;
 pub mod status;
 pub mod sync;

@@ -4,6 +4,7 @@ use super::access::Access;
 use super::daemon::block_on;
 use super::lease::age;
 use super::output::{self, Output};
+use super::replicate;
 use super::site::sites_table;
 use anyhow::Result;
 use globalfs_controlplane::model::record::{SiteRecord, SiteStatus};
@@ -28,9 +29,18 @@ fn debt_of(site: &SiteRecord) -> String {
     let danger = match (site.status, pending.iter().find_map(|pending| pending.trouble.as_deref())) {
         (SiteStatus::Unreachable, _) => " AT RISK: the site is not heard from".to_owned(),
         (SiteStatus::Active, Some(trouble)) => format!(" AT RISK: {trouble}"),
-        (SiteStatus::Active, None) => String::new(),
+        (SiteStatus::Active, None) => late(pending.iter().map(|pending| pending.late).sum()),
     };
     format!("{}: not home {files} files, {}{oldest}{danger}", site.name, output::bytes(bytes))
+}
+
+/// What is owed for longer than its policy permits.
+pub(super) fn late(files: u64) -> String {
+    if files == 0 {
+        String::new()
+    } else {
+        format!(" AT RISK: {files} files are later than sync_deadline permits")
+    }
 }
 
 impl Status {
@@ -58,6 +68,10 @@ impl Status {
         }
         for site in view.sites.iter().filter(|site| !site.health.pending.is_empty()) {
             output.line(debt_of(site))?;
+        }
+        for site in &view.sites {
+            let debt = site.health.replicas.as_ref().and_then(|health| replicate::debt_of(site, health));
+            debt.map_or(Ok(()), |debt| output.line(debt))?;
         }
         let missing = status.declared.iter().filter(|declared| view.site(&declared.name).is_none());
         for site in missing {

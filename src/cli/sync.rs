@@ -4,6 +4,7 @@ use super::UsageError;
 use super::access::Access;
 use super::daemon::block_on;
 use super::output::{self, Output};
+use super::replicate::Replicate;
 use anyhow::{Result, bail};
 use globalfs_controlplane::client::ControlClient;
 use globalfs_controlplane::model::record::{ClusterView, PendingChanges, SiteStatus};
@@ -21,15 +22,19 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How often it is said again that somebody waits: leases may have been taken since.
-const SAY_EVERY: Duration = Duration::from_secs(5);
+pub(super) const SAY_EVERY: Duration = Duration::from_secs(5);
 
 const SYNC_HELP: &str = "\
 What nodes change at a site that is not the home of a path is brought home in the background. This asks the holders to
 do so at once, and with --wait returns when nothing at these paths and beneath them is owed that was changed before.
 
+With --to SITE it makes them replicas at that site now, whatever 'sync_mode' their policy has. The policy has to name the
+site in 'replicate_to'; with --wait it returns when all of them are there.
+
 Examples:
   globalfs sync /results/job-1234 --wait
-  globalfs sync /results --wait --timeout 10m";
+  globalfs sync /results --wait --timeout 10m
+  globalfs sync /datasets/x --to cloud --wait";
 
 /// Arguments of `globalfs sync`.
 #[derive(Debug, clap::Args)]
@@ -38,7 +43,10 @@ pub struct Sync {
     /// Paths as they are seen below the mount point
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<OsString>,
-    /// Return when all is home
+    /// Make them replicas at this site
+    #[arg(long, value_name = "SITE")]
+    to: Option<SiteName>,
+    /// Return when all is home, or at the site
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
@@ -85,9 +93,13 @@ impl Sync {
         };
         let paths = self.paths.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let client = self.waiting.access.connect().await?;
+        if let Some(site) = &self.to {
+            let timeout = self.waiting.timeout;
+            return Replicate { client: &client, site, paths: &paths, timeout }.run(self.wait).await;
+        }
         let requests: Vec<SendHome> = paths
             .iter()
-            .map(|path| SendHome { site: None, path: Some(path.clone()), release: false })
+            .map(|path| SendHome { site: None, path: Some(path.clone()), release: false, replica: None })
             .collect();
         let owed = |view: &ClusterView| {
             let near =
@@ -125,7 +137,7 @@ impl Drain {
                 record.last_heartbeat
             );
         }
-        let request = SendHome { site: Some(self.site.clone()), path: None, release: true };
+        let request = SendHome { site: Some(self.site.clone()), path: None, release: true, replica: None };
         let site = self.site.clone();
         let owed = move |view: &ClusterView| {
             let leases = view.masters.iter().filter(|record| record.master == site).count() as u64;
@@ -139,11 +151,11 @@ impl Drain {
 
 /// What is not home.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Debt {
-    files: u64,
-    bytes: u64,
-    leases: u64,
-    trouble: Option<String>,
+pub(super) struct Debt {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    pub(super) leases: u64,
+    pub(super) trouble: Option<String>,
 }
 
 impl Debt {
@@ -160,10 +172,10 @@ impl Debt {
         self.files == 0 && self.leases == 0
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let leases = if self.leases > 0 { format!(", {} leases", self.leases) } else { String::new() };
         let trouble = self.trouble.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
-        format!("{} files, {} not home{leases}{trouble}", self.files, output::bytes(self.bytes))
+        format!("{} files, {} not there yet{leases}{trouble}", self.files, output::bytes(self.bytes))
     }
 }
 
@@ -210,14 +222,14 @@ fn heard(view: &ClusterView) -> BTreeMap<SiteName, Timestamp> {
 }
 
 /// A bar over the files at a terminal, else a line now and then.
-struct Shown {
+pub(super) struct Shown {
     bar: Option<ProgressBar>,
     most: u64,
     next: Instant,
 }
 
 impl Shown {
-    fn begin() -> Self {
+    pub(super) fn begin() -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let style =
                 ProgressStyle::with_template("{msg} [{bar:30}] {pos} of {len} files  {per_sec}  {eta}");
@@ -227,7 +239,7 @@ impl Shown {
         Self { bar, most: 0, next: Instant::now() }
     }
 
-    fn show(&mut self, debt: &Debt) {
+    pub(super) fn show(&mut self, debt: &Debt) {
         self.most = self.most.max(debt.files);
         match &self.bar {
             Some(bar) => {
@@ -243,7 +255,7 @@ impl Shown {
         }
     }
 
-    fn end(self) {
+    pub(super) fn end(self) {
         self.bar.iter().for_each(ProgressBar::finish_and_clear);
     }
 }

@@ -6,6 +6,7 @@ use super::Kind;
 use super::fields::{Fields, list, nearest, scalar};
 use super::problem::{ConfigError, Position, Problems};
 use super::tree::{Node, Value};
+use super::value::{Age, Ttl};
 use globalfs_controlplane::model::policy::{Policy, PolicyError, PolicySet};
 use globalfs_proto::SiteName;
 use std::path::Path;
@@ -89,6 +90,9 @@ fn read_policy(node: &Node, cluster: Option<Cluster<'_>>, problems: &Problems) -
     let priority = fields.optional("priority").unwrap_or_default();
     let on_disconnect = fields.optional("on_disconnect").unwrap_or_default();
     let consistency = fields.optional("consistency").unwrap_or_default();
+    let staleness = fields.optional::<Ttl>("staleness").map(|ttl| ttl.0);
+    let sync_deadline = fields.optional::<Age>("sync_deadline").map(|age| age.0);
+    let bandwidth = fields.optional("bandwidth");
     fields.finish();
     let replicate_to = replicas.into_iter().collect::<Option<_>>()?;
     Some(Policy {
@@ -100,6 +104,9 @@ fn read_policy(node: &Node, cluster: Option<Cluster<'_>>, problems: &Problems) -
         priority,
         on_disconnect,
         consistency,
+        staleness,
+        sync_deadline,
+        bandwidth,
     })
 }
 
@@ -131,4 +138,38 @@ fn mentioned(policies: &[Policy]) -> Vec<SiteName> {
 fn place_of(error: &PolicyError, places: &[(String, &Node)]) -> Option<Position> {
     let PolicyError::Policy { policy, .. } = error else { return None };
     places.iter().rev().find(|(name, _)| name == policy).map(|(_, node)| node.position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use globalfs_controlplane::model::travel::ByteRate;
+    use std::time::Duration;
+
+    fn load(keys: &str) -> Result<Policy, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let policy = format!("{{name: p, pattern: /a/**, primary: onprem, sync_mode: async, {keys}}}");
+        std::fs::write(file.path(), format!("policies:\n  - {policy}\n")).unwrap();
+        let loaded = PolicyConfig::load(file.path()).map_err(|error| error.to_string())?;
+        Ok(loaded.policies.policies()[0].clone())
+    }
+
+    #[test]
+    fn how_old_how_late_and_how_fast() {
+        let policy = load("staleness: 0s, sync_deadline: 10m, bandwidth: 100MB/s").unwrap();
+        assert_eq!(policy.staleness, Some(Duration::ZERO));
+        assert_eq!(policy.sync_deadline, Some(Duration::from_secs(600)));
+        assert_eq!(policy.bandwidth, Some(ByteRate(100_000_000)));
+        for (keys, part) in [
+            ("staleness: 2days", "staleness"),
+            ("staleness: 5", "staleness"),
+            ("sync_deadline: 10ms", "sync_deadline"),
+            ("bandwidth: 100MB", "100MB/s or 1GiB/s"),
+            ("bandwidth: 1B/s", "bandwidth"),
+            ("bandwith: 1MB/s", "did you mean"),
+        ] {
+            let error = load(keys).unwrap_err();
+            assert!(error.contains(part), "{keys}: {error}");
+        }
+    }
 }

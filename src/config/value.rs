@@ -8,6 +8,7 @@ use super::tree::Value;
 use globalfs_controlplane::model::pattern::Pattern;
 use globalfs_controlplane::model::policy::{Consistency, OnDisconnect, SyncMode};
 use globalfs_controlplane::model::record::SiteRole;
+use globalfs_controlplane::model::travel::ByteRate;
 use globalfs_dataplane::disk::Preference;
 use globalfs_proto::limits::MAX_DEADLINE;
 use globalfs_proto::{NodeName, SiteName};
@@ -121,6 +122,9 @@ impl Scalar for ByteSize {
 /// How long something may be cached: any time up to a day, also none.
 pub(super) struct Ttl(pub(super) Duration);
 
+/// How late something may be: a second to thirty days.
+pub(super) struct Age(pub(super) Duration);
+
 /// How long an operation may take.
 pub(super) struct Deadline(pub(super) Duration);
 
@@ -130,6 +134,26 @@ impl Scalar for Ttl {
     fn parse(text: &str) -> Result<Self, String> {
         const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
         duration(text, Duration::ZERO, MAX_TTL).map(Self)
+    }
+}
+
+impl Scalar for Age {
+    const EXPECTED: &'static str = "a duration from 1s to 30days, such as 10m";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+        duration(text, Duration::from_secs(1), MAX_AGE).map(Self)
+    }
+}
+
+impl Scalar for ByteRate {
+    const EXPECTED: &'static str = "a rate of at least 64KB/s, such as 100MB/s or 1GiB/s";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        /// Below it a single chunk takes seconds.
+        const LEAST: u64 = 64_000;
+        let size = text.strip_suffix("/s").ok_or_else(|| found(text))?.parse::<ByteSize>();
+        size.ok().filter(|size| size.0 >= LEAST).map(|size| Self(size.0)).ok_or_else(|| found(text))
     }
 }
 

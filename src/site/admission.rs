@@ -8,7 +8,8 @@ use bytes::Bytes;
 use globalfs_dataplane::Deadline;
 use globalfs_dataplane::home::side;
 use globalfs_dataplane::locks::LockKeeper;
-use globalfs_dataplane::route::Routed;
+use globalfs_dataplane::replicas::Replicas;
+use globalfs_dataplane::route::{Master, Placement, Routed};
 use globalfs_dataplane::serve::{ServeCounters, Server};
 use globalfs_proto::{FsError, FsResult, PeerIdentity, Request, Response, SiteName};
 use globalfs_transport::{Handler, Reply};
@@ -23,6 +24,7 @@ pub(super) struct SiteHandler {
     sites: Server,
     traces: Arc<Traces>,
     handover: HandOver,
+    replicas: Replicas,
 }
 
 impl SiteHandler {
@@ -31,10 +33,11 @@ impl SiteHandler {
         view: Arc<View>,
         routed: &Routed,
         traces: Arc<Traces>,
-        handover: HandOver,
+        (handover, replicas): (HandOver, Replicas),
     ) -> Self {
         Self {
             handover,
+            replicas,
             here,
             view,
             nodes: Server::new(routed.for_nodes(), Arc::new(|_| Ok(()))),
@@ -104,6 +107,13 @@ impl Handler for SiteHandler {
             (PeerIdentity::Site(site), Request::BringHome(bring)) => {
                 let settled = self.handover.bring_home(site, bring, Deadline::after(budget)).await?;
                 side::send(settled, reply).await
+            }
+            (PeerIdentity::Site(site), Request::Replicate(path, attr)) => {
+                if self.view.master(&path) != Master::Site(site.clone()) {
+                    return Err(FsError::Elsewhere(format!("{site} is not the master of {path}")));
+                }
+                self.replicas.bring_now(&path, attr, Deadline::after(budget)).await?;
+                reply.send(&Response::Bytes(Bytes::new())).await
             }
             (PeerIdentity::Node(..), request) => self.nodes.handle(peer, request, budget, reply).await,
             (PeerIdentity::Site(_), request) => self.sites.handle(peer, request, budget, reply).await,

@@ -114,6 +114,8 @@ impl<'l> Claim<'l> {
         if survey(&*home, scope, LIMITS, self.deadline).await?.is_none() {
             return Ok(false);
         }
+        // Copies of what is to be changed here are copies no more.
+        let _reserved = self.leases.0.replicas.give_up(scope).await?;
         self.check_own(scope).await?;
         let lease_scope = LeaseScope::subtree(scope.clone());
         let failed =

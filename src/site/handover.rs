@@ -3,11 +3,13 @@
 //! *Invariant:* once a subtree was handed over this site changes nothing in it by itself until the coordinator says that the
 //! lease is over; and it takes changes from the site alone that has the lease now.
 
+use super::limits::SiteLimits;
 use super::peers::Peers;
 use super::view::View;
 use globalfs_dataplane::Deadline;
 use globalfs_dataplane::home::receive::Receiver;
 use globalfs_dataplane::home::side::HomeSide;
+use globalfs_dataplane::paced::Paced;
 use globalfs_dataplane::route::Routed;
 use globalfs_proto::{BringHome, Fence, FsError, FsResult, GlobalPath, Settled, SiteName};
 use std::sync::Arc;
@@ -17,13 +19,19 @@ use tokio::sync::mpsc;
 pub(super) struct HandOver {
     view: Arc<View>,
     peers: Arc<Peers>,
+    limits: Arc<SiteLimits>,
     routed: Routed,
     side: HomeSide,
 }
 
 impl HandOver {
-    pub(super) fn new(view: Arc<View>, peers: Arc<Peers>, routed: Routed, receiver: Receiver) -> Self {
-        Self { view, peers, routed, side: HomeSide::new(receiver) }
+    pub(super) fn new(
+        view: Arc<View>,
+        (peers, limits): (Arc<Peers>, Arc<SiteLimits>),
+        routed: Routed,
+        receiver: Receiver,
+    ) -> Self {
+        Self { view, peers, limits, routed, side: HomeSide::new(receiver) }
     }
 
     /// Returns when nothing is changed here in `scope` any more.
@@ -50,7 +58,8 @@ impl HandOver {
         deadline: Deadline,
     ) -> FsResult<mpsc::Receiver<Settled>> {
         self.check(from, &bring.scope, bring.fence, deadline).await?;
-        self.side.bring_home(bring, self.peers.remote(from)?, deadline).await
+        let from = Paced::new(self.peers.remote(from)?, self.limits.clone());
+        self.side.bring_home(bring, Arc::new(from), deadline).await
     }
 
     /// Whether `site` has the lease. The coordinator may have told it a moment earlier than us.

@@ -1,6 +1,7 @@
 //! The site's heartbeat: tells the coordinator how the site is and learns what has changed.
 
 use super::leases::Leases;
+use super::replicas;
 use super::view::View;
 use globalfs_controlplane::client::{ClientError, ControlClient};
 use globalfs_controlplane::files::CertFiles;
@@ -9,6 +10,7 @@ use globalfs_controlplane::service::HEARTBEAT_INTERVAL;
 use globalfs_dataplane::Deadline;
 use globalfs_dataplane::cache::Cache;
 use globalfs_dataplane::origin::Origin;
+use globalfs_dataplane::replicas::Replicas;
 use globalfs_proto::FsStat;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +36,7 @@ pub(super) struct Heart {
     pub(super) cache: Cache,
     pub(super) origin_reachable: Arc<AtomicBool>,
     pub(super) leases: Leases,
+    pub(super) replicas: Replicas,
 }
 
 impl Heart {
@@ -97,6 +100,7 @@ impl Heart {
             cache_quota_bytes: cache.quota_bytes,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pending: self.leases.pending(),
+            replicas: replicas::health(&self.replicas, &self.view),
         }
     }
 }

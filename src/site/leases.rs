@@ -15,10 +15,12 @@ use globalfs_controlplane::model::timestamp::Timestamp;
 use globalfs_dataplane::home::holdings::{Holding, Holdings};
 use globalfs_dataplane::home::receive::Receiver;
 use globalfs_dataplane::home::syncer::{Home, Syncer};
+use globalfs_dataplane::model::urgency::Rank;
 use globalfs_dataplane::origin::Origin;
+use globalfs_dataplane::replicas::Replicas;
 use globalfs_dataplane::route::{Claims, Routed};
 use globalfs_dataplane::{Deadline, Source};
-use globalfs_proto::{BringHome, Fence, FsError, FsResult, GlobalPath, HomeItem, Settled, SiteName};
+use globalfs_proto::{Attr, BringHome, Fence, FsError, FsResult, GlobalPath, HomeItem, Settled, SiteName};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -51,6 +53,11 @@ const HURRY_LIMIT: Duration = Duration::from_secs(10);
 /// How often it is looked whether all is home.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// What is left of a deadline for the answer to reach who asked.
+const FOR_THE_ANSWER: Duration = Duration::from_secs(1);
+
+const EIO: i32 = 5;
+
 /// All of it. Clones are one.
 #[derive(Clone)]
 pub(super) struct Leases(pub(super) Arc<Inner>);
@@ -58,6 +65,7 @@ pub(super) struct Leases(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) view: Arc<View>,
     pub(super) peers: Arc<Peers>,
+    pub(super) replicas: Replicas,
     pub(super) origin: Origin,
     pub(super) receiver: Receiver,
     pub(super) holdings: Holdings,
@@ -76,7 +84,7 @@ struct HomeOf {
 
 impl Leases {
     pub(super) fn new(
-        (view, peers): (Arc<View>, Arc<Peers>),
+        (view, peers, replicas): (Arc<View>, Arc<Peers>, Replicas),
         origin: Origin,
         holdings: Holdings,
         agent: LeaseAgent,
@@ -85,6 +93,7 @@ impl Leases {
         Self(Arc::new(Inner {
             view,
             peers,
+            replicas,
             origin,
             receiver,
             holdings,
@@ -108,6 +117,10 @@ impl Leases {
         while let Some(Some(event)) = stop.run_until_cancelled(events.recv()).await {
             match event {
                 LeaseEvent::ViewChanged => self.0.view.want(),
+                LeaseEvent::Replicate(path, number) => {
+                    self.0.replicas.ask(&path, number);
+                    self.0.view.want();
+                }
                 LeaseEvent::Hurry(lease) => drop(tokio::spawn(self.clone().hurry(lease))),
                 LeaseEvent::Drain(lease) => drop(tokio::spawn(self.clone().drain(lease))),
                 LeaseEvent::Ended(lease, ending) => drop(tokio::spawn(self.clone().end(lease, ending))),
@@ -229,6 +242,7 @@ impl Leases {
         if let Err(error) = forgotten {
             tracing::warn!(%scope, %error, "cannot remove what has gone home");
         }
+        self.0.replicas.look_at(scope);
     }
 
     /// An administrator has given up what was not home: it stays under another name, where one can look for it.
@@ -262,6 +276,12 @@ impl Leases {
         self.0.holdings.all().iter().filter_map(|holding| holding.debt(&self.0.holdings).oldest).max()
     }
 
+    /// Paths of a subtree that are owed for longer than its policy permits.
+    fn late(&self, holding: &Holding) -> u64 {
+        let deadline = self.0.view.now().policies.sync_deadline(&holding.scope);
+        deadline.map_or(0, |deadline| holding.late(deadline, &self.0.holdings))
+    }
+
     /// What is not home, for the heartbeat.
     pub(super) fn pending(&self) -> Vec<PendingChanges> {
         let pending = |holding: Arc<Holding>| {
@@ -273,6 +293,7 @@ impl Leases {
                 oldest: debt.oldest.map(ago),
                 paths: holding.some_paths(SHOWN_PATHS),
                 trouble: holding.trouble(),
+                late: self.late(&holding),
             })
         };
         self.0.holdings.all().into_iter().filter_map(pending).collect()
@@ -283,7 +304,7 @@ pub(super) fn claim_deadline() -> Deadline {
     Deadline::after(Duration::from_secs(60))
 }
 
-fn ago(age: Duration) -> Timestamp {
+pub(super) fn ago(age: Duration) -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_unix_ms(i64::try_from(since.saturating_sub(age).as_millis()).unwrap_or(i64::MAX))
 }
@@ -296,6 +317,26 @@ impl Claims for Leases {
 
     async fn look_again(&self) {
         self.0.view.refresh().await;
+    }
+
+    async fn replicate(
+        &self,
+        path: &GlobalPath,
+        attr: &Attr,
+        sites: Vec<SiteName>,
+        deadline: Deadline,
+    ) -> FsResult<()> {
+        let left = deadline.remaining();
+        // The error shall say more than that it was late.
+        let limit = deadline.min(Deadline::after(left.saturating_sub(FOR_THE_ANSWER.min(left / 4))));
+        for site in sites {
+            let asked = async { self.0.peers.remote(&site)?.replicate(path, *attr, limit).await };
+            limit.bound(asked).await.map_err(|error| {
+                tracing::warn!(%path, %site, %error, "critical_change_not_replicated");
+                FsError::Os(EIO)
+            })?;
+        }
+        Ok(())
     }
 
     fn used(&self, path: &GlobalPath) {
@@ -318,5 +359,10 @@ impl Home for HomeOf {
         let nobody = || FsError::Refused(format!("{} has no home: its policy names no primary", bring.scope));
         let home = self.view.home(&bring.scope).ok_or_else(nobody)?;
         self.peers.remote(&home)?.bring_home(bring, deadline).await
+    }
+
+    fn rank(&self, scope: &GlobalPath) -> Rank {
+        let now = self.view.now();
+        Rank { priority: now.policies.priority(scope), deadline: now.policies.sync_deadline(scope) }
     }
 }

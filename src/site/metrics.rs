@@ -5,6 +5,7 @@ use super::peers::SiteLink;
 use crate::node::{cache_metrics, name_metrics};
 use crate::telemetry::metrics::{Metrics, Sample};
 use globalfs_controlplane::model::record::PendingChanges;
+use globalfs_dataplane::replicas::Replicas;
 use globalfs_dataplane::serve::ServeCounters;
 use globalfs_proto::ChunkEncoding;
 use std::sync::atomic::Ordering;
@@ -19,6 +20,7 @@ impl SiteDaemon {
         self.serve_metrics(&mut metrics);
         self.origin_metrics(&mut metrics);
         self.pending_metrics(&mut metrics);
+        self.replica_metrics(&mut metrics);
         metrics
     }
 
@@ -124,6 +126,7 @@ impl SiteDaemon {
         };
         add("globalfs_pending_files", "Paths that were changed here and are not home", |p| p.files);
         add("globalfs_pending_bytes", "Bytes of the files among them, as far as known", |p| p.bytes);
+        add("globalfs_pending_late_files", "Paths that are owed for longer than sync_deadline", |p| p.late);
         add("globalfs_pending_troubled_leases", "Leases of which something does not come home", |p| {
             p.trouble.is_some().into()
         });
@@ -136,6 +139,31 @@ impl SiteDaemon {
         let (leases, here) = (self.leases.clone(), self.config.name.clone());
         metrics.gauge("globalfs_leases_held", "Subtrees that this site holds", move || {
             vec![Sample::count(leases.count() as u64).label("site", &here)]
+        });
+    }
+
+    fn replica_metrics(&self, metrics: &mut Metrics) {
+        let mut add = |name, help, read: fn(&Replicas) -> u64| {
+            let (replicas, here) = (self.replicas.clone(), self.config.name.clone());
+            let sample = move || vec![Sample::count(read(&replicas)).label("site", &here)];
+            metrics.gauge(name, help, sample);
+        };
+        add("globalfs_replica_files", "Files of other sites that are copied here", |r| r.totals().files);
+        add("globalfs_replica_bytes", "Their bytes", |r| r.totals().bytes);
+        add("globalfs_replica_missing_files", "Paths that wait to be replicated here", |r| {
+            r.missing().values().map(|debt| debt.paths).sum()
+        });
+        add("globalfs_replica_missing_bytes", "Bytes of the files among them", |r| {
+            r.missing().values().map(|debt| debt.bytes).sum()
+        });
+        add("globalfs_replica_missing_oldest_seconds", "Age of the oldest of them", |r| {
+            r.missing().values().filter_map(|debt| debt.oldest).max().map_or(0, |age| age.as_secs())
+        });
+        add("globalfs_replica_late_files", "Paths that are missing for longer than sync_deadline", |r| {
+            r.missing().keys().map(|policy| r.late(policy)).sum()
+        });
+        add("globalfs_replica_obstructed", "Paths where something else is in the way of a replica", |r| {
+            r.obstructed() as u64
         });
     }
 

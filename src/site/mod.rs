@@ -7,8 +7,10 @@ mod claim;
 mod handover;
 mod heartbeat;
 mod leases;
+mod limits;
 mod metrics;
 mod peers;
+mod replicas;
 mod tenures;
 mod traces;
 mod view;
@@ -26,13 +28,16 @@ use globalfs_dataplane::home::holdings::Holdings;
 use globalfs_dataplane::home::receive::Receiver;
 use globalfs_dataplane::locks::LockKeeper;
 use globalfs_dataplane::origin::{self, Origin};
+use globalfs_dataplane::replicas::{Masters, Replicas};
 use globalfs_dataplane::route::Routed;
 use globalfs_dataplane::{Source, disk, fetch};
 use globalfs_proto::PeerIdentity;
 use globalfs_transport::{Endpoint, Identity, Options};
 use handover::HandOver;
 use leases::Leases;
+use limits::SiteLimits;
 use peers::Peers;
+use replicas::SiteRules;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
@@ -53,6 +58,8 @@ pub struct SiteDaemon {
     traces: Arc<Traces>,
     origin_reachable: Arc<AtomicBool>,
     leases: Leases,
+    replicas: Replicas,
+    masters: Masters,
     routed: Routed,
     lease_events: mpsc::UnboundedReceiver<LeaseEvent>,
     agent_stop: CancellationToken,
@@ -82,8 +89,7 @@ impl SiteDaemon {
             Identity::from_pem(files.certificate.as_bytes(), files.key.as_bytes(), files.ca.as_bytes())?;
         let endpoint = Endpoint::bind(Options::server(config.listen), identity)?;
         let view = Arc::new(View::open(&config.name, &config.state_dir, &config.coordinator, &files).await?);
-        let options = fetch::Options { metadata_ttl: config.metadata_ttl, ..fetch::Options::default() };
-        let peers = Arc::new(Peers::new(endpoint.clone(), cache.clone(), view.clone(), options));
+        let fetch_options = fetch::Options { metadata_ttl: config.metadata_ttl, ..fetch::Options::default() };
         let agent_stop = CancellationToken::new();
         let options = AgentOptions {
             site: config.name.clone(),
@@ -94,17 +100,34 @@ impl SiteDaemon {
         };
         let (agent, lease_events) = LeaseAgent::start(options, agent_stop.clone())?;
         let holdings = Holdings::open(&config.state_dir.join("changed"))?;
-        let leases = (view.clone(), peers.clone());
+        let rules = SiteRules { view: view.clone(), holdings: holdings.clone() };
+        let replicas = Replicas::open(&config.state_dir.join("replicas"), origin.clone(), Arc::new(rules))?;
+        let peers =
+            Peers::new(endpoint.clone(), cache.clone(), view.clone(), fetch_options, replicas.clone());
+        let peers = Arc::new(peers);
+        let limits = Arc::new(SiteLimits::new(view.clone()));
+        let masters = replicas::masters(&view, &origin, &peers, &limits);
+        let leases = (view.clone(), peers.clone(), replicas.clone());
         let leases = Leases::new(leases, origin.clone(), holdings.clone(), agent);
         let routed = Routed::new(view.clone(), Arc::new(origin.clone()) as Arc<dyn Source>, peers.clone());
         let routed = routed.with_leases(holdings, Arc::new(leases.clone()));
-        view.on_change(Box::new(routed.on_placement_change()));
+        let (moved, looking) = (routed.on_placement_change(), replicas.clone());
+        view.on_change(Box::new(move |changes| {
+            looking.changed(&changes);
+            moved(changes);
+        }));
         let store = Store::open(&config.state_dir.join("traces"))?;
         let traces = Arc::new(Traces::new(config.name.clone(), store, view.clone(), peers.clone()));
         let receiver = Receiver::new(origin.clone());
-        let handover = HandOver::new(view.clone(), peers.clone(), routed.clone(), receiver);
+        let handover = HandOver::new(view.clone(), (peers.clone(), limits), routed.clone(), receiver);
         let locks = LockKeeper::open(&config.state_dir.join("locks"))?;
-        let handler = SiteHandler::new(config.name.clone(), view.clone(), &routed, traces.clone(), handover);
+        let handler = SiteHandler::new(
+            config.name.clone(),
+            view.clone(),
+            &routed,
+            traces.clone(),
+            (handover, replicas.clone()),
+        );
         let handler = handler.with_locks(locks);
         Ok(Self {
             config,
@@ -118,6 +141,8 @@ impl SiteDaemon {
             traces,
             origin_reachable: Arc::new(AtomicBool::new(true)),
             leases,
+            replicas,
+            masters,
             routed,
             lease_events,
             agent_stop,
@@ -144,6 +169,7 @@ impl SiteDaemon {
         self.reach_primary();
         let leases = self.leases.clone().run(self.routed.clone(), self.lease_events, stop.clone());
         let leases = tokio::spawn(leases);
+        let replicas = tokio::spawn(self.replicas.clone().run(self.masters, stop.clone()));
         tracing::info!(
             site = %self.config.name,
             listen = %self.endpoint.local_addr(),
@@ -157,6 +183,7 @@ impl SiteDaemon {
         watches.await?;
         forwarder.await?;
         leases.await?;
+        replicas.await?;
         self.agent_stop.cancel();
         if let Some(server) = server {
             server.stopped().await;
@@ -185,6 +212,7 @@ impl SiteDaemon {
             cache: self.cache.clone(),
             origin_reachable: self.origin_reachable.clone(),
             leases: self.leases.clone(),
+            replicas: self.replicas.clone(),
         }
     }
 }

@@ -5,6 +5,7 @@ use globalfs_dataplane::cache::Cache;
 use globalfs_dataplane::changes::Hub;
 use globalfs_dataplane::fetch::{self, Cached};
 use globalfs_dataplane::remote::Remote;
+use globalfs_dataplane::replicas::{Copies, Replicas};
 use globalfs_dataplane::route::Sites;
 use globalfs_dataplane::source::{ChangeStream, Source};
 use globalfs_proto::{FsError, FsResult, PeerIdentity, SiteName};
@@ -19,6 +20,7 @@ pub(super) struct Peers {
     cache: Cache,
     view: Arc<View>,
     options: fetch::Options,
+    replicas: Replicas,
     links: Mutex<BTreeMap<SiteName, SiteLink>>,
     /// Where it is told what changes at any of them.
     changes: Hub,
@@ -31,11 +33,20 @@ pub(super) struct SiteLink {
     pub(super) remote: Arc<Remote>,
     /// The cache in front of it.
     pub(super) cached: Arc<Cached>,
+    /// The replicas in front of that.
+    pub(super) copies: Arc<Copies>,
 }
 
 impl Peers {
-    pub(super) fn new(endpoint: Endpoint, cache: Cache, view: Arc<View>, options: fetch::Options) -> Self {
-        Self { endpoint, cache, view, options, links: Mutex::default(), changes: Hub::default() }
+    pub(super) fn new(
+        endpoint: Endpoint,
+        cache: Cache,
+        view: Arc<View>,
+        options: fetch::Options,
+        replicas: Replicas,
+    ) -> Self {
+        let (links, changes) = (Mutex::default(), Hub::default());
+        Self { endpoint, cache, view, options, replicas, links, changes }
     }
 
     /// Every way that was used so far.
@@ -49,7 +60,10 @@ impl Peers {
         let remote = Arc::new(Remote::new(peer));
         let upstream = remote.clone() as Arc<dyn Source>;
         let cached = Cached::with_hub(upstream, self.cache.clone(), self.options, self.changes.clone());
-        SiteLink { remote, cached: Arc::new(cached) }
+        cached.bound_names(self.view.staleness());
+        let cached = Arc::new(cached);
+        let copies = Arc::new(Copies::new(self.replicas.clone(), cached.clone()));
+        SiteLink { remote, cached, copies }
     }
 }
 
@@ -57,6 +71,11 @@ impl Peers {
     /// The daemon of `site`.
     pub(super) fn remote(&self, site: &SiteName) -> FsResult<Arc<Remote>> {
         Ok(self.link(site)?.remote)
+    }
+
+    /// The files of `site` by this site's cache, replicas left out.
+    pub(super) fn by_cache(&self, site: &SiteName) -> FsResult<Arc<dyn Source>> {
+        Ok(self.link(site)?.cached as Arc<dyn Source>)
     }
 
     fn link(&self, site: &SiteName) -> FsResult<SiteLink> {
@@ -74,7 +93,7 @@ impl Peers {
 
 impl Sites for Peers {
     fn source(&self, site: &SiteName) -> FsResult<Arc<dyn Source>> {
-        Ok(self.link(site)?.cached as Arc<dyn Source>)
+        Ok(self.link(site)?.copies as Arc<dyn Source>)
     }
 
     fn changes(&self) -> ChangeStream {

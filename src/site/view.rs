@@ -9,6 +9,7 @@ use globalfs_controlplane::client::{ClientError, ControlClient};
 use globalfs_controlplane::files::CertFiles;
 use globalfs_controlplane::model::policy::{Consistency, OnDisconnect, PolicySet, Primary};
 use globalfs_controlplane::model::record::{ClusterView, MasterRecord, NodeRecord, SiteStatus};
+use globalfs_dataplane::model::names::{Bounds, Told};
 use globalfs_dataplane::origin;
 use globalfs_dataplane::route::{Master, Placement};
 use globalfs_proto::{Changes, Fence, FsError, FsResult, GlobalPath, PeerIdentity, SiteName, Version};
@@ -46,7 +47,7 @@ pub(super) struct View {
 pub(super) struct Known {
     /// As the coordinator tells it.
     pub(super) cluster: ClusterView,
-    policies: PolicySet,
+    pub(super) policies: PolicySet,
     pub(super) tenures: Tenures,
     /// The sites by the number that their files tell.
     origins: HashMap<u64, SiteName>,
@@ -163,6 +164,34 @@ impl View {
         let mut scopes = now.policies.leasable(path, master);
         scopes.retain(|scope| !now.tenures.any_below(scope) && now.tenures.at(scope).is_none());
         scopes
+    }
+
+    /// How old names may be, by the policies of the day.
+    pub(super) fn staleness(self: &Arc<Self>) -> Bounds {
+        let view = self.clone();
+        Arc::new(move |path, told| {
+            let (path, now) = (GlobalPath::new(path).ok()?, view.now.load());
+            match told {
+                Told::Name => now.policies.staleness(&path),
+                Told::Listing => now.policies.staleness_in(&path),
+            }
+        })
+    }
+
+    /// Whose standpoint it is.
+    pub(super) fn here(&self) -> &SiteName {
+        &self.here
+    }
+
+    /// Whether `path` is at home here, or passes to or from this site by a lease.
+    pub(super) fn is_own(&self, path: &GlobalPath) -> bool {
+        let now = self.now.load();
+        let is_here = |site: &SiteName| *site == self.here;
+        let is_home = match now.policies.primary(path) {
+            Primary::Site(site) => is_here(&site),
+            Primary::EachSite => true,
+        };
+        is_home || now.tenures.at(path).is_some_and(|(_, tenure)| is_here(&tenure.holder))
     }
 
     /// The site that policy names as the home of `path`, if it is one.
@@ -299,6 +328,12 @@ impl Placement for View {
 
     fn is_critical(&self, path: &GlobalPath) -> bool {
         self.now.load().policies.consistency(path) == Consistency::Critical
+    }
+
+    fn replica_sites(&self, path: &GlobalPath) -> Vec<SiteName> {
+        let now = self.now.load();
+        let replicas = now.policies.decide(path).replicas.iter();
+        replicas.filter(|site| **site != self.here).cloned().collect()
     }
 
     fn is_divided(&self, path: &GlobalPath) -> bool {

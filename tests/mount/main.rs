@@ -26,6 +26,7 @@ mod locks;
 mod policy;
 mod pushed;
 mod ranges;
+mod replicas;
 mod snapshot;
 mod tree;
 mod two_sites_model;

@@ -118,6 +118,9 @@ impl Driver {
             FromLink::Down(Down::Lease(message)) => self.holder.receive(message, self.now()),
             FromLink::Down(Down::Ready { request }) => self.on_ready(request).await,
             FromLink::Down(Down::View) => self.tell(LeaseEvent::ViewChanged),
+            FromLink::Down(Down::Replicate { path, number }) => {
+                self.tell(LeaseEvent::Replicate(path, number));
+            }
             FromLink::Down(Down::SendHome { request, release }) => self.send_home(request, release),
         }
     }

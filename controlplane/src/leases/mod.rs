@@ -61,6 +61,8 @@ pub enum LeaseEvent {
     Ended(HeldLease, Ending),
     /// The coordinator's view has changed.
     ViewChanged,
+    /// Somebody wants a replica of this path now; the number is the same when it is asked again.
+    Replicate(GlobalPath, u64),
 }
 
 /// Why there is no lease.

@@ -91,6 +91,18 @@ impl Pattern {
         self.parts.iter().take_while(fixed).count()
     }
 
+    /// The path of its first components, as far as they are spelled out.
+    pub fn fixed_prefix(&self) -> GlobalPath {
+        let names = self.parts.iter().map_while(Part::literal);
+        names.fold(GlobalPath::root(), |path, name| path.join(&name).unwrap_or(path))
+    }
+
+    /// Whether something beneath `directory` may match.
+    pub fn may_match_below(&self, directory: &GlobalPath) -> bool {
+        let reach = self.reach(directory);
+        reach.all_below || reach.wildcard_below || !self.spelled_out_below(directory).is_empty()
+    }
+
     /// How far `path` comes through this pattern.
     pub fn reach(&self, path: &GlobalPath) -> Reach {
         let live = self.live_at(path);

@@ -5,12 +5,15 @@
 
 pub use super::consistency::Consistency;
 pub use super::on_disconnect::OnDisconnect;
+pub use super::sync_mode::SyncMode;
 
 use super::pattern::Pattern;
+use super::travel::{ByteRate, millis};
 use globalfs_proto::{GlobalPath, SiteName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
+use std::time::Duration;
 
 /// Most policies of a cluster.
 pub const MAX_POLICIES: usize = 1024;
@@ -40,6 +43,15 @@ pub struct Policy {
     /// When a change counts as made.
     #[serde(default, skip_serializing_if = "Consistency::is_default")]
     pub consistency: Consistency,
+    /// How old names and attributes may be where no change is told.
+    #[serde(default, rename = "staleness_ms", with = "millis", skip_serializing_if = "Option::is_none")]
+    pub staleness: Option<Duration>,
+    /// How late a change may come home, or to the replicas.
+    #[serde(default, rename = "sync_deadline_ms", with = "millis", skip_serializing_if = "Option::is_none")]
+    pub sync_deadline: Option<Duration>,
+    /// How fast changes come home, and copies to each replica, at most.
+    #[serde(default, rename = "bandwidth_bytes_per_second", skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<ByteRate>,
 }
 
 /// The policy file: one key, `policies`.
@@ -48,20 +60,6 @@ pub struct Policy {
 pub struct PolicyFile {
     /// The policies in the order in which they are tried.
     pub policies: Vec<Policy>,
-}
-
-/// When the bytes of a path travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SyncMode {
-    /// Before they are needed.
-    Eager,
-    /// When they are first read.
-    Lazy,
-    /// In the background after they were written.
-    Async,
-    /// Not at all.
-    Never,
 }
 
 /// The site that is home to a path.
@@ -324,17 +322,6 @@ impl Policy {
     }
 }
 
-impl fmt::Display for SyncMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Eager => "eager",
-            Self::Lazy => "lazy",
-            Self::Async => "async",
-            Self::Never => "never",
-        })
-    }
-}
-
 impl fmt::Display for Primary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -371,6 +358,9 @@ mod tests {
             on_disconnect: OnDisconnect::Fail,
             consistency: Consistency::Eventual,
             priority: 0,
+            staleness: None,
+            sync_deadline: None,
+            bandwidth: None,
         }
     }
 

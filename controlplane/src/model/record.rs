@@ -5,6 +5,7 @@
 
 use super::lease::{Epoch, LeaseScope, RequestNumber};
 use super::policy::Policy;
+use super::replica_state::ReplicaHealth;
 use super::timestamp::Timestamp;
 use globalfs_proto::{GlobalPath, NodeName, PeerIdentity, SiteName};
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,9 @@ pub struct Health {
     pub version: String,
     /// What is not home, for each lease that owes something.
     pub pending: Vec<PendingChanges>,
+    /// Its replicas, if it is to have any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<ReplicaHealth>,
 }
 
 /// A registered site, at `/globalfs/metadata/sites/NAME`.
@@ -156,6 +160,9 @@ pub struct PendingChanges {
     /// Why they do not come home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// Paths of them that are owed for longer than their policy permits.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub late: u64,
 }
 
 /// The cluster itself, at `/globalfs/metadata/cluster`. Every change of sites, nodes, addresses or policies
@@ -246,6 +253,10 @@ impl ClusterView {
 /// Active while the last heartbeat is at most `unreachable_after` old.
 pub fn status_at(last_heartbeat: Timestamp, now: Timestamp, unreachable_after: Duration) -> SiteStatus {
     if now.since(last_heartbeat) <= unreachable_after { SiteStatus::Active } else { SiteStatus::Unreachable }
+}
+
+pub(super) fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Why text is not `host:port` with a port above zero.

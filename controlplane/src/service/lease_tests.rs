@@ -129,7 +129,12 @@ async fn leases_outlive_coordinators_and_holders() {
     assert!(matches!(refused, Err(AcquireError::TimedOut | AcquireError::Unreachable)), "{refused:?}");
 
     let admin = running.admin().await;
-    let what = SendHome { site: Some(site("cloud")), path: Some(path("/results/b/x")), release: true };
+    let what = SendHome {
+        site: Some(site("cloud")),
+        path: Some(path("/results/b/x")),
+        release: true,
+        replica: None,
+    };
     admin.send_home(&what).await.unwrap();
     loop {
         match holder.event().await {
@@ -141,7 +146,16 @@ async fn leases_outlive_coordinators_and_holders() {
             }
             LeaseEvent::Hurry(lease) => assert_eq!(lease.request, further.request),
             LeaseEvent::Ended(..) => {}
-            LeaseEvent::ViewChanged => {}
+            LeaseEvent::ViewChanged | LeaseEvent::Replicate(..) => {}
+        }
+    }
+    let replica = SendHome { release: false, replica: Some(7), ..what };
+    admin.send_home(&replica).await.unwrap();
+    loop {
+        match holder.event().await {
+            LeaseEvent::Replicate(at, number) => break assert_eq!((at, number), (path("/results/b/x"), 7)),
+            LeaseEvent::Ended(..) => {}
+            other => panic!("{other:?}"),
         }
     }
     running.stop().await;

@@ -97,6 +97,9 @@ fn policy(name: &str) -> Policy {
         sync_mode: SyncMode::Async,
         on_disconnect: OnDisconnect::Fail,
         consistency: Consistency::Eventual,
+        staleness: None,
+        sync_deadline: None,
+        bandwidth: None,
         priority: 0,
     }
 }

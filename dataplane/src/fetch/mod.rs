@@ -27,6 +27,7 @@ pub use metadata::NameCounters;
 
 use crate::cache::Cache;
 use crate::changes::Hub;
+use crate::model::names::Bounds;
 use crate::source::{
     ChangeStream, Chunk, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source,
     WarmStream,
@@ -141,6 +142,11 @@ impl Cached {
         let (ahead, turns) = (options.ahead.map(Ahead::new), warm::Turns::default());
         let shelf = Shelf::default();
         Self(Arc::new(Hop { upstream, cache, metadata, flights, known, counts, ahead, shelf, turns }))
+    }
+
+    /// What is learned of names from now on counts for no longer than `bounds` say, where no change is told.
+    pub fn bound_names(&self, bounds: Bounds) {
+        self.0.metadata.0.state.lock().names.bound(bounds);
     }
 
     /// Attributes as `open(2)` promises them: what the upstream tells now, past the time to live, unless each

@@ -5,6 +5,7 @@
 
 use super::links::{Links, is_linked};
 use crate::model::pending::{Debt, Due, Pending};
+use crate::model::urgency::{Urgency, yields};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use globalfs_proto::limits::HIDDEN_PREFIX;
 use globalfs_proto::{Change, Changed, Existing, Fence, FsError, FsResult, GlobalPath, Target};
@@ -44,6 +45,8 @@ struct Inner {
     scopes: Keyspace,
     held: RwLock<BTreeMap<GlobalPath, Arc<Holding>>>,
     owed: AtomicU64,
+    /// Those which bring changes home now, or want to.
+    urgent: Mutex<BTreeMap<GlobalPath, Urgency>>,
     began: Instant,
 }
 
@@ -85,7 +88,8 @@ impl Holdings {
         let keyspace = |name| database.keyspace(name, KeyspaceCreateOptions::default).map_err(broken);
         let (changed, scopes) = (keyspace("changed")?, keyspace("scopes")?);
         let (held, owed, began) = (RwLock::default(), AtomicU64::new(0), Instant::now());
-        let holdings = Self(Arc::new(Inner { database, changed, scopes, held, owed, began }));
+        let urgent = Mutex::default();
+        let holdings = Self(Arc::new(Inner { database, changed, scopes, held, owed, urgent, began }));
         holdings.recover()?;
         Ok(holdings)
     }
@@ -142,6 +146,7 @@ impl Holdings {
     /// The subtree is no longer held; durable when this returns. What it owes is forgotten, which only who gave it up may do.
     pub fn forget(&self, scope: &GlobalPath) -> FsResult<()> {
         let Some(holding) = self.0.held.write().remove(scope) else { return Ok(()) };
+        self.rests(&holding);
         let paths: Vec<GlobalPath> = holding.pending.lock().paths().cloned().collect();
         let mut batch = self.0.database.batch().durability(Some(PersistMode::SyncAll));
         for path in &paths {
@@ -254,6 +259,18 @@ impl Holdings {
         self.0.database.persist(PersistMode::SyncData).map_err(broken)
     }
 
+    /// `holding` has something to bring home that is as urgent as `own`. False: others go first.
+    pub(super) fn may_go(&self, holding: &Holding, own: Urgency, waited: Duration) -> bool {
+        let mut urgent = self.0.urgent.lock();
+        urgent.insert(holding.scope.clone(), own);
+        !yields(own, urgent.values().copied(), waited)
+    }
+
+    /// `holding` brings nothing home for now.
+    pub(super) fn rests(&self, holding: &Holding) {
+        self.0.urgent.lock().remove(&holding.scope);
+    }
+
     /// Time of the clock that all of it counts by.
     pub(super) fn now(&self) -> Duration {
         self.0.began.elapsed()
@@ -265,6 +282,11 @@ impl Holding {
     pub fn debt(&self, holdings: &Holdings) -> Debt {
         let debt = self.pending.lock().debt();
         Debt { oldest: debt.oldest.map(|at| holdings.now().saturating_sub(at)), ..debt }
+    }
+
+    /// Paths that are owed for longer than `deadline`.
+    pub fn late(&self, deadline: Duration, holdings: &Holdings) -> u64 {
+        self.pending.lock().owed_before(holdings.now().saturating_sub(deadline))
     }
 
     /// What it owes at `path` and beneath.
@@ -405,7 +427,7 @@ fn moved(change: &Change) -> Vec<GlobalPath> {
 }
 
 /// What is half made, or removed while it is open, is nobody's but the holder's.
-pub(super) fn is_hidden(path: &GlobalPath) -> bool {
+pub(crate) fn is_hidden(path: &GlobalPath) -> bool {
     path.components().any(|name| name.starts_with(HIDDEN_PREFIX))
 }
 

@@ -6,13 +6,14 @@ use super::blocking;
 use super::holdings::{Holding, Holdings};
 use super::links::is_linked;
 use crate::model::pending::Due;
+use crate::model::urgency::Rank;
 use crate::source::{Deadline, Source};
 use async_trait::async_trait;
 use globalfs_proto::limits::{HIDDEN_PREFIX, MAX_DEADLINE, MAX_HOME_ITEMS};
 use globalfs_proto::{Attr, BringHome, FileKind, FsError, FsResult, GlobalPath, HomeItem, Settled};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -28,6 +29,9 @@ const PAUSE: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)
 /// What is waited when nothing could be brought home that is due: what is gone waits for what is being changed.
 const REST: Duration = Duration::from_millis(20);
 
+/// How often it is looked whether others are done that go first.
+const LET_GO: Duration = Duration::from_millis(50);
+
 /// The way to the site that a subtree comes home to.
 #[async_trait]
 pub trait Home: Send + Sync + 'static {
@@ -37,6 +41,12 @@ pub trait Home: Send + Sync + 'static {
         bring: BringHome,
         deadline: Deadline,
     ) -> FsResult<mpsc::Receiver<FsResult<Settled>>>;
+
+    /// What policy says of the way home of `scope`.
+    fn rank(&self, scope: &GlobalPath) -> Rank {
+        let _ = scope;
+        Rank::default()
+    }
 }
 
 /// What brings home the changes of one subtree.
@@ -80,8 +90,10 @@ impl Syncer {
         pause = PAUSE[0];
         loop {
             self.wait().await;
+            self.let_others_go().await;
             let outcome = self.round().await;
             self.holding.tried.notify_waiters();
+            self.holdings.rests(&self.holding);
             match outcome {
                 Ok(0) => tokio::time::sleep(REST).await,
                 Ok(_) => pause = PAUSE[0],
@@ -91,6 +103,16 @@ impl Syncer {
                     pause = PAUSE[1].min(pause * 2);
                 }
             }
+        }
+    }
+
+    /// While others have something more urgent; who is waited for goes at once.
+    async fn let_others_go(&self) {
+        let began = Instant::now();
+        let own = self.home.rank(&self.holding.scope).urgency(self.holding.debt(&self.holdings).oldest);
+        let is_awaited = || self.holding.is_closed() || self.holding.pending.lock().is_awaited();
+        while !self.holdings.may_go(&self.holding, own, began.elapsed()) && !is_awaited() {
+            let _ = timeout(LET_GO, self.holding.wake.notified()).await;
         }
     }
 

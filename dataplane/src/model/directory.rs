@@ -11,6 +11,8 @@ use std::time::Duration;
 pub(super) struct Origin {
     pub(super) asked: u64,
     pub(super) learned_at: Duration,
+    /// For how long it counts where its changes are not heard.
+    pub(super) ttl: Duration,
     /// The subscription that hears its changes; 0: none.
     pub(super) subscription: u64,
 }

@@ -2,6 +2,7 @@
 
 pub mod batch_order;
 pub mod batches;
+pub mod bucket;
 pub mod bundles;
 pub mod dedup;
 mod directory;
@@ -15,6 +16,9 @@ pub mod names;
 pub mod pace;
 pub mod pending;
 pub mod readahead;
+pub mod replicas;
+pub mod urgency;
 pub mod walk;
 mod walk_order;
+pub mod wanted;
 pub mod watches;

@@ -9,10 +9,13 @@
 //! *Invariants:* of two answers that count the one asked for later is given; what a change that was heard has
 //! overtaken is never given; memory stays within its budget.
 
+mod bounds;
 mod changed;
 mod lasting;
 mod outdated;
 mod own;
+
+pub use bounds::{Bounds, Told};
 
 use super::directory::{Directory, Origin, is_seen};
 use super::freshness::{Asks, Subscription, Ticket, split};
@@ -24,6 +27,7 @@ use outdated::Outdated;
 use own::OwnChanges;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long an answer counts at most, however well it is watched: what no watch sees, such as a write through
@@ -39,6 +43,7 @@ const RECENCY_GRAIN: u64 = 64;
 /// What is known, by path.
 pub struct Names {
     ttl: Duration,
+    bounds: Bounds,
     budget: usize,
     used: usize,
     /// In the order of their paths, so that what is below a directory lies together.
@@ -89,6 +94,7 @@ impl Names {
     pub fn new(ttl: Duration, budget_bytes: u64) -> Self {
         Self {
             ttl,
+            bounds: Arc::new(|_, _| None),
             budget: usize::try_from(budget_bytes).unwrap_or(usize::MAX),
             used: 0,
             slots: BTreeMap::new(),
@@ -230,7 +236,8 @@ impl Names {
 
     fn keep(&mut self, ticket: Ticket, key: &[u8], attr: Option<Attr>, now: Duration) {
         let subscription = self.watch_of_parent(key, ticket);
-        let origin = Origin { asked: ticket.number, learned_at: now, subscription };
+        let ttl = self.ttl_of(key, Told::Name);
+        let origin = Origin { asked: ticket.number, learned_at: now, ttl, subscription };
         let older = |own: &Own| own.origin.asked <= ticket.number;
         self.change(key, |slot| {
             if slot.own.as_ref().is_none_or(older) {
@@ -253,7 +260,8 @@ impl Names {
         }
         let watched = listing.as_ref().is_some_and(|listing| listing.watched);
         let subscription = if watched { ticket.subscription } else { 0 };
-        let origin = Origin { asked: ticket.number, learned_at: now, subscription };
+        let ttl = self.ttl_of(key, Told::Listing);
+        let origin = Origin { asked: ticket.number, learned_at: now, ttl, subscription };
         let changed = self.asks.overtaken_names(ticket, key);
         let fresh = Directory::new(listing, changed, origin);
         if fresh.bytes() > self.budget / 4 * 3 {
@@ -339,7 +347,7 @@ impl Names {
     }
 
     fn is_young(&self, origin: Origin, now: Duration) -> bool {
-        now.saturating_sub(origin.learned_at) < self.ttl
+        now.saturating_sub(origin.learned_at) < origin.ttl
     }
 
     fn is_watched(&self, origin: Origin, now: Duration) -> bool {

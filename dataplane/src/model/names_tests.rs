@@ -23,7 +23,7 @@ fn directory_attr(n: u64) -> Attr {
     Attr { kind: FileKind::Directory, ..some_attr(n) }
 }
 
-fn listing(entries: &[(&str, Attr)], watched: bool) -> Listing {
+pub(super) fn listing(entries: &[(&str, Attr)], watched: bool) -> Listing {
     let entry = |(name, attr): &(&str, Attr)| DirEntry::new(Bytes::from((*name).to_owned()), *attr);
     Listing { attr: directory_attr(1), entries: entries.iter().map(entry).collect(), complete: true, watched }
 }
@@ -41,7 +41,7 @@ pub(super) fn watching() -> Names {
     names
 }
 
-fn learn(names: &mut Names, directory: &str, listing: Listing, now: Duration) {
+pub(super) fn learn(names: &mut Names, directory: &str, listing: Listing, now: Duration) {
     let ticket = names.ask();
     names.learn_directory(ticket, &path(directory), Some(listing), now);
     names.close(ticket);

@@ -238,6 +238,11 @@ impl Pending {
         Debt { paths: self.marks.len() as u64, bytes: self.bytes, oldest }
     }
 
+    /// How many paths were first changed before `then`.
+    pub fn owed_before(&self, then: Duration) -> u64 {
+        self.marks.values().filter(|mark| mark.since < then).count() as u64
+    }
+
     /// What is owed at `path` and beneath it.
     pub fn debt_below(&self, path: &GlobalPath) -> Debt {
         let marks = self.marks.range(path.clone()..).filter(|(at, _)| at.starts_with(path));
@@ -251,6 +256,11 @@ impl Pending {
     /// The paths, in no order that matters.
     pub fn paths(&self) -> impl Iterator<Item = &GlobalPath> {
         self.marks.keys()
+    }
+
+    /// Whether somebody waits for something.
+    pub fn is_awaited(&self) -> bool {
+        !self.wanted.is_empty()
     }
 
     /// Whether nothing is owed.

@@ -159,6 +159,13 @@ impl Tree {
         remove_at(&place.directory, &hidden_name(path), 0)
     }
 
+    /// Removes a file, or a directory with nothing in it.
+    pub(crate) fn remove_alone(&self, path: &GlobalPath, directory: bool) -> FsResult<()> {
+        let place = Place::of(self, path)?;
+        remove_at(&place.directory, &hidden_name(path), 0)?;
+        place.remove(directory).map_err(os)
+    }
+
     /// Moves `path` to a hidden name beside it.
     pub(crate) fn set_aside(&self, path: &GlobalPath, fence: Fence) -> FsResult<GlobalPath> {
         let place = Place::of(self, path)?;

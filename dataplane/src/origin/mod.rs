@@ -232,6 +232,20 @@ impl Origin {
         self.call(deadline, run).await
     }
 
+    /// The attributes of what is at each of `paths`, if something is.
+    pub(crate) async fn look(
+        &self,
+        paths: Vec<GlobalPath>,
+        deadline: Deadline,
+    ) -> FsResult<Vec<Option<Attr>>> {
+        let look = |tree: &Tree, path: &GlobalPath| match tree.stat(path) {
+            Ok(attr) => Ok(Some(attr)),
+            Err(FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY) => Ok(None),
+            Err(error) => Err(error),
+        };
+        self.call(deadline, move |inner| paths.iter().map(|path| look(&inner.tree, path)).collect()).await
+    }
+
     /// Gives `path` a hidden name beside it, which tells the fence: nobody sees it through a mount, and an administrator
     /// finds it. Returns the name.
     pub async fn set_aside(

@@ -4,7 +4,7 @@ use super::Remote;
 use crate::home::syncer::Home;
 use crate::source::Deadline;
 use async_trait::async_trait;
-use globalfs_proto::{BringHome, Fence, FsError, FsResult, GlobalPath, Request, Response, Settled};
+use globalfs_proto::{Attr, BringHome, Fence, FsError, FsResult, GlobalPath, Request, Response, Settled};
 use globalfs_transport::Answer;
 use tokio::sync::mpsc;
 
@@ -15,6 +15,11 @@ impl Remote {
     /// From the answer on the peer changes nothing in `scope` by itself.
     pub async fn take_over(&self, scope: &GlobalPath, fence: Fence, deadline: Deadline) -> FsResult<()> {
         self.ask_bytes(Request::TakeOver { scope: scope.clone(), fence }, deadline).await.map(drop)
+    }
+
+    /// Returns when the peer's replica of `path`, which is mastered here, is what `attr` tells.
+    pub async fn replicate(&self, path: &GlobalPath, attr: Attr, deadline: Deadline) -> FsResult<()> {
+        self.ask_bytes(Request::Replicate(path.clone(), attr), deadline).await.map(drop)
     }
 
     async fn next_settled(&self, answer: &mut Answer, told: &mut [bool]) -> FsResult<Settled> {

@@ -6,11 +6,11 @@
 
 use super::{Master, Routed, Routes};
 use crate::home::blocking;
-use crate::home::holdings::Noted;
+use crate::home::holdings::{Noted, is_hidden};
 use crate::home::survey::{Limits, survey};
 use crate::source::Deadline;
 use async_trait::async_trait;
-use globalfs_proto::{Change, Changed, Existing, FsError, FsResult, GlobalPath, SiteName};
+use globalfs_proto::{Attr, Change, Changed, Existing, FileKind, FsError, FsResult, GlobalPath, SiteName};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -35,6 +35,17 @@ pub trait Claims: Send + Sync + 'static {
 
     /// The master of `path` refused since it is not, or not yet: learns who is.
     async fn look_again(&self);
+
+    /// Returns when the replicas of the file `path` at `sites` are what `attr` tells; `EIO` if that is not in time.
+    async fn replicate(
+        &self,
+        _path: &GlobalPath,
+        _attr: &Attr,
+        _sites: Vec<SiteName>,
+        _deadline: Deadline,
+    ) -> FsResult<()> {
+        Ok(())
+    }
 
     /// A change was made at `path` under a lease.
     fn used(&self, path: &GlobalPath);
@@ -77,17 +88,37 @@ impl Routes {
     /// A change of what this site masters, whoever asks.
     pub(super) async fn change_own(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
         let changed = self.make_own(change, deadline).await?;
-        let (Some(holdings), Some(path)) = (&self.holdings, change.paths().next()) else {
+        let Some(path) = change.paths().next().filter(|path| self.placement.is_critical(path)) else {
             return Ok(changed);
         };
-        if !self.placement.is_leased(path) || !self.placement.is_critical(path) {
+        let holdings = self.holdings.as_ref().filter(|_| self.placement.is_leased(path));
+        let sites = self.placement.replica_sites(path);
+        if holdings.is_none() && sites.is_empty() {
             return Ok(changed);
         }
-        // Not while the gate is passed: who waits for home shall keep nobody else waiting.
+        // Not while the gate is passed: who waits for others shall keep nobody else waiting.
         if matches!(change, Change::Sync { .. }) {
-            holdings.confirm(path, changed.attr.as_ref(), deadline).await?;
+            if let Some(holdings) = holdings {
+                holdings.confirm(path, changed.attr.as_ref(), deadline).await?;
+            }
+            self.confirm_replicas(path, changed.attr.as_ref(), sites, deadline).await?;
         }
         Ok(Changed { sync_at_close: true, ..changed })
+    }
+
+    /// What has no name is nobody's but this site's.
+    async fn confirm_replicas(
+        &self,
+        path: &GlobalPath,
+        attr: Option<&Attr>,
+        sites: Vec<SiteName>,
+        deadline: Deadline,
+    ) -> FsResult<()> {
+        let file = attr.filter(|attr| attr.kind == FileKind::Regular && !is_hidden(path));
+        match (&self.claims, file) {
+            (Some(claims), Some(attr)) => claims.replicate(path, attr, sites, deadline).await,
+            _ => Ok(()),
+        }
     }
 
     async fn make_own(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {

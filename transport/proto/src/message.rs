@@ -126,6 +126,9 @@ pub enum Request {
     /// Where data, or a hole, of one version begins at or behind an offset; `ENXIO` when nowhere. Answer:
     /// [`Response::Offset`].
     Seek(Seek),
+    /// The site that asks masters a file, and waits until a replica at this site is of this content. Answer:
+    /// [`Response::Bytes`], empty.
+    Replicate(GlobalPath, Attr),
 }
 
 /// What [`Request::Seek`] looks for.
@@ -281,6 +284,7 @@ impl Request {
             Self::Seek(Seek { path, version, offset, hole }) => {
                 w.u8(23).path(path).version(version).u64(*offset).u8((*hole).into())
             }
+            Self::Replicate(path, attr) => w.u8(24).path(path).attr(attr),
         };
         w.finish()
     }
@@ -313,6 +317,7 @@ impl Request {
             21 => Self::Lock(LockRequest::decode(&mut r)?),
             22 => Self::KeepLocks(KeepLocks::decode(&mut r)?),
             23 => Self::decode_seek(&mut r)?,
+            24 => Self::Replicate(r.path()?, r.attr()?),
             other => return Err(DecodeError::Unknown("request", other)),
         };
         r.finish().map(|()| (header, request))

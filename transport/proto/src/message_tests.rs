@@ -31,6 +31,11 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// The bytes below are the protocol. A change here breaks every running cluster: raise the ALPN instead.
+/// [`attr`] as it travels.
+const ATTR_HEX: &str = "01000000000000000200000000000000030000000000000005000000000000\
+                        00faffffffffffffff01a401000001000000e80300006400000000000000000\
+                        000000800000000000000040000000000000001";
+
 #[test]
 fn requests_have_their_frozen_form() {
     let check = |request: Request, golden: &str| {
@@ -70,6 +75,7 @@ fn requests_have_their_frozen_form() {
          0500000000000000faffffffffffffff070000000000000001",
     );
     check(Request::Watch { subscription: 6, heartbeat_ms: 250 }, "0a0600000000000000fa000000");
+    check(Request::Replicate(path(), attr()), &format!("18040000002f612fff{ATTR_HEX}"));
 }
 
 #[test]
@@ -78,9 +84,7 @@ fn responses_have_their_frozen_form() {
         assert_eq!(hex(&response.encode()), golden);
         assert_eq!(Response::decode(response.encode()).unwrap(), response);
     };
-    let attr_hex = "01000000000000000200000000000000030000000000000005000000000000\
-                    00faffffffffffffff01a401000001000000e80300006400000000000000000\
-                    000000800000000000000040000000000000001";
+    let attr_hex = ATTR_HEX;
     check(Response::Attr(attr()), &format!("01{attr_hex}"));
     let body = encode_entries(&[DirEntry::new(Bytes::from_static(b"f\n"), attr())]);
     assert_eq!(hex(&body), format!("0100000002000000660a{attr_hex}"), "of one entry the order stays");

@@ -332,6 +332,9 @@ impl Reign<'_> {
     }
 
     fn send_home(&mut self, what: &SendHome) {
+        if let (Some(number), Some(site), Some(path)) = (what.replica, &what.site, &what.path) {
+            return self.driver.send(site, Down::Replicate { path: path.clone(), number });
+        }
         let meant = |record: &&MasterRecord| {
             let place = &record.scope.path;
             what.site.as_ref().is_none_or(|site| *site == record.master)

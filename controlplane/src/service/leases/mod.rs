@@ -62,6 +62,13 @@ pub(crate) enum Down {
         /// It is to be given back, too.
         release: bool,
     },
+    /// A replica is wanted now.
+    Replicate {
+        /// Of this path and all beneath it.
+        path: GlobalPath,
+        /// Chosen by who asks, and the same when it is asked again.
+        number: u64,
+    },
 }
 
 /// An administrator asks for changes to come home.
@@ -73,6 +80,9 @@ pub struct SendHome {
     pub path: Option<GlobalPath>,
     /// The leases are to be given back, too.
     pub release: bool,
+    /// Not home, but a replica at `site`: the number of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<u64>,
 }
 
 /// Where an answer goes. Dropped, it says that there is no leader here any more, and that it is not known what was done.
