@@ -22,6 +22,7 @@ use anyhow::{Result, ensure};
 use globalfs_controlplane::files::CertFiles;
 use globalfs_controlplane::leases::{AgentOptions, LeaseAgent, LeaseEvent};
 use globalfs_dataplane::cache::Cache;
+use globalfs_dataplane::direct::DirectWrites;
 use globalfs_dataplane::home::holdings::Holdings;
 use globalfs_dataplane::home::receive::Receiver;
 use globalfs_dataplane::locks::LockKeeper;
@@ -94,10 +95,12 @@ impl SiteDaemon {
         };
         let (agent, lease_events) = LeaseAgent::start(options, agent_stop.clone())?;
         let holdings = Holdings::open(&config.state_dir.join("changed"))?;
+        let direct =
+            DirectWrites::open(&config.state_dir.join("direct"), origin.clone(), holdings.clone()).await?;
         let leases = (view.clone(), peers.clone());
         let leases = Leases::new(leases, origin.clone(), holdings.clone(), agent);
         let routed = Routed::new(view.clone(), Arc::new(origin.clone()) as Arc<dyn Source>, peers.clone());
-        let routed = routed.with_leases(holdings, Arc::new(leases.clone()));
+        let routed = routed.with_leases(holdings, Arc::new(leases.clone())).with_direct(direct);
         view.on_change(Box::new(routed.on_placement_change()));
         let store = Store::open(&config.state_dir.join("traces"))?;
         let traces = Arc::new(Traces::new(config.name.clone(), store, view.clone(), peers.clone()));
@@ -144,6 +147,10 @@ impl SiteDaemon {
         self.reach_primary();
         let leases = self.leases.clone().run(self.routed.clone(), self.lease_events, stop.clone());
         let leases = tokio::spawn(leases);
+        let (routed, stopping) = (self.routed.clone(), stop.clone());
+        let direct = tokio::spawn(async move {
+            stopping.run_until_cancelled(routed.look_after_direct()).await;
+        });
         tracing::info!(
             site = %self.config.name,
             listen = %self.endpoint.local_addr(),
@@ -157,6 +164,7 @@ impl SiteDaemon {
         watches.await?;
         forwarder.await?;
         leases.await?;
+        direct.await?;
         self.agent_stop.cancel();
         if let Some(server) = server {
             server.stopped().await;

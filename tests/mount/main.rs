@@ -14,6 +14,7 @@ mod crashes;
 mod critical;
 mod daemon;
 mod damage;
+mod direct;
 mod fan_out;
 mod files;
 mod hand_over;

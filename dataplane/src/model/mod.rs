@@ -4,6 +4,7 @@ pub mod batch_order;
 pub mod batches;
 pub mod bundles;
 pub mod dedup;
+pub mod direct;
 mod directory;
 pub mod eviction;
 pub mod freshness;
