@@ -230,10 +230,22 @@ impl Volume for NodeVolume {
         if let Some(direct) = &self.direct
             && let Ok(file) = direct.open_file(path, version, Deadline::after(DIRECT_LIMIT)).await
         {
-            return Some(WholeFile { file, keep: Box::new(()) });
+            return Some(WholeFile { file, is_original: true, keep: Box::new(()) });
         }
         let whole = self.cached.cache().whole_file(&version).await?;
-        Some(WholeFile { file: whole.file().clone(), keep: Box::new(whole) })
+        Some(WholeFile { file: whole.file().clone(), is_original: false, keep: Box::new(whole) })
+    }
+
+    /// Opened here before the daemon is asked, which looks whether it is.
+    async fn writable_file(&self, target: Target) -> Option<WholeFile> {
+        let direct = self.direct.as_ref()?;
+        let opened = direct.open_to_write(&target, Deadline::after(DIRECT_LIMIT)).await.ok()?;
+        self.change(Change::OpenDirect { target }).await.ok()?;
+        Some(WholeFile { file: opened.file, is_original: true, keep: Box::new(opened.writer) })
+    }
+
+    async fn learn(&self, path: &GlobalPath, attr: &Attr) {
+        self.cached.learn(path, attr).await;
     }
 
     async fn held_around(&self, version: Version, offset: u64) -> Option<(u64, Bytes)> {

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod changes;
+pub mod direct;
 pub mod disk;
 pub mod encoding;
 pub mod fetch;

@@ -16,6 +16,7 @@
 mod above;
 mod bulk;
 mod changes;
+mod direct;
 mod root;
 mod sources;
 
@@ -23,6 +24,7 @@ pub use changes::Claims;
 
 use crate::cache::throttle::Throttle;
 use crate::changes::Hub;
+use crate::direct::DirectWrites;
 use crate::home::holdings::Holdings;
 use crate::source::{
     ChangeStream, DIRECTORIES_AHEAD, Deadline, Directory, DirectoryStream, Found, Listed, Listing, Source,
@@ -130,6 +132,7 @@ struct Routes {
     gate: RwLock<()>,
     holdings: Option<Holdings>,
     claims: Option<Arc<dyn Claims>>,
+    direct: Option<DirectWrites>,
     away: above::Away,
 }
 
@@ -159,6 +162,7 @@ impl Routed {
             gate: RwLock::new(()),
             holdings: None,
             claims: None,
+            direct: None,
             away: above::Away::default(),
         }))
     }

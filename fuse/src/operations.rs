@@ -5,7 +5,9 @@
 
 mod behind;
 mod changes;
+mod direct;
 mod directories;
+mod held;
 mod locks;
 mod names;
 mod reading;
@@ -22,10 +24,12 @@ use crate::model::{Unconfirmed, hidden, xattr};
 use crate::volume::{Volume, WholeFile};
 use behind::Unsent;
 use bytes::Bytes;
+use direct::DirectFiles;
 use globalfs_proto::{
     Attr, FileKind, FsError, FsResult, FsStat, GlobalPath, Lasting, PathError, Target, Version,
 };
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -71,17 +75,6 @@ pub struct Line<'a> {
     pub name: &'a [u8],
 }
 
-/// A part of a file that the kernel should have.
-pub(crate) struct HeldPart {
-    /// The node.
-    pub(crate) node: NodeId,
-    /// Where the part begins.
-    pub(crate) start: u64,
-    /// The part.
-    pub(crate) bytes: Bytes,
-    _turn: Turn,
-}
-
 /// Whether a buffer took a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filled {
@@ -118,6 +111,10 @@ pub struct Operations<V: ?Sized> {
     drop_pages: OnceLock<DropPages>,
     /// What was written and is not sent yet.
     unsent: Unsent,
+    /// What the kernel writes to by itself.
+    direct: DirectFiles,
+    /// Nodes on which somebody here was granted a lock.
+    locked: Mutex<HashSet<NodeId>>,
     turns: Turns,
     name_changes: NameChanges,
     /// Counts hidden names that have gone.
@@ -141,6 +138,8 @@ impl<V: Volume + ?Sized> Operations<V> {
             pushes: OnceLock::new(),
             drop_pages: OnceLock::new(),
             unsent: Unsent::default(),
+            direct: DirectFiles::default(),
+            locked: Mutex::default(),
             turns: Turns::default(),
             name_changes: NameChanges::default(),
             gone: watch::Sender::default(),
@@ -168,7 +167,10 @@ impl<V: Volume + ?Sized> Operations<V> {
     }
 
     fn settle(&self, id: NodeId, pages: Pages) {
-        if let (Pages::Drop, Some(drop_pages)) = (pages, self.drop_pages.get()) {
+        // Of what the kernel writes to by itself it keeps no pages.
+        if let (Pages::Drop, Some(drop_pages)) =
+            (pages, self.drop_pages.get().filter(|_| !self.is_direct(id)))
+        {
             drop_pages(id);
         }
     }
@@ -187,7 +189,7 @@ impl<V: Volume + ?Sized> Operations<V> {
         let node = self.see(Place { parent, name }, &path, &attr)?;
         // What was written may have left since the volume was asked.
         self.write_out(node.id).await;
-        let attr = self.inodes.lock().attr(node.id)?;
+        let attr = self.attr(node.id)?;
         Ok(Node { attr, is_settled: self.name_changes.none_since(moment), ..node })
     }
 
@@ -199,7 +201,7 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     fn seen(&self, Sight { id, attr, pages }: Sight, path: &GlobalPath) -> Node {
         self.settle(id, pages);
-        Node { id, attr, lasting: self.volume.lasting(path, &attr), is_settled: true }
+        Node { id, attr, lasting: self.lasting(id, path, &attr), is_settled: true }
     }
 
     /// The kernel drops `count` lookups of `id`.
@@ -212,6 +214,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     fn forget_dead(&self, inodes: &InodeTable, id: NodeId) {
         if !inodes.lives(id) {
             self.unconfirmed.lock().forget(id);
+            self.locked.lock().remove(&id);
         }
     }
 
@@ -229,9 +232,9 @@ impl<V: Volume + ?Sized> Operations<V> {
         let attr = self.stat(&path).await.map_err(gone_is_stale)?;
         let pages = self.inodes.lock().refresh(id, &attr)?;
         self.settle(id, pages);
-        let attr = self.inodes.lock().attr(id)?;
+        let attr = self.attr(id)?;
         let is_settled = self.name_changes.none_since(moment);
-        Ok(Node { id, attr, lasting: self.volume.lasting(&path, &attr), is_settled })
+        Ok(Node { id, attr, lasting: self.lasting(id, &path, &attr), is_settled })
     }
 
     /// Those of an open regular file. Of one that is open for writing they are the newest, if it is still there.
@@ -254,7 +257,7 @@ impl<V: Volume + ?Sized> Operations<V> {
                 Err(error) => return Err(error),
             }
         }
-        self.inodes.lock().attr(id).map(Some)
+        self.attr(id).map(Some)
     }
 
     /// Where the symbolic link `id` points.
@@ -318,6 +321,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// What `handle` is open on, and which content is read of it.
     fn opened(&self, handle: u64) -> FsResult<(NodeId, Version)> {
         let node = self.handles.lock().node(handle)?;
+        self.learn(node);
         Ok((node, self.inodes.lock().version(node)?))
     }
 
@@ -347,33 +351,6 @@ impl<V: Volume + ?Sized> Operations<V> {
     async fn has_moved(&self, id: NodeId, path: &GlobalPath) -> bool {
         drop(self.moves.write().await);
         self.path(id).is_ok_and(|now| now != *path)
-    }
-
-    /// `length` bytes at `offset` were just read through the page cache. Who comes back to a part of a file may find all
-    /// of it there soon.
-    pub(crate) fn come_by(&self, handle: u64, offset: u64, length: u32) {
-        let Some(pushes) = self.pushes.get() else { return };
-        let Ok((node, version)) = self.opened(handle) else { return };
-        if self.inodes.lock().is_live(node) {
-            return;
-        }
-        if self.touches.lock().read(node, offset, length.into(), version.size) {
-            // When too many wait it is left out.
-            let _ = pushes.try_send((handle, offset));
-        }
-    }
-
-    /// The part around `offset` that the volume has here. While it is held nobody begins to write to the node, of whose
-    /// pages it may only become one as long as they are all of that version.
-    pub(crate) async fn held_around(&self, handle: u64, offset: u64) -> Option<HeldPart> {
-        let (node, _) = self.opened(handle).ok()?;
-        let turn = self.turns.take(node).await.ok()?;
-        if self.inodes.lock().is_live(node) {
-            return None;
-        }
-        let (_, version) = self.opened(handle).ok()?;
-        let (start, bytes) = self.volume.held_around(version, offset).await?;
-        Some(HeldPart { node, start, bytes, _turn: turn })
     }
 
     /// Directories whose names the kernel may keep no longer. To be asked every [`OVERDUE`].

@@ -5,7 +5,10 @@
 //! is read through us, without an error. A file that becomes whole while it is open is passed through when it is
 //! opened again after its last close.
 //!
-//! *Invariant:* a local file is kept until the kernel has closed it.
+//! Who opens a file to write gets the file itself, where its volume has it here and permits that; never a copy of one
+//! content. Those who read and those who write then share it.
+//!
+//! *Invariants:* a local file is kept until the kernel has closed it; only what is the file itself is written to.
 
 use crate::model::{Mode, Modes, NodeId};
 use crate::transport::{BackingId, Device};
@@ -13,6 +16,7 @@ use crate::volume::WholeFile;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use std::any::Any;
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -23,7 +27,18 @@ use tracing::{debug, info};
 pub(crate) struct Backing {
     /// Given back before the file is let go.
     pub(crate) id: BackingId,
-    _keep: Box<dyn Any + Send + Sync>,
+    is_original: bool,
+    _keep: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// How a file that is to be written is opened.
+pub(crate) enum ToWrite {
+    /// As all others.
+    Cached,
+    /// The kernel writes to the file by itself, for as long as the other one is kept.
+    Passed(Arc<Backing>, WholeFile),
+    /// Not as this node, of which the kernel reads one content by itself.
+    Elsewhere,
 }
 
 /// What is open, and how the kernel reads it.
@@ -52,15 +67,44 @@ impl Passthrough {
             return mode;
         }
         let whole = if self.permitted.load(Relaxed) { find.await } else { None };
-        let wanted = whole.and_then(|whole| self.register(whole)).unwrap_or(Mode::Cached);
+        let register = |WholeFile { file, is_original, keep }| self.register(&file, is_original, Some(keep));
+        let wanted = whole.and_then(register).unwrap_or(Mode::Cached);
         let mode = self.modes.lock().open(node, wanted.clone());
         // What another open made needless is given back here, outside the lock.
         drop(wanted);
         mode
     }
 
-    /// `node` is opened once more, to be written: whether it can be, which is not so while the kernel reads one content
-    /// of it by itself.
+    /// `node` is opened once more, to be written. `find` looks for the file itself.
+    pub(crate) async fn open_to_write(
+        &self,
+        node: NodeId,
+        find: impl Future<Output = Option<WholeFile>>,
+    ) -> ToWrite {
+        let is_possible = match self.modes.lock().mode(node) {
+            Some(Mode::Passed(backing)) if !backing.is_original => return ToWrite::Elsewhere,
+            Some(Mode::Passed(_)) | None => self.permitted.load(Relaxed),
+            Some(Mode::Cached) => false,
+        };
+        let whole = if is_possible { find.await } else { None };
+        let cached = || if self.open_cached(node) { ToWrite::Cached } else { ToWrite::Elsewhere };
+        let Some(whole) = whole else { return cached() };
+        let Some(wanted) = self.register(&whole.file, true, None) else { return cached() };
+        let mode = self.modes.lock().open(node, wanted.clone());
+        // What another open made needless is given back here, outside the lock.
+        drop(wanted);
+        match mode {
+            Mode::Cached => ToWrite::Cached,
+            Mode::Passed(backing) if backing.is_original => ToWrite::Passed(backing, whole),
+            Mode::Passed(_) => {
+                self.close(node);
+                ToWrite::Elsewhere
+            }
+        }
+    }
+
+    /// `node` is opened once more, to be written by us: whether it can be, which is not so while the kernel reads it by
+    /// itself.
     pub(crate) fn open_cached(&self, node: NodeId) -> bool {
         self.modes.lock().open_cached(node)
     }
@@ -76,10 +120,15 @@ impl Passthrough {
         drop(last);
     }
 
-    fn register(&self, whole: WholeFile) -> Option<Mode<Backing>> {
+    fn register(
+        &self,
+        file: &File,
+        is_original: bool,
+        keep: Option<Box<dyn Any + Send + Sync>>,
+    ) -> Option<Mode<Backing>> {
         let device = self.device.get()?.upgrade()?;
-        match BackingId::open(&device, &whole.file) {
-            Ok(id) => Some(Mode::Passed(Backing { id, _keep: whole.keep }.into())),
+        match BackingId::open(&device, file) {
+            Ok(id) => Some(Mode::Passed(Backing { id, is_original, _keep: keep }.into())),
             Err(error) => {
                 self.refused(&error);
                 None

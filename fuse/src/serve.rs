@@ -9,7 +9,7 @@ mod interrupts;
 mod locks;
 
 use crate::errno::{ErrorLog, errno};
-use crate::kernel::abi::{self, open_flag};
+use crate::kernel::abi;
 use crate::kernel::reply::{self, Lifetimes, Listing};
 use crate::kernel::request::{self, Operation, Request};
 use crate::model::{Mode, NodeId};
@@ -18,7 +18,7 @@ use crate::options::Options;
 use crate::passthrough::Passthrough;
 use crate::transport::{Device, Notifier, Reply};
 use crate::volume::Volume;
-use changes::{cached, writes};
+use changes::{cached, passed, writes};
 use drops::Drops;
 use globalfs_proto::limits::CHUNK_SIZE;
 use globalfs_proto::{FsError, FsResult};
@@ -86,7 +86,7 @@ impl Shared {
             Mode::Cached => cached(handle, pages),
             Mode::Passed(backing) => {
                 self.operations.passed_through(handle);
-                abi::OpenOut { handle, flags: open_flag::PASSTHROUGH, backing_id: backing.id.number() }
+                passed(handle, &backing)
             }
         })
     }
@@ -321,9 +321,13 @@ impl Server {
             // A mapping may have been written to after the close.
             shared.operations.write_out(node).await;
             shared.passthrough.close(node);
+            let untold = shared.operations.untold_direct(node);
             match shared.operations.release(handle) {
                 Ok(hidden) => {
                     reply.done();
+                    if let Some(target) = untold {
+                        shared.operations.tell_direct(target).await;
+                    }
                     if let Some(node) = hidden {
                         shared.remove_hidden(node).await;
                     }

@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 pub struct WholeFile {
     /// The bytes, at their own offsets.
     pub file: Arc<File>,
+    /// It is the file itself, which may be written to if the volume permits it; else one content of it.
+    pub is_original: bool,
     /// Dropped when the kernel reads it no longer.
     pub keep: Box<dyn Any + Send + Sync>,
 }
@@ -104,6 +106,16 @@ pub trait Volume: Send + Sync + 'static {
     async fn whole_file(&self, _path: &GlobalPath, _version: Version) -> Option<WholeFile> {
         None
     }
+
+    /// The file `target` itself, on a local file system, for the kernel to read and write by itself until `keep` is dropped.
+    /// The volume has seen to it before that no write is lost or forgotten. `None` where that cannot be, and then it is
+    /// written to by [`Volume::change`]. It must not be slow: an open waits for it.
+    async fn writable_file(&self, _target: Target) -> Option<WholeFile> {
+        None
+    }
+
+    /// The kernel has written to `path` by itself, which has the attributes `attr` now: the volume answers nothing older.
+    async fn learn(&self, _path: &GlobalPath, _attr: &Attr) {}
 
     /// The part of content `version` around `offset` that the volume keeps as one, and where it begins; `None` when it is
     /// not here.

@@ -51,6 +51,12 @@ pub struct WriteArgs {
     /// MiB of one large file
     #[arg(long, value_name = "N", default_value_t = 256)]
     mebibytes: usize,
+    /// The writer's node sees the origin of its site, and its kernel writes there by itself
+    #[arg(long)]
+    direct: bool,
+    /// How often the large file is written, at each place in turn; medians are told
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: u32,
     /// Where everything is put meanwhile; by default the directory for temporary files
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -85,7 +91,11 @@ impl WriteArgs {
         let bed = Bed { wan: &wan, is_loopback: false, dir: scratch.to_owned(), programs };
         fs::create_dir_all(bed.origin().join("results"))?;
         let mut cluster = GlobalFs::start_with(&bed, POLICIES)?;
-        let (near, far) = (cluster.mount_at_near("writer")?, cluster.mount_at_far("reader")?);
+        let near = match self.direct {
+            true => cluster.mount_beside_origin("writer", &bed)?,
+            false => cluster.mount_at_near("writer")?,
+        };
+        let far = cluster.mount_at_far("reader")?;
         let field = Field {
             job: near.join("results/job"),
             seen: far.join("results/job"),
@@ -150,16 +160,12 @@ impl WriteArgs {
     }
 
     fn large_file(&self, field: &Field, bits_per_s: Option<u64>) -> Result<()> {
+        for sync in [true, false] {
+            self.compare_large(field, sync)?;
+        }
         let bytes = (self.mebibytes * BLOCK) as f64;
-        let local = self.write_large(&field.local.join("large"))?;
-        let here = self.write_large(&field.job.join("large"))?;
+        self.write_large(&field.job.join("large"), false)?;
         let closed = Instant::now();
-        println!(
-            "sequential write: {:.0} MB/s, local {:.0} MB/s: {:.2} of it",
-            bytes / here / 1e6,
-            bytes / local / 1e6,
-            local / here
-        );
         let home = field.home.join("large");
         until(|| Ok(fs::metadata(&home).is_ok_and(|file| file.len() == bytes as u64)))?;
         let took = closed.elapsed().as_secs_f64();
@@ -172,8 +178,30 @@ impl WriteArgs {
         Ok(())
     }
 
+    /// Each file is new and goes before the next one, so that neither place works for the other meanwhile.
+    fn compare_large(&self, field: &Field, sync: bool) -> Result<()> {
+        let (mut local, mut here) = (Vec::new(), Vec::new());
+        for _ in 0..self.rounds {
+            for (dir, took) in [(&field.local, &mut local), (&field.job, &mut here)] {
+                let path = dir.join("large-compared");
+                took.push(self.write_large(&path, sync)?);
+                fs::remove_file(path)?;
+            }
+        }
+        let (local, here) = (percentile(&local, 50.0), percentile(&here, 50.0));
+        let rate = |seconds: f64| (self.mebibytes * BLOCK) as f64 / seconds / 1e6;
+        let how = if sync { "with fsync" } else { "without fsync" };
+        println!(
+            "sequential write {how}: {:.0} MB/s, local {:.0} MB/s: {:.2} of it",
+            rate(here),
+            rate(local),
+            local / here
+        );
+        Ok(())
+    }
+
     /// Seconds.
-    fn write_large(&self, path: &Path) -> Result<f64> {
+    fn write_large(&self, path: &Path, sync: bool) -> Result<f64> {
         let mut file = File::create(path)?;
         let (mut block, mut took) = (vec![0; BLOCK], Duration::ZERO);
         for number in 0..self.mebibytes {
@@ -183,6 +211,9 @@ impl WriteArgs {
             took += begun.elapsed();
         }
         let begun = Instant::now();
+        if sync {
+            file.sync_all()?;
+        }
         drop(file);
         Ok((took + begun.elapsed()).as_secs_f64())
     }

@@ -47,7 +47,14 @@ impl HandOver {
             self.routed.settled().await;
             Ok(())
         };
-        deadline.bound(settle).await
+        deadline.bound(settle).await?;
+        // What the kernel of a node writes would be lost here afterwards, and nobody would be told.
+        match self.routed.open_below(scope).await {
+            Some(path) => Err(FsError::Refused(format!(
+                "{path} is open for writing at its home, on a node that sees the origin"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Brings home what the holder has changed.

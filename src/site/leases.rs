@@ -197,9 +197,17 @@ impl Leases {
         if debt.paths > FEW || (debt.paths > 0 && holding.trouble().is_some()) {
             return false;
         }
+        if self.tell_open(holding).await {
+            return false;
+        }
         holding.close(true);
         if let Some(routed) = self.0.routed.get() {
             routed.settled().await;
+        }
+        // Somebody may have begun until then.
+        if self.tell_open(holding).await {
+            holding.close(false);
+            return false;
         }
         let until = Instant::now() + CLOSED_LIMIT;
         while Instant::now() < until {
@@ -211,6 +219,16 @@ impl Leases {
         }
         holding.close(false);
         false
+    }
+
+    /// Whether a node has a file there open that its kernel writes to by itself, which would be lost: says which.
+    async fn tell_open(&self, holding: &Holding) -> bool {
+        let Some(routed) = self.0.routed.get() else { return false };
+        let open = routed.open_below(&holding.scope).await;
+        let Some(path) = open else { return false };
+        holding.tell_trouble(format!("{path} is open for writing on a node that sees the origin"));
+        self.0.view.want();
+        true
     }
 
     /// The lease is over.

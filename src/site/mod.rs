@@ -24,6 +24,7 @@ use anyhow::{Result, ensure};
 use globalfs_controlplane::files::CertFiles;
 use globalfs_controlplane::leases::{AgentOptions, LeaseAgent, LeaseEvent};
 use globalfs_dataplane::cache::Cache;
+use globalfs_dataplane::direct::DirectWrites;
 use globalfs_dataplane::home::holdings::Holdings;
 use globalfs_dataplane::home::receive::Receiver;
 use globalfs_dataplane::locks::LockKeeper;
@@ -107,10 +108,12 @@ impl SiteDaemon {
         let peers = Arc::new(peers);
         let limits = Arc::new(SiteLimits::new(view.clone()));
         let masters = replicas::masters(&view, &origin, &peers, &limits);
+        let direct =
+            DirectWrites::open(&config.state_dir.join("direct"), origin.clone(), holdings.clone()).await?;
         let leases = (view.clone(), peers.clone(), replicas.clone());
         let leases = Leases::new(leases, origin.clone(), holdings.clone(), agent);
         let routed = Routed::new(view.clone(), Arc::new(origin.clone()) as Arc<dyn Source>, peers.clone());
-        let routed = routed.with_leases(holdings, Arc::new(leases.clone()));
+        let routed = routed.with_leases(holdings, Arc::new(leases.clone())).with_direct(direct);
         let (moved, looking) = (routed.on_placement_change(), replicas.clone());
         view.on_change(Box::new(move |changes| {
             looking.changed(&changes);
@@ -170,6 +173,10 @@ impl SiteDaemon {
         let leases = self.leases.clone().run(self.routed.clone(), self.lease_events, stop.clone());
         let leases = tokio::spawn(leases);
         let replicas = tokio::spawn(self.replicas.clone().run(self.masters, stop.clone()));
+        let (routed, stopping) = (self.routed.clone(), stop.clone());
+        let direct = tokio::spawn(async move {
+            stopping.run_until_cancelled(routed.look_after_direct()).await;
+        });
         tracing::info!(
             site = %self.config.name,
             listen = %self.endpoint.local_addr(),
@@ -184,6 +191,7 @@ impl SiteDaemon {
         forwarder.await?;
         leases.await?;
         replicas.await?;
+        direct.await?;
         self.agent_stop.cancel();
         if let Some(server) = server {
             server.stopped().await;

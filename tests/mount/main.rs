@@ -15,6 +15,7 @@ mod crashes;
 mod critical;
 mod daemon;
 mod damage;
+mod direct;
 mod failures;
 mod fan_out;
 mod files;

@@ -155,6 +155,11 @@ impl Cached {
         self.0.metadata.stat_fresh(path, deadline).await
     }
 
+    /// `path` was changed beside this hop, and has the attributes `attr` now.
+    pub async fn learn(&self, path: &GlobalPath, attr: &Attr) {
+        self.0.metadata.changed(path, Some(attr)).await;
+    }
+
     /// The listing of `directory` if it is known here. Asks nobody; names may have changed meanwhile.
     pub fn known_listing(&self, directory: &GlobalPath) -> Option<Listing> {
         self.0.metadata.known_listing(directory)

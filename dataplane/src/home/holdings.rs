@@ -8,7 +8,7 @@ use crate::model::pending::{Debt, Due, Pending};
 use crate::model::urgency::{Urgency, yields};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use globalfs_proto::limits::HIDDEN_PREFIX;
-use globalfs_proto::{Change, Changed, Existing, Fence, FsError, FsResult, GlobalPath, Target};
+use globalfs_proto::{Change, Changed, Existing, Fence, FsError, FsResult, GlobalPath, Target, Version};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::io;
@@ -251,6 +251,38 @@ impl Holdings {
         Ok(())
     }
 
+    /// Nodes write to `path` by themselves from now on: it stays owed, whatever comes home, until [`Self::close_direct`].
+    pub(crate) fn open_direct(&self, path: &GlobalPath) -> FsResult<()> {
+        let Some(holding) = self.at(path).filter(|_| !is_hidden(path)) else { return Ok(()) };
+        let mut pending = holding.pending.lock();
+        if pending.open(path, self.now()) {
+            self.0.owed.fetch_add(1, Ordering::Relaxed);
+            self.0.changed.insert(path.as_bytes(), b"").map_err(broken)?;
+        }
+        Ok(())
+    }
+
+    /// They do so no more.
+    pub(crate) fn close_direct(&self, path: &GlobalPath) {
+        let Some(holding) = self.at(path).filter(|_| !is_hidden(path)) else { return };
+        holding.pending.lock().close(path, self.now());
+        holding.wake.notify_one();
+    }
+
+    /// They have changed a file, which is at `path`, or at its other names if that is one that nobody sees.
+    pub(crate) fn changed_direct(&self, path: &GlobalPath, seen: Version) -> FsResult<()> {
+        let Some(holding) = self.at(path) else { return Ok(()) };
+        let paths = match is_hidden(path) {
+            true => holding.links.lock().names(seen.file),
+            false => vec![path.clone()],
+        };
+        self.add(&holding, &paths)?;
+        let mut pending = holding.pending.lock();
+        paths.iter().for_each(|path| pending.sized(path, seen.size));
+        holding.wake.notify_one();
+        Ok(())
+    }
+
     /// What was noted survives a loss of power when this returns.
     pub fn sync(&self) -> FsResult<()> {
         if self.0.held.read().is_empty() {
@@ -314,6 +346,11 @@ impl Holding {
     /// Why something is not brought home.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().clone()
+    }
+
+    /// Why it does not go home.
+    pub fn tell_trouble(&self, text: String) {
+        *self.trouble.lock() = Some(text);
     }
 
     /// From now on no change begins here, or changes do again.
@@ -403,7 +440,9 @@ fn target(change: &Change) -> Option<&Target> {
         | Change::RemoveXattr { target, .. }
         | Change::Write { target, .. }
         | Change::Allocate { target, .. }
-        | Change::Copy { target, .. } => Some(target),
+        | Change::Copy { target, .. }
+        | Change::OpenDirect { target }
+        | Change::LookDirect { target } => Some(target),
         _ => None,
     }
 }

@@ -5,6 +5,7 @@ pub mod batches;
 pub mod bucket;
 pub mod bundles;
 pub mod dedup;
+pub mod direct;
 mod directory;
 pub mod eviction;
 pub mod freshness;

@@ -44,6 +44,8 @@ struct Mark {
     last_change: Duration,
     /// Changes under way.
     busy: u32,
+    /// Nodes that write to it by themselves: each change of theirs is told late, so it stays.
+    open: u32,
     bytes: u64,
     failures: u32,
     not_before: Duration,
@@ -96,6 +98,28 @@ impl Pending {
         self.bytes = self.bytes - before + bytes.unwrap_or(before);
     }
 
+    /// Nodes begin to write to `path` by themselves; true: it is new in the set, so keep it durably first. It stays until
+    /// [`Self::close`], and is brought home meanwhile whenever it was told to have changed.
+    pub fn open(&mut self, path: &GlobalPath, now: Duration) -> bool {
+        let is_new = !self.marks.contains_key(path);
+        self.touch(path, now).open += 1;
+        is_new
+    }
+
+    /// The file at `path` has so many bytes.
+    pub fn sized(&mut self, path: &GlobalPath, bytes: u64) {
+        if let Some(mark) = self.marks.get_mut(path) {
+            self.bytes = self.bytes - mark.bytes + bytes;
+            mark.bytes = bytes;
+        }
+    }
+
+    /// They do no more, and may have written until now.
+    pub fn close(&mut self, path: &GlobalPath, now: Duration) {
+        let mark = self.touch(path, now);
+        mark.open = mark.open.saturating_sub(1);
+    }
+
     /// `path` is not what it is at home, whatever made it so.
     pub fn add(&mut self, path: &GlobalPath, now: Duration) {
         self.touch(path, now);
@@ -119,7 +143,10 @@ impl Pending {
 
     /// What is gone and was due before this goes at home; nothing stands in its way if this is `None`.
     pub fn first_present(&self) -> Option<Moment> {
-        self.order.iter().find(|(_, path)| !self.marks[path].gone).map(|(changed, _)| *changed)
+        self.order
+            .iter()
+            .find(|(_, path)| !self.marks[path].gone && !self.marks[path].is_home())
+            .map(|(changed, _)| *changed)
     }
 
     /// At most `most` paths that are due, in the order in which they were changed, and with each the directories above it
@@ -191,7 +218,7 @@ impl Pending {
     /// What was due is home. False: it has changed since and stays, as if it had been home before.
     pub fn settle(&mut self, due: &Due) -> bool {
         let Some(mark) = self.marks.get_mut(&due.path) else { return false };
-        if mark.changed != due.changed || mark.busy > 0 {
+        if mark.changed != due.changed || mark.busy > 0 || mark.open > 0 {
             (mark.since, mark.failures, mark.home) = (mark.last_change, 0, mark.home.max(due.changed));
             if mark.wanted.is_some_and(|moment| moment <= mark.home) {
                 mark.wanted = None;
@@ -229,7 +256,7 @@ impl Pending {
     /// When something will be due if nothing more happens; changes under way end by themselves.
     pub fn next_due(&self, now: Duration) -> Option<Duration> {
         let at = |mark: &Mark| mark.due_at().max(now);
-        self.marks.values().filter(|mark| mark.busy == 0).map(at).min()
+        self.marks.values().filter(|mark| mark.busy == 0 && !mark.is_home()).map(at).min()
     }
 
     /// What is owed.
@@ -297,7 +324,12 @@ impl Pending {
 
 impl Mark {
     fn is_due(&self, hurry: bool, now: Duration) -> bool {
-        self.busy == 0 && (hurry || self.due_at() <= now)
+        self.busy == 0 && !self.is_home() && (hurry || self.due_at() <= now)
+    }
+
+    /// It is at home as it was told last, and stays only since it is open.
+    fn is_home(&self) -> bool {
+        self.open > 0 && self.home >= self.changed
     }
 
     fn due_at(&self) -> Duration {

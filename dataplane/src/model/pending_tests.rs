@@ -205,3 +205,24 @@ fn names_and_what_was_moved_are_found() {
     pending.add_whole(&path("/r/d"), ms(0));
     assert!(pending.was_moved(&path("/r/d/x/y")) && !pending.was_moved(&path("/r/d")));
 }
+
+#[test]
+fn what_is_open_elsewhere_comes_home_each_time_it_is_told_and_stays_until_it_is_closed() {
+    let mut pending = Pending::default();
+    assert!(pending.open(&path("/r/log"), ms(0)));
+    let due = pending.due(9, true, ms(1)).remove(0);
+    assert!(!pending.settle(&due), "it may be written to at any moment");
+    assert!(pending.due(9, true, ms(1000)).is_empty() && pending.next_due(ms(1000)).is_none());
+    changed(&mut pending, "/r/gone", ms(1));
+    let gone = pending.due(9, true, ms(2)).remove(0);
+    assert!(pending.gone(&gone));
+    assert_eq!(pending.first_present(), None, "what is gone need not wait until it is closed");
+    assert!(pending.settle(&gone));
+    pending.add(&path("/r/log"), ms(2000));
+    assert_eq!(names(&pending.due(9, false, ms(2100))), ["/r/log"]);
+    let due = pending.due(9, true, ms(2100)).remove(0);
+    pending.close(&path("/r/log"), ms(2101));
+    assert!(!pending.settle(&due), "it may have been written to until then");
+    let due = pending.due(9, true, ms(2102)).remove(0);
+    assert!(pending.settle(&due) && pending.is_empty());
+}

@@ -91,6 +91,9 @@ impl Changes {
             Change::Sync { target, data_only } => {
                 self.within(tree, target, deadline, |found, before| sync(found, before, *data_only))
             }
+            Change::OpenDirect { target } | Change::LookDirect { target } => {
+                self.within(tree, target, deadline, |_, _| Ok(()))
+            }
         }
     }
 

@@ -4,9 +4,10 @@
 //! Names and attributes still come from the site's daemon. A file that is not, or not yet, seen here as the daemon sees
 //! it is read through the daemon.
 
+use super::watch::is_local;
 use super::{MAX_CALLS, OriginError, tree::Tree};
 use crate::source::Deadline;
-use globalfs_proto::{FsError, FsResult, GlobalPath, SiteName, Version};
+use globalfs_proto::{FsError, FsResult, GlobalPath, SiteName, Target, Version};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -20,6 +21,15 @@ pub struct DirectOrigin(Arc<Inner>);
 struct Inner {
     tree: Tree,
     calls: Arc<Semaphore>,
+}
+
+/// A file that is about to be written to by this machine.
+#[derive(Debug)]
+pub struct WrittenFile {
+    /// For the kernel, which does not count it among those who write.
+    pub file: Arc<File>,
+    /// As long as it is open the site's daemon sees that somebody writes.
+    pub writer: File,
 }
 
 impl DirectOrigin {
@@ -37,14 +47,41 @@ impl DirectOrigin {
         version: Version,
         deadline: Deadline,
     ) -> FsResult<Arc<File>> {
-        let (inner, path) = (self.0.clone(), path.clone());
+        let path = path.clone();
+        let open = move |tree: &Tree| {
+            let (file, attr) = tree.open_regular(&path)?;
+            if attr.version() == version { Ok(Arc::new(file)) } else { Err(FsError::Stale(None)) }
+        };
+        self.call(deadline, open).await
+    }
+
+    /// The file `target`, open to write, where this machine alone writes to the file system: so the kernel of the site's
+    /// daemon is this one.
+    pub async fn open_to_write(&self, target: &Target, deadline: Deadline) -> FsResult<WrittenFile> {
+        let target = target.clone();
+        let open = move |tree: &Tree| {
+            let (file, attr) = tree.open_regular(&target.path)?;
+            match attr.file == target.file {
+                true if !is_local(&file) => Err(FsError::NOT_SUPPORTED),
+                true => Ok(WrittenFile { writer: tree.open_to_write(&file)?, file: Arc::new(file) }),
+                false => Err(FsError::Stale(None)),
+            }
+        };
+        self.call(deadline, open).await
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        work: impl FnOnce(&Tree) -> FsResult<T> + Send + 'static,
+    ) -> FsResult<T> {
+        let inner = self.0.clone();
         let run = async move {
             let permit = inner.calls.clone().acquire_owned().await.map_err(io::Error::other)?;
             let call = move || {
                 // A call that outlives its deadline keeps its place until the file system lets it go.
                 let _permit = permit;
-                let (file, attr) = inner.tree.open_regular(&path)?;
-                if attr.version() == version { Ok(Arc::new(file)) } else { Err(FsError::Stale(None)) }
+                work(&inner.tree)
             };
             tokio::task::spawn_blocking(call).await.map_err(io::Error::other)?
         };

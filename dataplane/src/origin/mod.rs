@@ -11,8 +11,10 @@ pub(crate) mod draft;
 mod files;
 mod hashes;
 pub(crate) mod install;
+mod lease;
 mod list;
 mod read;
+mod shared;
 pub(crate) mod surroundings;
 pub(crate) mod tree;
 mod walk;
@@ -22,6 +24,7 @@ mod watch;
 mod tests;
 
 pub use direct::DirectOrigin;
+pub use shared::{SharedFile, SharedLook};
 
 use crate::changes::with_heartbeat;
 use crate::disk::Disk;

@@ -99,6 +99,14 @@ impl Tree {
         Ok((file.map_err(os)?.into(), attr))
     }
 
+    /// Opens the regular file that `file` is open on once more, to write.
+    pub(super) fn open_to_write(&self, file: &File) -> FsResult<File> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let opened =
+            rustix::fs::openat(CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), flags, Mode::empty());
+        opened.map(File::from).map_err(os)
+    }
+
     /// Where data or a hole begins in a version, which the file has before and afterwards.
     pub(super) fn seek(&self, seek: &Seek) -> FsResult<u64> {
         let (file, before) = self.open_regular(&seek.path)?;

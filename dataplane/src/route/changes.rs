@@ -4,6 +4,7 @@
 //! asked of the next master, and nothing else is. No change that began here is under way when [`Routed::settled`] returns
 //! that began before it was called.
 
+use super::direct::is_direct;
 use super::{Master, Routed, Routes};
 use crate::home::blocking;
 use crate::home::holdings::{Noted, is_hidden};
@@ -57,6 +58,8 @@ impl Routes {
         loop {
             let turned = self.turned.notified();
             match self.try_change(change, deadline).await {
+                // Then it is written to as any other.
+                Err(FsError::Elsewhere(_)) if is_direct(change) => return Err(FsError::NOT_SUPPORTED),
                 // Nobody has made it.
                 Err(FsError::Elsewhere(who)) => {
                     let left = deadline.remaining();
@@ -77,6 +80,9 @@ impl Routes {
         let Master::Site(site) = self.writer_of(change)? else {
             return self.change_own(change, deadline).await;
         };
+        if is_direct(change) {
+            return Err(FsError::NOT_SUPPORTED);
+        }
         if let (Some(claims), Some(path)) = (&self.claims, change.paths().next())
             && claims.claim(path, &site, deadline).await
         {
@@ -132,7 +138,11 @@ impl Routes {
             return Err(BUSY);
         }
         let noted = self.note(change, deadline).await?;
-        let changed = self.origin.change(change, deadline).await?;
+        let mut changed = self.origin.change(change, deadline).await?;
+        if let Change::OpenDirect { target } = change {
+            self.begin_direct(target, deadline).await?;
+        }
+        self.note_direct(change, &mut changed).await;
         if matches!(change, Change::Sync { .. }) {
             self.sync_notes().await?;
         }

@@ -1,5 +1,6 @@
 //! The two faces of a site: what its own nodes are answered, and what other sites are.
 
+use super::direct::is_direct;
 use super::{ForNodes, ForSites, Master, bulk};
 use crate::source::{
     ChangeStream, ChunkStream, Deadline, FileChunks, Found, HashStream, Listed, Listing, Source, WarmStream,
@@ -150,6 +151,9 @@ impl Source for ForSites {
     }
 
     async fn change(&self, change: &Change, deadline: Deadline) -> FsResult<Changed> {
+        if is_direct(change) {
+            return Err(FsError::Refused("another site does not see this origin by itself".to_owned()));
+        }
         self.0.change_own(change, deadline).await
     }
 

@@ -41,6 +41,11 @@ impl HandleTable {
         self.files.get(&number).map(|open| open.node).ok_or(BAD_HANDLE)
     }
 
+    /// Whether the handle `number` writes.
+    pub(crate) fn writes(&self, number: u64) -> bool {
+        self.files.get(&number).is_some_and(|open| open.writes)
+    }
+
     /// What was written to `node` is lost: its handles are to be told. Whether one is that writes.
     pub(crate) fn fail(&mut self, node: NodeId, error: &FsError) -> bool {
         let open = self.files.values_mut().filter(|open| open.node == node);

@@ -8,7 +8,7 @@
 
 mod own;
 
-pub(crate) use own::Pages;
+pub(crate) use own::{LocalAttr, Pages};
 
 use crate::model::kept_names::KeptNames;
 use globalfs_proto::limits::MAX_PATH;

@@ -14,7 +14,7 @@ pub(crate) mod xattr;
 
 pub(crate) use handle::HandleTable;
 pub use inode::{Identity, NodeId};
-pub(crate) use inode::{InodeTable, Pages, Place, Sight};
+pub(crate) use inode::{InodeTable, LocalAttr, Pages, Place, Sight};
 pub(crate) use listing::{Listing, Listings, Mark, Offset, Position};
 pub(crate) use mode::{Mode, Modes};
 pub(crate) use moment::{Moment, NameChanges};

@@ -60,8 +60,13 @@ impl<B> Modes<B> {
         opens.mode.clone()
     }
 
-    /// One more open, which must be cached, since the file is to be written: whether it may. Not beside those that read
-    /// one content from a local file.
+    /// The mode of a node that is open.
+    pub(crate) fn mode(&self, node: NodeId) -> Option<&Mode<B>> {
+        self.0.get(&node).map(|opens| &opens.mode)
+    }
+
+    /// One more open, which must be cached, since the file is to be written by us: whether it may. Not beside those that
+    /// the kernel serves by itself.
     pub(crate) fn open_cached(&mut self, node: NodeId) -> bool {
         match self.0.entry(node) {
             Entry::Occupied(opens) if matches!(opens.get().mode, Mode::Passed(_)) => return false,

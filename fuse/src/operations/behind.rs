@@ -196,6 +196,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// counts, or that it is not is told: that it has not left, to those who write.
     pub async fn flush(&self, id: NodeId, handle: u64) -> FsResult<()> {
         self.write_out(id).await;
+        self.close_direct(id).await;
         if self.is_unconfirmed(id) {
             self.sync_file(id, false).await?;
         }

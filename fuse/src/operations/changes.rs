@@ -92,8 +92,8 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// Attributes of `id` after a change that told of them.
     async fn told(&self, id: NodeId) -> FsResult<Node> {
         let path = self.path(id)?;
-        let attr = self.inodes.lock().attr(id)?;
-        Ok(Node { id, attr, lasting: self.volume.lasting(&path, &attr), is_settled: true })
+        let attr = self.attr(id)?;
+        Ok(Node { id, attr, lasting: self.lasting(id, &path, &attr), is_settled: true })
     }
 
     /// Sets an extended attribute of `id`; as to one that is there already, see [`Existing`].
@@ -224,7 +224,7 @@ impl<V: Volume + ?Sized> Operations<V> {
         }
     }
 
-    fn target(&self, id: NodeId) -> FsResult<(GlobalPath, Target)> {
+    pub(super) fn target(&self, id: NodeId) -> FsResult<(GlobalPath, Target)> {
         let inodes = self.inodes.lock();
         let (path, file) = (inodes.path(id)?, inodes.attr(id)?.file);
         Ok((path.clone(), Target { path, file }))

@@ -58,9 +58,14 @@ impl<V: Volume + ?Sized> Operations<V> {
                 continue;
             };
             let Ok(seen) = inodes.sight(Place { parent, name: line.name }, &line.node.attr) else { continue };
-            let (id, attr) = (seen.id, seen.attr);
+            let (id, mut attr) = (seen.id, seen.attr);
             self.settle(id, seen.pages);
-            if take(Line { node: Node { id, attr, ..line.node }, ..line }) == Filled::Full {
+            let mut lasting = line.node.lasting;
+            if let Some(now) = self.local_attr(id) {
+                inodes.is_written(id, now);
+                (attr, lasting.attr) = (inodes.attr(id)?, Duration::ZERO);
+            }
+            if take(Line { node: Node { id, attr, lasting, ..line.node }, ..line }) == Filled::Full {
                 inodes.forget(id, 1);
                 break;
             }

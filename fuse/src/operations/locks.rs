@@ -50,6 +50,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     ) -> FsResult<()> {
         let target = self.lock_target(asker)?;
         self.volume.set_lock(target, lock, waits, interrupted).await?;
+        self.locked.lock().insert(asker.node);
         let outcome = self.catch_up(asker.node, follows).await;
         if outcome.is_err() {
             self.unlock_target(target, lock.range).await?;
@@ -76,6 +77,7 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// `asker` gives up what it has in `range`, after what was written.
     pub async fn unlock(&self, asker: LockAsker, range: LockRange) -> FsResult<()> {
         self.write_out(asker.node).await;
+        self.look_direct(asker.node).await;
         self.unlock_target(self.lock_target(asker)?, range).await
     }
 

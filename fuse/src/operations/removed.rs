@@ -37,7 +37,11 @@ impl<V: Volume + ?Sized> Operations<V> {
     pub fn release(&self, handle: u64) -> FsResult<Option<NodeId>> {
         let node = self.handles.lock().node(handle)?;
         self.close_untold(node, handle);
+        let writes = self.handles.lock().writes(handle);
         self.handles.lock().close(handle)?;
+        if writes {
+            self.end_direct(node);
+        }
         self.volume.closed(handle);
         let mut inodes = self.inodes.lock();
         if inodes.begin_going(node) {

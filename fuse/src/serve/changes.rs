@@ -9,6 +9,7 @@ use crate::kernel::reply::{self, Lifetimes};
 use crate::kernel::request::Request;
 use crate::model::{NodeId, Pages};
 use crate::operations::{Copying, Node, Writing};
+use crate::passthrough::{Backing, ToWrite};
 use crate::transport::Reply;
 use bytes::Bytes;
 use globalfs_proto::{Existing, FsError, FsResult, NewAttr, NewFile, Owner};
@@ -25,24 +26,39 @@ pub(super) fn writes(flags: u32) -> bool {
 }
 
 impl Shared {
-    /// Opens `node` to write. Not beside a file that the kernel reads by itself: the next lookup gives another node,
+    /// Opens `node` to write. Not beside a content that the kernel reads by itself: the next lookup gives another node,
     /// of which both processes that write and those that read see every byte.
     pub(super) async fn open_to_write(&self, node: NodeId, tid: u32) -> FsResult<abi::OpenOut> {
-        if !self.passthrough.open_cached(node) {
-            self.operations.part(node);
+        let (handle, pages) = self.operations.open_to(node, true).await?;
+        let Some(open) = self.pass_to_write(node, handle, pages).await else {
+            self.give_up(node, handle).await;
             return Err(FsError::Stale(None));
-        }
-        match self.operations.open_to(node, true).await {
-            Ok((handle, pages)) => {
-                // A handle that is gone already is the volume's affair no more.
-                let _ = self.operations.tell_opener(handle, tid).await;
-                Ok(cached(handle, pages))
+        };
+        // A handle that is gone already is the volume's affair no more.
+        let _ = self.operations.tell_opener(handle, tid).await;
+        Ok(open)
+    }
+
+    /// How `handle` of `node`, which writes, is opened; `None`: not as this node.
+    async fn pass_to_write(&self, node: NodeId, handle: u64, pages: Pages) -> Option<abi::OpenOut> {
+        let find = self.operations.writable_file(node);
+        match self.passthrough.open_to_write(node, find).await {
+            ToWrite::Cached => Some(cached(handle, pages)),
+            ToWrite::Passed(backing, whole) => {
+                self.operations.begin_direct(node, whole);
+                Some(passed(handle, &backing))
             }
-            Err(error) => {
-                self.passthrough.close(node);
-                Err(error)
-            }
+            ToWrite::Elsewhere => None,
         }
+    }
+
+    /// `node` was opened, and is to be opened as another one.
+    async fn give_up(&self, node: NodeId, handle: u64) {
+        // A hidden name of it goes as with any last close.
+        if let Ok(Some(hidden)) = self.operations.release(handle) {
+            self.remove_hidden(hidden).await;
+        }
+        self.operations.part(node);
     }
 
     /// Answers that a file was made, and is open.
@@ -50,25 +66,29 @@ impl Shared {
         &self,
         operation: &'static str,
         (parent, tid): (NodeId, u32),
-        made: FsResult<(Node, u64)>,
+        (made, passes): (FsResult<(Node, u64)>, bool),
         lifetimes: &Lifetimes,
         reply: Reply,
     ) {
         match made {
-            // Somebody may have found it in a listing and have the kernel read it by itself.
-            Ok((node, handle)) if !self.passthrough.open_cached(node.id) => {
-                // It cannot have been removed: nobody else knows of it.
-                let _ = self.operations.release(handle);
-                self.operations.forget(node.id, 1);
-                self.operations.part(node.id);
-                reply.error(Errno::STALE);
-            }
             Ok((node, handle)) => {
+                let Some(open) = self.open_made(node.id, handle, passes).await else {
+                    // Somebody has found it in a listing and has the kernel read it by itself.
+                    self.give_up(node.id, handle).await;
+                    self.operations.forget(node.id, 1);
+                    return reply.error(Errno::STALE);
+                };
                 let _ = self.operations.tell_opener(handle, tid).await;
-                let open = cached(handle, Pages::Keep);
                 reply.structure(&reply::created(&node, lifetimes, open));
             }
             Err(error) => self.fail(operation, parent, &error, reply),
+        }
+    }
+
+    async fn open_made(&self, node: NodeId, handle: u64, passes: bool) -> Option<abi::OpenOut> {
+        match passes {
+            true => self.pass_to_write(node, handle, Pages::Keep).await,
+            false => self.passthrough.open_cached(node).then(|| cached(handle, Pages::Keep)),
         }
     }
 
@@ -81,7 +101,8 @@ impl Shared {
 
     /// A content of `node` that the kernel reads by itself is to be changed: that goes on elsewhere.
     fn gives_way(&self, node: NodeId, attr: &NewAttr) -> bool {
-        let gives_way = attr.size.is_some() && self.passthrough.is_passed(node);
+        let is_read = || self.passthrough.is_passed(node) && !self.operations.is_direct(node);
+        let gives_way = attr.size.is_some() && is_read();
         if gives_way {
             self.operations.part(node);
         }
@@ -100,6 +121,11 @@ impl Shared {
 pub(super) fn cached(handle: u64, pages: Pages) -> abi::OpenOut {
     let flags = if pages == Pages::Keep { open_flag::KEEP_CACHE } else { 0 };
     abi::OpenOut { handle, flags, backing_id: 0 }
+}
+
+/// How the kernel serves an open file by itself.
+pub(super) fn passed(handle: u64, backing: &Backing) -> abi::OpenOut {
+    abi::OpenOut { handle, flags: open_flag::PASSTHROUGH, backing_id: backing.id.number() }
 }
 
 impl Server {
@@ -165,7 +191,7 @@ impl Server {
         let may_exist = flags & OFlags::EXCL.bits() == 0;
         self.spawn(move |shared| async move {
             let made = shared.operations.create(parent, &name, owner, writes(flags), may_exist).await;
-            shared.created("create", (parent, tid), made, &lifetimes, reply).await;
+            shared.created("create", (parent, tid), (made, writes(flags)), &lifetimes, reply).await;
         });
     }
 
@@ -173,7 +199,8 @@ impl Server {
         let (parent, tid, lifetimes) = (request.node, request.tid, self.lifetimes);
         self.spawn(move |shared| async move {
             let made = shared.operations.create_nameless(parent, owner, writes(flags)).await;
-            shared.created("tmpfile", (parent, tid), made, &lifetimes, reply).await;
+            // What has no name owes nothing to anybody until it gets one.
+            shared.created("tmpfile", (parent, tid), (made, false), &lifetimes, reply).await;
         });
     }
 

@@ -80,8 +80,12 @@ impl Server {
     pub(super) fn release_lock(&self, node: NodeId, owner: LockOwner) {
         let asker = LockAsker { node, kind: LockKind::Whole, owner, pid: 0 };
         let file = self.shared.operations.lock_target(asker);
+        let untold = self.shared.operations.untold_direct(node);
         self.spawn(move |shared| async move {
             shared.operations.write_out(node).await;
+            if let Some(target) = untold {
+                shared.operations.tell_direct(target).await;
+            }
             if let Ok(target) = file {
                 let _ = shared.operations.unlock_target(target, LockRange::WHOLE).await;
             }

@@ -313,7 +313,7 @@ impl Volume for MemoryVolume {
         let directory = self.local.lock().clone().filter(|_| attr.version() == version)?;
         let mut file = tempfile::tempfile_in(directory).unwrap();
         file.write_all(&content).unwrap();
-        Some(WholeFile { file: Arc::new(file), keep: Box::new(self.handed_out.clone()) })
+        Some(WholeFile { file: Arc::new(file), is_original: false, keep: Box::new(self.handed_out.clone()) })
     }
 
     async fn held_around(&self, version: Version, offset: u64) -> Option<(u64, Bytes)> {

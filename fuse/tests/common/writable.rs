@@ -34,7 +34,9 @@ impl Tree {
             }
             Change::Write { target, offset, data } => self.write(&target, offset, &data),
             Change::Allocate { target, allocation } => self.allocate(&target, allocation),
-            Change::Copy { .. } => Err(FsError::NOT_SUPPORTED),
+            Change::Copy { .. } | Change::OpenDirect { .. } | Change::LookDirect { .. } => {
+                Err(FsError::NOT_SUPPORTED)
+            }
             Change::Sync { target, .. } => {
                 Ok(Changed { attr: Some(self.found(&target)?.0), ..Changed::default() })
             }

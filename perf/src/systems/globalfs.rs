@@ -82,6 +82,14 @@ impl GlobalFs {
         self.start_mount(name)
     }
 
+    /// The same at one that sees its site's origin.
+    pub(crate) fn mount_beside_origin(&mut self, name: &str, bed: &Bed<'_>) -> Result<PathBuf> {
+        let (port, origin) = (self.cluster.site_address(CLOUD).port(), bed.folder("near", "origin")?);
+        let yaml = format!("daemon: 127.0.0.1:{port}\ndirect: {}\n", origin.display());
+        self.cluster.add_node(name, CLOUD, CACHE_SIZE, &yaml)?;
+        self.start_mount(name)
+    }
+
     /// Mounts the tree at a new node of the far site.
     pub(crate) fn mount_at_far(&mut self, name: &str) -> Result<PathBuf> {
         let daemon = format!("daemon: 127.0.0.1:{}\n", self.cluster.site_address(HOME).port());

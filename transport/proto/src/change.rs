@@ -2,7 +2,7 @@
 //!
 //! *Invariant:* what is decoded is within the limits: names of attributes and their values, bytes of one write.
 
-use crate::attr::{Attr, FileId, FileKind, Version};
+use crate::attr::{FileId, FileKind, Version};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::limits::{MAX_COPY, MAX_NAME, MAX_PATH, MAX_WRITE, MAX_XATTR};
 use crate::path::GlobalPath;
@@ -196,20 +196,17 @@ pub enum Change {
         /// What.
         range: CopiedRange,
     },
-}
-
-/// What came of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Changed {
-    /// The content that a file had before its content or its attributes were changed, or before it lost one of several
-    /// names.
-    pub before: Option<Version>,
-    /// The attributes of the file that was made or changed, unless it was removed or renamed.
-    pub attr: Option<Attr>,
-    /// Those of the one directory in which a name was made or taken away.
-    pub directory: Option<Attr>,
-    /// Who closes the file has to ask for [`Change::Sync`] first: its home has to have it by then.
-    pub sync_at_close: bool,
+    /// The node that asks sees the origin by itself, has the file open there to write, and its kernel is about to write to
+    /// it; refused with `EOPNOTSUPP` where that may not be. Counts until nobody has it open. Answer: its attributes.
+    OpenDirect {
+        /// The file.
+        target: Target,
+    },
+    /// It has been written to that way: whoever is told of changes hears of it. Answer: its attributes.
+    LookDirect {
+        /// The file.
+        target: Target,
+    },
 }
 
 impl Change {
@@ -225,7 +222,9 @@ impl Change {
             | Self::Write { target, .. }
             | Self::Allocate { target, .. }
             | Self::Sync { target, .. }
-            | Self::Copy { target, .. } => (&target.path, None),
+            | Self::Copy { target, .. }
+            | Self::OpenDirect { target }
+            | Self::LookDirect { target } => (&target.path, None),
         };
         std::iter::once(one).chain(other)
     }
@@ -282,6 +281,8 @@ impl Change {
                 let w = target.encode(w.u8(11)).path(from).version(version);
                 w.u64(*from_offset).u64(*offset).u64(*length)
             }
+            Self::OpenDirect { target } => target.encode(w.u8(12)),
+            Self::LookDirect { target } => target.encode(w.u8(13)),
         }
     }
 
@@ -311,25 +312,10 @@ impl Change {
             }
             10 => Self::Sync { target: Target::decode(r)?, data_only: decode_bool(r)? },
             11 => Self::Copy { target: Target::decode(r)?, range: CopiedRange::decode(r)? },
+            12 => Self::OpenDirect { target: Target::decode(r)? },
+            13 => Self::LookDirect { target: Target::decode(r)? },
             other => return Err(DecodeError::Unknown("change", other)),
         })
-    }
-}
-
-impl Changed {
-    pub(crate) fn encode<'w>(&self, w: &'w mut Writer) -> &'w mut Writer {
-        let w = option(w, self.before.as_ref(), Writer::version);
-        let w = option(w, self.attr.as_ref(), Writer::attr);
-        let w = self.directory.iter().fold(w, Writer::attr);
-        // Only where it is so: attributes take more than a byte, so this one alone is no directory's.
-        if self.sync_at_close { w.u8(1) } else { w }
-    }
-
-    pub(crate) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
-        let (before, attr) = (decode_option(r, Reader::version)?, decode_option(r, Reader::attr)?);
-        let directory = (r.remaining() > 1).then(|| r.attr()).transpose()?;
-        let sync_at_close = r.remaining() > 0 && decode_bool(r)?;
-        Ok(Self { before, attr, directory, sync_at_close })
     }
 }
 
@@ -448,7 +434,7 @@ impl NewTime {
     }
 }
 
-fn option<T>(
+pub(crate) fn option<T>(
     w: &mut Writer,
     value: Option<T>,
     some: impl FnOnce(&mut Writer, T) -> &mut Writer,
@@ -459,14 +445,14 @@ fn option<T>(
     }
 }
 
-fn decode_option<T>(
+pub(crate) fn decode_option<T>(
     r: &mut Reader,
     some: impl FnOnce(&mut Reader) -> Result<T, DecodeError>,
 ) -> Result<Option<T>, DecodeError> {
     if decode_bool(r)? { some(r).map(Some) } else { Ok(None) }
 }
 
-fn decode_bool(r: &mut Reader) -> Result<bool, DecodeError> {
+pub(crate) fn decode_bool(r: &mut Reader) -> Result<bool, DecodeError> {
     match r.u8()? {
         0 => Ok(false),
         1 => Ok(true),

@@ -76,6 +76,8 @@ fn changes_have_their_frozen_form() {
     let copied = "020000002f66010000000000000002000000000000000300000000000000\
                   04000000000000000500000000000000060000000000000007000000000000000800000000000000";
     check(copy(8), &format!("0b{TARGET}{copied}"));
+    check(Change::OpenDirect { target: target() }, &format!("0c{TARGET}"));
+    check(Change::LookDirect { target: target() }, &format!("0d{TARGET}"));
 }
 
 fn copy(length: u64) -> Change {

@@ -7,6 +7,7 @@
 pub mod attr;
 pub mod bulk;
 pub mod change;
+pub mod changed;
 pub mod chunk;
 pub mod codec;
 pub mod error;
@@ -23,9 +24,8 @@ pub mod warm;
 
 pub use attr::{Attr, DirEntry, FileId, FileKind, FsStat, Version};
 pub use bulk::{PackHeader, PackedChunk, Record, WantedFile};
-pub use change::{
-    Allocation, Change, Changed, CopiedRange, Existing, NewAttr, NewFile, NewTime, Owner, Target,
-};
+pub use change::{Allocation, Change, CopiedRange, Existing, NewAttr, NewFile, NewTime, Owner, Target};
+pub use changed::Changed;
 pub use chunk::{ByteRange, ChunkHash, ChunkIndex, ChunkSpan};
 pub use codec::{DecodeError, Reader, Writer};
 pub use error::{FsError, FsResult};

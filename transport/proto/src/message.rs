@@ -5,7 +5,8 @@
 
 use crate::attr::{Attr, FsStat, Version};
 use crate::bulk::{PackHeader, WantedFile, decode_files, encode_files};
-use crate::change::{Change, Changed};
+use crate::change::Change;
+use crate::changed::Changed;
 use crate::chunk::{ChunkHash, ChunkIndex};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;

@@ -18,6 +18,21 @@ pub(crate) enum Pages {
     Drop,
 }
 
+/// What a file of this machine is that the kernel writes to by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LocalAttr {
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Allocated, in units of 512 bytes.
+    pub(crate) blocks: u64,
+    /// Last access.
+    pub(crate) atime_ns: i64,
+    /// Last change of the content.
+    pub(crate) mtime_ns: i64,
+    /// Last change of the attributes.
+    pub(crate) ctime_ns: i64,
+}
+
 /// By what a node is found when its file is seen again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FoundBy {
@@ -166,6 +181,14 @@ impl InodeTable {
         let directory = self.living_id(attr).filter(|_| attr.kind == FileKind::Directory);
         let dead = [self.own.get(&attr.file).copied(), directory];
         dead.into_iter().flatten().for_each(|id| self.part(id));
+    }
+
+    /// The kernel writes to `id` by itself, and its file is this now.
+    pub(crate) fn is_written(&mut self, id: NodeId, now: LocalAttr) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let LocalAttr { size, blocks, atime_ns, mtime_ns, ctime_ns } = now;
+        node.attr = Attr { size, blocks, atime_ns, mtime_ns, ctime_ns, ..node.attr };
+        node.is_own = true;
     }
 
     /// What was read of the live `id` is not there any more, and no change of ours is under way: its attributes are these.
