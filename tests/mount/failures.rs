@@ -214,6 +214,12 @@ fn are_whole(directory: &Path, files: &[u32]) {
     }
 }
 
+/// Waits until the writer that began behind `first` has closed some files.
+fn await_files(origin: &Path, first: u32) {
+    let file = origin.join((first + 15).to_string());
+    within(SOON, || if file.exists() { Ok(()) } else { Err(file.display().to_string()) });
+}
+
 fn rest() {
     std::thread::sleep(Duration::from_millis(700));
 }
@@ -231,7 +237,7 @@ fn a_mount_that_ends_under_a_writer_loses_nothing_that_was_closed() {
     let program = holder.test.cluster.programs().globalfs.clone();
 
     let writer = Writer::start(&scratch, &holder.job, 0, &[]);
-    rest();
+    await_files(&here, 0);
     assert!(holder.test.cluster.stop("node-1").unwrap(), "the exit code is 0");
     assert!(!is_mounted(&mount));
     let closed = writer.stop();
@@ -241,7 +247,7 @@ fn a_mount_that_ends_under_a_writer_loses_nothing_that_was_closed() {
     holder.test.cluster.start_mount("node-1", &mount, &[]).unwrap();
     let writer = Writer::start(&scratch, &holder.job, 100_000, &[]);
     let open = fs::File::create(holder.job.join("open")).unwrap();
-    rest();
+    await_files(&here, 100_000);
     let (code, _, said) = run(&program, &["umount", at]);
     assert!(code == 1 && said.contains("busy"), "{code} {said}");
     rest();
@@ -265,7 +271,7 @@ fn both_ends_and_the_link_fail_at_once_and_nothing_is_lost() {
     let mut closed = Vec::new();
     for round in 0..3 {
         let writer = Writer::start(&scratch, &holder.job, round * 100_000, &["goes on"]);
-        rest();
+        await_files(&holder.origin("cloud"), round * 100_000);
         wan.cut();
         let cluster = &mut holder.test.cluster;
         ["cloud", "onprem", "coordinator"].iter().for_each(|name| cluster.kill(name).unwrap());
