@@ -7,7 +7,6 @@ use crate::source::ChangeStream;
 use futures_util::{StreamExt, stream};
 use globalfs_proto::Changes;
 use globalfs_proto::limits::{MAX_CHANGES, MAX_FRAME, MAX_NAMES_PER_CHANGE, MAX_PATH};
-use globalfs_proto::listing::ATTR_SIZE;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -18,7 +17,7 @@ const HUB_MESSAGES: usize = 256;
 /// Bytes of one message of changes.
 const FRAME_BYTES: usize = 256 * 1024;
 
-const _: () = assert!(FRAME_BYTES + MAX_NAMES_PER_CHANGE * (260 + 2 * ATTR_SIZE) + MAX_PATH < MAX_FRAME);
+const _: () = assert!(FRAME_BYTES + MAX_NAMES_PER_CHANGE * 260 + MAX_PATH < MAX_FRAME);
 
 /// Where changes are told and heard. Clones are one hub.
 #[derive(Clone)]
@@ -75,11 +74,9 @@ pub(crate) fn frames(changes: &Changes) -> Vec<Changes> {
         let mut directory = directory.clone();
         if directory.names.len() > MAX_NAMES_PER_CHANGE {
             directory.names.clear();
-            directory.attrs.clear();
         }
         let bytes = directory.path.as_bytes().len()
-            + directory.names.iter().map(|name| 5 + name.len()).sum::<usize>()
-            + directory.attrs.len() * ATTR_SIZE;
+            + directory.names.iter().map(|name| 4 + name.len()).sum::<usize>();
         if frames.last().is_some_and(|f| f.directories.len() == MAX_CHANGES) || size + bytes > FRAME_BYTES {
             frames.push(Changes::default());
             size = 0;
@@ -93,7 +90,6 @@ pub(crate) fn frames(changes: &Changes) -> Vec<Changes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::some_attr;
     use globalfs_proto::{ChangedDirectory, GlobalPath, Response};
 
     #[tokio::test]
@@ -128,7 +124,6 @@ mod tests {
         let changed = |n: usize, names: usize| ChangedDirectory {
             path: GlobalPath::new(format!("/{n}").as_bytes()).unwrap(),
             names: vec!["x".repeat(255).into(); names],
-            attrs: vec![Some(some_attr(1)); names],
         };
         let directories = (0..1000).map(|n| changed(n, n % 100)).collect();
         let all = Changes { everything: true, directories };

@@ -16,18 +16,15 @@ use crate::warm;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use globalfs_proto::limits::{MAX_DIR_ENTRIES, MAX_NAMES_PER_CHANGE};
+use globalfs_proto::limits::MAX_DIR_ENTRIES;
 use globalfs_proto::{
-    Changes, ChunkEncoding, ChunkHeader, ChunkSpan, FsError, FsResult, GlobalPath, NodeName, PeerIdentity,
-    Request, Response,
+    ChunkEncoding, ChunkHeader, ChunkSpan, FsError, FsResult, GlobalPath, NodeName, PeerIdentity, Request,
+    Response,
 };
 use globalfs_transport::{Handler, Reply};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-/// What telling a change waits for the attributes of the names in it.
-const TELL_LIMIT: Duration = Duration::from_millis(100);
 
 /// Decides whether a peer may ask; if not, says why.
 pub type Admission = Arc<dyn Fn(&PeerIdentity) -> Result<(), String> + Send + Sync>;
@@ -184,33 +181,11 @@ impl Server {
             if !told.is_empty() {
                 self.live.changes.fetch_add(1, Ordering::Relaxed);
             }
-            for mut frame in crate::changes::frames(&told) {
-                if matches!(peer, PeerIdentity::Site(_)) {
-                    self.tell_attributes(&mut frame).await;
-                }
+            for frame in crate::changes::frames(&told) {
                 reply.send(&Response::Changes(frame)).await?;
             }
         }
         Err(FsError::Unreachable("the daemon no longer tells changes".to_owned()))
-    }
-
-    /// Adds what the changed names are now, so that who is far away need not ask.
-    async fn tell_attributes(&self, changes: &mut Changes) {
-        let names = changes.directories.iter().map(|changed| changed.names.len()).sum::<usize>();
-        if names > MAX_NAMES_PER_CHANGE {
-            return;
-        }
-        let deadline = Deadline::after(TELL_LIMIT);
-        for changed in &mut changes.directories {
-            changed.attrs.clear();
-            for name in &changed.names {
-                let attr = match changed.path.join(name) {
-                    Ok(path) => deadline.bound(self.source.stat(&path, deadline)).await.ok(),
-                    Err(_) => None,
-                };
-                changed.attrs.push(attr);
-            }
-        }
     }
 
     async fn send_chunks(&self, mut chunks: ChunkStream, link: Link, reply: &mut Reply) -> FsResult<()> {

@@ -166,7 +166,7 @@ mod tests {
         let (first, other) = (all.begin(&peer, 7), all.begin(&peer, 8));
         all.ask(&peer, 7).await.unwrap().tell(&path("/d"));
         let second = all.begin(&peer, 7);
-        let directories = vec![ChangedDirectory::new(path("/d"), vec!["x".into()])];
+        let directories = vec![ChangedDirectory { path: path("/d"), names: vec!["x".into()] }];
         let changes = Arc::new(Changes { everything: false, directories });
         for (answer, hears) in [(&first, true), (&second, true), (&other, false)] {
             let mut heard = answer.part_of(futures_util::stream::iter([changes.clone()]).boxed());

@@ -51,7 +51,7 @@ fn tell(mounted: &Mounted, names: &[&str]) {
     let names = names.iter().map(|name| name.to_string().into()).collect();
     mounted
         .volume
-        .tell(Changes { everything: false, directories: vec![ChangedDirectory::new(path("/d"), names)] });
+        .tell(Changes { everything: false, directories: vec![ChangedDirectory { path: path("/d"), names }] });
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn who_works_in_a_directory_keeps_its_place() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let directories = vec![ChangedDirectory::new(path("/"), vec!["d".into()])];
+    let directories = vec![ChangedDirectory { path: path("/"), names: vec!["d".into()] }];
     mounted.volume.tell(Changes { everything: false, directories });
     mounted.volume.tell(Changes::everything());
     assert!(fs::metadata(mounted.at("d")).unwrap().is_dir());

@@ -65,7 +65,7 @@ impl Tenures {
         let differs = |path: &&&GlobalPath| self.0.get(**path) != before.0.get(**path);
         let told = |path: &&GlobalPath| {
             let names = vec![bytes::Bytes::copy_from_slice(path.name())];
-            Some(ChangedDirectory::new(path.parent()?, names))
+            Some(ChangedDirectory { path: path.parent()?, names })
         };
         let directories = paths.iter().filter(differs).filter_map(told).collect();
         Changes { everything: false, directories }

@@ -193,7 +193,7 @@ async fn who_asks_after_a_change_is_not_answered_with_what_was_before_it() {
 /// Returns when the hop has heard that `names` in `directory` changed.
 async fn tell(hop: &Hop, directory: &str, names: &[&str]) {
     let names = names.iter().map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
-    let directories = vec![ChangedDirectory::new(path(directory), names)];
+    let directories = vec![ChangedDirectory { path: path(directory), names }];
     let before = hop.cached.name_counters().changes;
     hop.upstream.hub().tell(Arc::new(Changes { everything: false, directories }));
     while hop.cached.name_counters().changes == before {

@@ -73,7 +73,7 @@ impl Heard {
         let is_reached =
             |name: &[u8]| changed.path.join(name).is_ok_and(|path| self.reached.contains(&self.hash(&path)));
         let names: Vec<_> = changed.names.iter().filter(|name| is_reached(name)).cloned().collect();
-        (!names.is_empty()).then(|| ChangedDirectory::new(changed.path.clone(), names))
+        (!names.is_empty()).then(|| ChangedDirectory { path: changed.path.clone(), names })
     }
 
     fn hash(&self, path: &GlobalPath) -> u64 {
@@ -92,7 +92,10 @@ mod tests {
     }
 
     fn changed(directory: &str, names: &[&str]) -> ChangedDirectory {
-        ChangedDirectory::new(path(directory), names.iter().map(|n| n.to_string().into()).collect())
+        ChangedDirectory {
+            path: path(directory),
+            names: names.iter().map(|n| n.to_string().into()).collect(),
+        }
     }
 
     fn changes(directories: Vec<ChangedDirectory>) -> Arc<Changes> {
@@ -179,7 +182,7 @@ mod tests {
             heard.end_request();
             let name = (!name.is_root()).then(|| name.name().to_vec());
             let names = name.iter().map(|name| bytes::Bytes::from(name.clone())).collect();
-            let is_heard = heard.part(changes(vec![ChangedDirectory::new(at.clone(), names)])).is_some();
+            let is_heard = heard.part(changes(vec![ChangedDirectory { path: at.clone(), names }])).is_some();
             let wanted = [&first, &second].iter().any(|told| concerns(told, &at, name.as_deref()));
             assert_eq!(is_heard, wanted, "{first} and {second} told, {name:?} in {at}");
         }

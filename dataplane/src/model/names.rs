@@ -13,7 +13,6 @@ mod bounds;
 mod changed;
 mod lasting;
 mod outdated;
-mod own;
 
 pub use bounds::{Bounds, Told};
 
@@ -24,7 +23,6 @@ use bytes::Bytes;
 use globalfs_proto::limits::MAX_ENTRIES_UNASKED;
 use globalfs_proto::{Attr, Changes, DirEntry, FileKind, GlobalPath};
 use outdated::Outdated;
-use own::OwnChanges;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -53,7 +51,6 @@ pub struct Names {
     subscription: Subscription,
     asks: Asks,
     outdated: Outdated,
-    own_changes: OwnChanges,
 }
 
 #[derive(Default)]
@@ -103,7 +100,6 @@ impl Names {
             subscription: Subscription::default(),
             asks: Asks::default(),
             outdated: Outdated::default(),
-            own_changes: OwnChanges::default(),
         }
     }
 
@@ -126,7 +122,7 @@ impl Names {
     pub fn heard(&mut self, changes: &Changes, now: Duration) {
         self.subscription.heard(now);
         if !changes.is_empty() {
-            self.changed(changes, now);
+            self.changed(changes);
         }
     }
 

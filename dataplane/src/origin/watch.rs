@@ -181,7 +181,7 @@ impl Watcher {
         while watches.len() >= self.most {
             let Some((number, path)) = watches.give_up() else { return };
             self.remove(number.as_slice());
-            let whole = ChangedDirectory::new(path, Vec::new());
+            let whole = ChangedDirectory { path, names: Vec::new() };
             self.hub.tell(Arc::new(Changes { everything: false, directories: vec![whole] }));
         }
     }
@@ -224,7 +224,7 @@ impl Watcher {
         }
         let directories = gathered.directories.into_iter();
         let directories: Vec<_> = directories
-            .map(|(path, names)| ChangedDirectory::new(path, names.into_iter().collect()))
+            .map(|(path, names)| ChangedDirectory { path, names: names.into_iter().collect() })
             .collect();
         if !directories.is_empty() {
             self.hub.tell(Arc::new(Changes { everything: false, directories }));
@@ -371,7 +371,7 @@ mod tests {
             assert!(watcher.len() <= 3);
         }
         let told = changes.next().await.unwrap();
-        let whole = ChangedDirectory::new(path("/b"), Vec::new());
+        let whole = ChangedDirectory { path: path("/b"), names: Vec::new() };
         assert_eq!(told.directories, [whole], "the one that was told longest ago and is above no other");
         std::fs::write(dir.path().join("b/unseen"), "").unwrap();
         std::fs::write(dir.path().join("c/seen"), "").unwrap();

@@ -93,7 +93,7 @@ mod tests {
         looks.add(&path("/a/x"));
         assert!(looks.add_read(&path("/b/y")) && !looks.add_read(&path("/b/y")));
         (0..=MAX_NAMES).for_each(|n| looks.add(&path(&format!("/c/{n}"))));
-        looks.hear(&ChangedDirectory::new(path("/d"), Vec::new()));
+        looks.hear(&ChangedDirectory { path: path("/d"), names: Vec::new() });
         looks.add(&path("/d/z"));
         let (directories, read) = looks.take();
         assert_eq!(directories[&path("/a")], Names::Some([path("/a/x")].into()));

@@ -94,7 +94,7 @@ impl World {
 
     fn tell(&self, directory: &str, name: &str) {
         let names = vec![bytes::Bytes::copy_from_slice(name.as_bytes())];
-        let directories = vec![ChangedDirectory::new(at(directory), names)];
+        let directories = vec![ChangedDirectory { path: at(directory), names }];
         self.master.hub().tell(Arc::new(Changes { everything: false, directories }));
     }
 

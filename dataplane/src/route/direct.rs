@@ -36,7 +36,7 @@ impl Routes {
     fn tell_changed(&self, path: &GlobalPath) {
         let Some(directory) = path.parent() else { return };
         let names = vec![Bytes::copy_from_slice(path.name())];
-        let directories = vec![ChangedDirectory::new(directory, names)];
+        let directories = vec![ChangedDirectory { path: directory, names }];
         self.moved.tell(Arc::new(Changes { everything: false, directories }));
         if let Some(claims) = &self.claims {
             claims.used(path);

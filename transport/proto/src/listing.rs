@@ -12,7 +12,7 @@ use crate::path::GlobalPath;
 use bytes::Bytes;
 
 /// Bytes of encoded attributes.
-pub const ATTR_SIZE: usize = 82;
+const ATTR_SIZE: usize = 82;
 
 /// How the entries of a part travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,21 +62,6 @@ pub struct ChangedDirectory {
     /// The names that now may mean something else or nothing, at most [`MAX_NAMES_PER_CHANGE`]; none: all of
     /// the directory, and that it is watched no more.
     pub names: Vec<Bytes>,
-    /// What each of them is since, or that this is not told; none: it is told of no name.
-    pub attrs: Vec<Option<Attr>>,
-}
-
-impl ChangedDirectory {
-    /// Names of which is not told what they are since.
-    pub fn new(path: GlobalPath, names: Vec<Bytes>) -> Self {
-        Self { path, names, attrs: Vec::new() }
-    }
-
-    /// The names, and what is told that each is since.
-    pub fn told(&self) -> impl Iterator<Item = (&Bytes, Option<Attr>)> {
-        let attrs = self.attrs.iter().copied().chain(std::iter::repeat(None));
-        self.names.iter().zip(attrs)
-    }
 }
 
 impl Changes {
@@ -183,11 +168,8 @@ pub(crate) fn encode_changes<'w>(w: &'w mut Writer, changes: &Changes) -> &'w mu
     w.u8(u8::from(changes.everything)).u32(count(changes.directories.len()));
     for directory in &changes.directories {
         w.path(&directory.path).u32(count(directory.names.len()));
-        for (name, attr) in directory.told() {
-            w.bytes(name).u8(u8::from(attr.is_some()));
-            attr.iter().for_each(|attr| {
-                w.attr(attr);
-            });
+        for name in &directory.names {
+            w.bytes(name);
         }
     }
     w
@@ -211,22 +193,8 @@ pub(crate) fn decode_changes(r: &mut Reader) -> Result<Changes, DecodeError> {
 fn decode_changed(r: &mut Reader) -> Result<ChangedDirectory, DecodeError> {
     let path = r.path()?;
     let count = limited(r.u32()?, MAX_NAMES_PER_CHANGE)?;
-    let told = (0..count).map(|_| decode_changed_name(r)).collect::<Result<Vec<_>, _>>()?;
-    let (names, mut attrs): (_, Vec<_>) = told.into_iter().unzip();
-    if attrs.iter().all(Option::is_none) {
-        attrs.clear();
-    }
-    Ok(ChangedDirectory { path, names, attrs })
-}
-
-fn decode_changed_name(r: &mut Reader) -> Result<(Bytes, Option<Attr>), DecodeError> {
-    let name = r.name()?;
-    let attr = match r.u8()? {
-        0 => None,
-        1 => Some(r.attr()?),
-        other => return Err(DecodeError::Unknown("changed name", other)),
-    };
-    Ok((name, attr))
+    let names = (0..count).map(|_| r.name()).collect::<Result<_, _>>()?;
+    Ok(ChangedDirectory { path, names })
 }
 
 fn limited(count: u32, most: usize) -> Result<usize, DecodeError> {
@@ -280,8 +248,7 @@ mod tests {
     #[test]
     fn names_keep_nothing_of_the_body() {
         let body = encode_entries(&[entry(b"a".to_vec(), 1), entry(b"b".to_vec(), 2)]);
-        let names: Vec<_> =
-            decode_entries(body.clone()).unwrap().into_iter().map(|entry| entry.name).collect();
+        let names: Vec<_> = decode_entries(body.clone()).unwrap().into_iter().map(|entry| entry.name).collect();
         assert_eq!(names, ["a", "b"]);
         assert!(names.iter().all(|name| !body.as_ptr_range().contains(&name.as_ptr())));
     }

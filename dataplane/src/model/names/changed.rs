@@ -29,7 +29,6 @@ impl Names {
         let is_overtaken = self.asks.is_overtaken(ticket, key);
         let directory = directory.filter(|_| !self.asks.has_changed_in(ticket, path) && !self.ttl.is_zero());
         self.asks.note_name(key);
-        self.own_changes.note(key, now);
         self.forget(path);
         if let (Some(attr), Some((parent, _))) = (directory, split(key)) {
             // As if it had been asked for now: since the change nothing was heard of it.
@@ -37,13 +36,15 @@ impl Names {
             self.keep(asked, parent, Some(attr), now);
             self.asks.close(asked);
         }
+        // Of a file with several links another name may be changed next, and nobody here need know that both are one file.
+        let may_keep = |attr: &Attr| attr.kind == FileKind::Directory || is_seen(Some(attr));
         if let Some(attr) = attr.filter(may_keep).filter(|_| !self.ttl.is_zero() && !is_overtaken) {
             self.drop_contradicted(key, Some(&attr));
             self.keep(ticket, key, Some(attr), now);
         }
     }
 
-    pub(super) fn changed(&mut self, changes: &Changes, now: Duration) {
+    pub(super) fn changed(&mut self, changes: &Changes) {
         self.asks.note(changes);
         if changes.everything {
             self.clear();
@@ -53,21 +54,8 @@ impl Names {
             if directory.names.is_empty() {
                 self.directory_changed(path);
             }
-            for (name, attr) in directory.told() {
-                self.name_changed(path, name);
-                attr.filter(may_keep).iter().for_each(|attr| self.told(&join(path, name), *attr, now));
-            }
+            directory.names.iter().for_each(|name| self.name_changed(path, name));
         }
-    }
-
-    /// What the upstream tells unasked of `path` after it changed: as if it had been asked for now.
-    fn told(&mut self, path: &[u8], attr: Attr, now: Duration) {
-        if self.ttl.is_zero() || self.own_changes.may_be_newer(path, now) {
-            return;
-        }
-        let asked = self.asks.open(self.subscription.current());
-        self.keep(asked, path, Some(attr), now);
-        self.asks.close(asked);
     }
 
     fn clear(&mut self) {
@@ -100,57 +88,11 @@ impl Names {
     }
 }
 
-/// Of a file with several links another name may be changed next, and nobody here need know that both are one file.
-fn may_keep(attr: &Attr) -> bool {
-    attr.kind == FileKind::Directory || is_seen(Some(attr))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::{at, known, path, watching};
     use super::*;
     use crate::testing::some_attr;
-    use globalfs_proto::ChangedDirectory;
-
-    /// That `f` in `/d` has changed, and is since as `size` says.
-    fn told(size: Option<u64>) -> Changes {
-        let attrs = vec![size.map(some_attr)];
-        let changed = ChangedDirectory { attrs, ..ChangedDirectory::new(path("/d"), vec!["f".into()]) };
-        Changes { everything: false, directories: vec![changed] }
-    }
-
-    #[test]
-    fn what_is_told_of_a_change_need_not_be_asked() {
-        let mut names = watching();
-        names.heard(&told(Some(2)), at(0));
-        assert_eq!(known(&mut names, "/d/f", at(0)), Some(Some(2)));
-        names.heard(&told(Some(3)), at(0));
-        assert_eq!(known(&mut names, "/d/f", at(0)), Some(Some(3)));
-        names.heard(&told(None), at(0));
-        assert_eq!(known(&mut names, "/d/f", at(0)), None);
-    }
-
-    #[test]
-    fn what_is_told_gives_way_to_what_was_changed_here() {
-        let mut names = watching();
-        let change = names.ask();
-        names.change_done(change, &path("/d/f"), (Some(some_attr(5)), None), at(0));
-        names.close(change);
-        names.heard(&told(Some(4)), at(0));
-        assert_eq!(known(&mut names, "/d/f", at(0)), None, "it may be from before");
-        names.heard(&told(Some(6)), at(60_001));
-        assert_eq!(known(&mut names, "/d/f", at(60_001)), Some(Some(6)));
-    }
-
-    #[test]
-    fn an_answer_on_its_way_does_not_replace_what_was_told_after_it() {
-        let mut names = watching();
-        let asked = names.ask();
-        names.heard(&told(Some(2)), at(0));
-        names.learn(asked, &path("/d/f"), Some(some_attr(1)), at(0));
-        names.close(asked);
-        assert_eq!(known(&mut names, "/d/f", at(0)), Some(Some(2)));
-    }
 
     #[test]
     fn a_change_tells_of_its_directory_unless_others_have_changed_it_meanwhile() {
