@@ -15,7 +15,9 @@ use globalfs_dataplane::remote::Remote;
 use globalfs_dataplane::serve::Server;
 use globalfs_dataplane::testing::MemorySource;
 use globalfs_dataplane::{Source, source};
-use globalfs_proto::{ChangedDirectory, Changes, FileKind, FsError, GlobalPath, SiteName};
+use globalfs_proto::{
+    Change, ChangedDirectory, Changes, Existing, FileKind, FsError, GlobalPath, SiteName, Target,
+};
 use globalfs_transport::{Endpoint, Peer};
 use rustix::fs::XattrFlags;
 use std::collections::{BTreeSet, VecDeque};
@@ -326,6 +328,21 @@ async fn a_subscription_is_renewed_before_its_answer_ends_and_misses_nothing() {
     let renewed = remote.peer().counters().requests_started - begun;
     assert!((4..=6).contains(&renewed), "renewed {renewed} times in 6 s");
     assert!(remote.list(&path("/"), soon()).await.unwrap().watched, "by the same number");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn extended_attributes_that_are_set_are_seen_at_once() {
+    let chain = Chain::new(LONG);
+    fs::write(chain.at("file"), "x").unwrap();
+    rustix::fs::setxattr(chain.at("file"), "user.one", b"1", XattrFlags::empty()).unwrap();
+    let file = path("/file");
+    let names = async || chain.node.list_xattr(&file, soon()).await.unwrap();
+    assert_eq!(names().await, "user.one\0");
+    let target = Target { path: file.clone(), file: chain.node.stat(&file, soon()).await.unwrap().file };
+    let (name, value) = ("user.two".into(), "2".into());
+    let change = Change::SetXattr { target, name, value, existing: Existing::Replace };
+    chain.node.change(&change, soon()).await.unwrap();
+    assert_eq!(names().await, "user.one\0user.two\0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -406,10 +406,10 @@ impl Scalar for OnDisconnect {
 }
 
 impl Scalar for Consistency {
-    const EXPECTED: &'static str = "eventual or critical";
+    const EXPECTED: &'static str = "eventual, lease or critical";
 
     fn parse(text: &str) -> Result<Self, String> {
-        choice(text, &[("eventual", Self::Eventual), ("critical", Self::Critical)])
+        choice(text, &[("eventual", Self::Eventual), ("lease", Self::Lease), ("critical", Self::Critical)])
     }
 }
 

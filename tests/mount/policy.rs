@@ -78,17 +78,19 @@ fn names_come_and_go_with_their_master() {
     assert!(shell(&mount, "ls").starts_with("datasets\n"));
 }
 
-/// Holds promise 30 of docs/semantics.md.
+/// Holds promise 30 and promise 31 of docs/semantics.md.
 #[test]
 fn names_are_no_older_than_their_policy_says_where_no_change_is_told() {
     if !can_mount("names_are_no_older_than_their_policy_says_where_no_change_is_told") {
         return;
     }
-    const POLICIES: &str =
-        "policies:\n  - {name: fresh, pattern: /fresh/**, primary: onprem, sync_mode: lazy, staleness: 1s}\n";
+    const POLICIES: &str = "policies:
+  - {name: fresh, pattern: /fresh/**, primary: onprem, sync_mode: lazy, staleness: 1s}
+  - {name: leased, pattern: /leased/**, primary: onprem, sync_mode: lazy, consistency: lease}
+";
     let site_yaml = "metadata_ttl: 1h\n".into();
     let mut test = Setup { policy_yaml: POLICIES.into(), site_yaml, ..Setup::default() }.start(|origin| {
-        for name in ["fresh", "other"] {
+        for name in ["fresh", "leased", "other"] {
             write(&origin.join(format!("{name}/x")), "old");
             // By this name it is changed, which nobody watches.
             fs::hard_link(origin.join(format!("{name}/x")), origin.with_file_name(name)).unwrap();
@@ -96,8 +98,9 @@ fn names_are_no_older_than_their_policy_says_where_no_change_is_told() {
     });
     let cloud = crate::mount_with(&mut test, "node-1", "cloud", "attribute_ttl: 0s\n", &[]);
     let size = |name: &str| fs::metadata(cloud.join(name).join("x")).unwrap().len();
-    assert_eq!((size("fresh"), size("other")), (3, 3));
-    shell(test.scratch.path(), "echo longer >> fresh; echo longer >> other");
+    assert_eq!((size("fresh"), size("leased"), size("other")), (3, 3, 3));
+    shell(test.scratch.path(), "for name in fresh leased other; do echo longer >> $name; done");
+    assert_eq!(size("leased"), 10, "at once");
     crate::within(std::time::Duration::from_secs(10), || match size("fresh") {
         3 => Err("still old".into()),
         _ => Ok(()),

@@ -43,13 +43,13 @@ pub struct IdleKey {
 impl PolicySet {
     /// How old names and attributes of `path` may be where no change is told; `None`: as the site says.
     pub fn staleness(&self, path: &GlobalPath) -> Option<Duration> {
-        self.first_match(path)?.staleness
+        self.first_match(path)?.bound()
     }
 
     /// The same of what a listing of `directory` tells.
     pub fn staleness_in(&self, directory: &GlobalPath) -> Option<Duration> {
         let below = self.policies().iter().filter(|policy| policy.pattern.may_match_below(directory));
-        below.filter_map(|policy| policy.staleness).chain(self.staleness(directory)).min()
+        below.filter_map(Policy::bound).chain(self.staleness(directory)).min()
     }
 
     /// How late what is changed at `path` may come home, or to its replicas, before it is told.
@@ -79,10 +79,18 @@ impl PolicySet {
 }
 
 impl Policy {
+    /// How old names may be where no change is told.
+    fn bound(&self) -> Option<Duration> {
+        if self.consistency == Consistency::Lease { Some(Duration::ZERO) } else { self.staleness }
+    }
+
     fn idle_keys(&self) -> Vec<String> {
         let mut idle = Vec::new();
         if self.sync_mode == SyncMode::Eager && self.replicate_to.is_empty() {
             idle.push("sync_mode: eager brings nothing anywhere without replicate_to".to_owned());
+        }
+        if self.consistency == Consistency::Lease && self.staleness.is_some() {
+            idle.push("staleness has no effect: with consistency: lease it is 0s".to_owned());
         }
         let why = match (&self.primary, self.sync_mode) {
             (None, _) => "each site keeps its own files",
@@ -121,11 +129,13 @@ mod tests {
     #[test]
     fn a_listing_is_as_fresh_as_its_freshest_name_has_to_be() {
         let set = set(r#"[
+            {"name": "c", "pattern": "/c/**", "primary": "onprem", "sync_mode": "lazy", "consistency": "lease"},
             {"name": "a", "pattern": "/a/*", "primary": "onprem", "sync_mode": "lazy", "staleness_ms": 50,
              "bandwidth_bytes_per_second": 7, "sync_deadline_ms": 9},
             {"name": "b", "pattern": "/**", "primary": "onprem", "sync_mode": "lazy", "staleness_ms": 900, "priority": 3}
         ]"#);
         let ms = |n| Some(Duration::from_millis(n));
+        assert_eq!((set.staleness(&path("/c/x")), set.staleness_in(&path("/c"))), (ms(0), ms(0)));
         assert_eq!((set.staleness(&path("/a/x")), set.staleness(&path("/a"))), (ms(50), ms(900)));
         assert_eq!((set.staleness_in(&path("/a")), set.staleness_in(&path("/b"))), (ms(50), ms(900)));
         assert_eq!(set.limiting(&path("/a/x")), Some(("a", ByteRate(7))));

@@ -2,16 +2,19 @@
 //! repeated for a short time, also that there is none. Other errors are not kept.
 //!
 //! Extended attributes matter because `ls -l` and `cp -a` ask for some of each file, and most files have none,
-//! which their attributes tell. Answers that were asked for are not forgotten when a file is seen to change: they
-//! grow old by the clock alone.
+//! which their attributes tell.
+//!
+//! *Invariant:* what was asked before a file was seen to change is not told to who asks after it.
 
 use super::Options;
 use super::metadata::Metadata;
 use crate::source::{Deadline, Source};
 use bytes::Bytes;
+use globalfs_proto::limits::DEFAULT_DEADLINE;
 use globalfs_proto::{FsError, FsResult, GlobalPath};
 use moka::future::Cache;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const ENODATA: FsError = FsError::Os(61);
 const EOPNOTSUPP: FsError = FsError::Os(95);
@@ -21,6 +24,9 @@ const ENTRY_OVERHEAD: usize = 256;
 
 /// The part of the memory for names that these answers may take.
 const SHARE: u64 = 8;
+
+/// Paths that are remembered as changed lately. What is known of those that are forgotten too early grows old by the clock.
+const MAX_CHANGED: u64 = 16 * 1024;
 
 /// Times that a question is asked again after another asker's deadline ended it.
 const MAX_TAKEOVERS: usize = 8;
@@ -41,22 +47,42 @@ enum Answer {
     Missing,
 }
 
+impl Question {
+    fn path(&self) -> &GlobalPath {
+        match self {
+            Self::Link(path) | Self::XattrNames(path) | Self::Xattr(path, _) => path,
+        }
+    }
+}
+
+/// A question, and the last change of its path before it was asked; 0: none that is remembered.
+type Asked = (Question, u64);
+
 /// The answers that were asked for.
-pub(super) struct Small(Cache<Question, Answer>);
+pub(super) struct Small {
+    answers: Cache<Asked, Answer>,
+    /// The number of the last change of each path that changed lately.
+    changed: Cache<GlobalPath, u64>,
+    changes: AtomicU64,
+}
 
 impl Small {
     pub(super) fn new(options: Options) -> Self {
-        let cache = Cache::builder()
+        let answers = Cache::builder()
             .weigher(weight)
             .max_capacity(options.metadata_bytes / SHARE)
             .time_to_live(options.metadata_ttl)
             .build();
-        Self(cache)
+        // Longer than any answer that was asked for before.
+        let remembered = options.metadata_ttl + DEFAULT_DEADLINE;
+        let changed = Cache::builder().max_capacity(MAX_CHANGED).time_to_live(remembered).build();
+        Self { answers, changed, changes: AtomicU64::new(0) }
     }
 
     /// What `path` is has changed.
     pub(super) async fn forget(&self, path: &GlobalPath) {
-        self.0.invalidate(&Question::Link(path.clone())).await;
+        let number = self.changes.fetch_add(1, Relaxed) + 1;
+        self.changed.insert(path.clone(), number).await;
     }
 
     /// The known answer, or the one to `ask`, which one asker puts for all who wait. An asker that leaves or
@@ -68,9 +94,11 @@ impl Small {
         ask: impl Fn() -> F,
     ) -> FsResult<Answer> {
         let turn = || async { deadline.bound(ask()).await.or_else(missing) };
+        let changed = self.changed.get(question.path()).await.unwrap_or(0);
+        let asked = (question, changed);
         for _ in 0..MAX_TAKEOVERS {
             let answer =
-                deadline.bound(async { Ok(self.0.try_get_with_by_ref(&question, turn()).await) }).await?;
+                deadline.bound(async { Ok(self.answers.try_get_with_by_ref(&asked, turn()).await) }).await?;
             match answer {
                 Err(error) if *error == FsError::Deadline && !deadline.remaining().is_zero() => {}
                 answer => return answer.map_err(|error| (*error).clone()),
@@ -142,7 +170,7 @@ fn xattr_of(answer: Answer) -> FsResult<Bytes> {
     }
 }
 
-fn weight(question: &Question, answer: &Answer) -> u32 {
+fn weight((question, _): &Asked, answer: &Answer) -> u32 {
     let (path, name) = match question {
         Question::Link(path) | Question::XattrNames(path) => (path, 0),
         Question::Xattr(path, name) => (path, name.len()),

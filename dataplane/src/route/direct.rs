@@ -1,7 +1,7 @@
 //! Files of this site that its nodes write to by themselves.
 //!
-//! *Invariant:* a node is told so only for what this site masters, whose home need not be waited for, and for what no other
-//! site is about to master.
+//! *Invariant:* a node is told so only for what this site masters, whose home and replicas need not be waited for, and for
+//! what no other site is about to master.
 
 use super::{Routed, Routes};
 use crate::direct::DirectWrites;
@@ -47,9 +47,7 @@ impl Routes {
     pub(super) async fn begin_direct(&self, target: &Target, deadline: Deadline) -> FsResult<()> {
         let path = &target.path;
         match &self.direct {
-            Some(direct) if !(self.placement.is_leased(path) && self.placement.is_critical(path)) => {
-                direct.begin(target, deadline).await
-            }
+            Some(direct) if !self.placement.is_critical(path) => direct.begin(target, deadline).await,
             _ => Err(FsError::NOT_SUPPORTED),
         }
     }
