@@ -19,9 +19,6 @@ use std::time::Duration;
 /// Operations of a seed in the suite.
 const STEPS: u64 = 2500;
 
-/// Seeds at a time in the suite: each waits most of the time.
-const AT_ONCE: u64 = 4;
-
 /// Operations between two checks of all trees.
 const BETWEEN_CHECKS: u64 = 250;
 
@@ -416,14 +413,7 @@ fn two_sites_that_write_by_turns_lose_and_mix_nothing() {
     if !can_mount("two_sites_that_write_by_turns_lose_and_mix_nothing") {
         return;
     }
-    let (first, steps) = (setting("GLOBALFS_MODEL_SEED", 33), setting("GLOBALFS_MODEL_STEPS", STEPS));
-    let seeds = if steps == STEPS { AT_ONCE } else { 1 };
-    thread::scope(|scope| {
-        (first..first + seeds).for_each(|seed| drop(scope.spawn(move || run_whole(seed, steps))));
-    });
-}
-
-fn run_whole(seed: u64, steps: u64) {
+    let (seed, steps) = (setting("GLOBALFS_MODEL_SEED", 33), setting("GLOBALFS_MODEL_STEPS", STEPS));
     let tally = run(seed, steps);
     eprintln!("seed {seed}, {steps} steps: {tally:?}");
     let Tally { kills, homes_away, coordinators_away, cuts, steps_away, drains, moves, .. } = tally;

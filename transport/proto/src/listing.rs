@@ -248,7 +248,8 @@ mod tests {
     #[test]
     fn names_keep_nothing_of_the_body() {
         let body = encode_entries(&[entry(b"a".to_vec(), 1), entry(b"b".to_vec(), 2)]);
-        let names: Vec<_> = decode_entries(body.clone()).unwrap().into_iter().map(|entry| entry.name).collect();
+        let names: Vec<_> =
+            decode_entries(body.clone()).unwrap().into_iter().map(|entry| entry.name).collect();
         assert_eq!(names, ["a", "b"]);
         assert!(names.iter().all(|name| !body.as_ptr_range().contains(&name.as_ptr())));
     }
