@@ -82,6 +82,7 @@ async fn here(
     let mut here = vec![0; spans.len()];
     while let Some(step) = steps.recv().await {
         let step = step?;
+        step.end.unwrap_or(Ok(()))?;
         here[step.file as usize] += step.here_bytes;
     }
     Ok(here)

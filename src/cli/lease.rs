@@ -7,12 +7,12 @@ use super::daemon::block_on;
 use super::output::{self, Output};
 use super::replicate::{ReplicaAt, replicas_of};
 use anyhow::{Context, Result, bail};
-use globalfs_controlplane::model::policy::{PolicySet, Primary};
+use globalfs_controlplane::model::policy::Primary;
 use globalfs_controlplane::model::record::{
     ClusterView, MasterRecord, PendingChanges, SiteRecord, SiteStatus,
 };
 use globalfs_controlplane::model::timestamp::Timestamp;
-use globalfs_proto::{GlobalPath, SiteName};
+use globalfs_proto::GlobalPath;
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -286,18 +286,8 @@ pub(super) fn age(at: Timestamp) -> Duration {
     Timestamp::from_unix_ms(i64::try_from(now.as_millis()).unwrap_or(i64::MAX)).since(at)
 }
 
-/// The policies of `view`. They may name sites that are declared and not registered yet.
-pub(super) fn policies(view: &ClusterView) -> Result<PolicySet> {
-    let mut sites: Vec<SiteName> = view.sites.iter().map(|site| site.name.clone()).collect();
-    sites.push(view.default_primary.clone());
-    for policy in &view.policies {
-        sites.extend(policy.primary.iter().chain(&policy.replicate_to).cloned());
-    }
-    Ok(PolicySet::new(view.policies.clone(), &sites, view.default_primary.clone())?)
-}
-
 fn place<'v>(view: &'v ClusterView, path: &GlobalPath) -> Result<Place<'v>> {
-    let policies = policies(view)?;
+    let policies = view.policy_set()?;
     let decision = policies.decide(path);
     let record = view.masters.iter().find(|record| path.starts_with(&record.scope.path));
     let home = match &decision.primary {

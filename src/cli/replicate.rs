@@ -1,7 +1,7 @@
 //! `globalfs sync --to`, and what people are shown of replicas.
 
 use super::output;
-use super::sync::{Debt, SAY_EVERY, Shown};
+use super::sync::{Debt, Waiting, say};
 use anyhow::{Result, bail};
 use globalfs_controlplane::client::ControlClient;
 use globalfs_controlplane::model::policy::{Decision, SyncMode};
@@ -10,10 +10,6 @@ use globalfs_controlplane::model::replica_state::{AskedReplica, MissingReplicas,
 use globalfs_controlplane::service::SendHome;
 use globalfs_proto::{GlobalPath, SiteName};
 use serde::Serialize;
-use std::time::{Duration, Instant};
-
-/// How often it is asked how far it is.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The replica of one path's policy at one site.
 #[derive(Debug, Serialize)]
@@ -32,48 +28,24 @@ pub(super) struct Replicate<'c> {
     pub(super) client: &'c ControlClient,
     pub(super) site: &'c SiteName,
     pub(super) paths: &'c [GlobalPath],
-    pub(super) timeout: Option<Duration>,
 }
 
 impl Replicate<'_> {
-    /// Asks for it, and with `wait` returns when it is there.
-    pub(super) async fn run(self, wait: bool) -> Result<()> {
+    /// Asks for it, and returns when it is there if that is to be waited for.
+    pub(super) async fn run(self, waiting: Option<&Waiting>) -> Result<()> {
         self.check(&self.client.view().await?)?;
         let requests: Vec<SendHome> = self.paths.iter().map(|path| self.request(path)).collect();
-        self.say(&requests).await?;
-        if !wait {
-            return Ok(());
-        }
-        let (began, mut said, mut shown) = (Instant::now(), Instant::now(), Shown::begin());
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            if said.elapsed() >= SAY_EVERY {
-                self.say(&requests).await?;
-                said = Instant::now();
+        match waiting {
+            Some(waiting) => {
+                waiting.until_done(self.client, &requests, |view| self.debt(view, &requests)).await
             }
-            let view = self.client.status().await?.view;
-            let Some(debt) = self.debt(&view, &requests) else {
-                shown.end();
-                return Ok(());
-            };
-            if self.timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
-                shown.end();
-                bail!("not in time: {}", debt.text());
-            }
-            shown.show(&debt);
+            None => say(self.client, &requests).await,
         }
     }
 
     fn request(&self, path: &GlobalPath) -> SendHome {
         let (site, path) = (Some(self.site.clone()), Some(path.clone()));
         SendHome { site, path, release: false, replica: Some(rand::random()) }
-    }
-
-    async fn say(&self, requests: &[SendHome]) -> Result<()> {
-        for request in requests {
-            self.client.send_home(request).await?;
-        }
-        Ok(())
     }
 
     fn check(&self, view: &ClusterView) -> Result<()> {
@@ -84,7 +56,7 @@ impl Replicate<'_> {
             }
             Some(_) => {}
         }
-        let policies = super::lease::policies(view)?;
+        let policies = view.policy_set()?;
         for path in self.paths {
             let is_named = policies.replica(path, self.site).is_some();
             if !is_named && !policies.may_replicate_below(path, self.site) {

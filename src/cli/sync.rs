@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How often it is said again that somebody waits: leases may have been taken since.
-pub(super) const SAY_EVERY: Duration = Duration::from_secs(5);
+const SAY_EVERY: Duration = Duration::from_secs(5);
 
 const SYNC_HELP: &str = "\
 What nodes change at a site that is not the home of a path is brought home in the background. This asks the holders to
@@ -71,7 +71,7 @@ pub struct Drain {
 }
 
 #[derive(Debug, clap::Args)]
-struct Waiting {
+pub(super) struct Waiting {
     /// Give up after so long, with exit status 1
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
@@ -94,8 +94,9 @@ impl Sync {
         let paths = self.paths.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let client = self.waiting.access.connect().await?;
         if let Some(site) = &self.to {
-            let timeout = self.waiting.timeout;
-            return Replicate { client: &client, site, paths: &paths, timeout }.run(self.wait).await;
+            return Replicate { client: &client, site, paths: &paths }
+                .run(self.wait.then_some(&self.waiting))
+                .await;
         }
         let requests: Vec<SendHome> = paths
             .iter()
@@ -111,10 +112,7 @@ impl Sync {
             // What was changed a moment ago is told with the next heartbeat.
             return self.waiting.until_home(&client, &requests, owed).await;
         }
-        for request in &requests {
-            client.send_home(request).await?;
-        }
-        Ok(())
+        say(&client, &requests).await
     }
 }
 
@@ -172,7 +170,7 @@ impl Debt {
         self.files == 0 && self.leases == 0
     }
 
-    pub(super) fn text(&self) -> String {
+    fn text(&self) -> String {
         let leases = if self.leases > 0 { format!(", {} leases", self.leases) } else { String::new() };
         let trouble = self.trouble.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
         format!("{} files, {} not there yet{leases}{trouble}", self.files, output::bytes(self.bytes))
@@ -186,25 +184,35 @@ impl Waiting {
         requests: &[SendHome],
         owed: impl Fn(&ClusterView) -> Debt,
     ) -> Result<()> {
+        let before = heard(&client.status().await?.view);
+        let left = |view: &ClusterView| {
+            let debt = owed(view);
+            // Who holds something has to have told of it since.
+            let is_told = heard(view).iter().all(|(site, at)| before.get(site).is_none_or(|was| was != at));
+            (!debt.is_nothing() || !is_told).then_some(debt)
+        };
+        self.until_done(client, requests, left).await
+    }
+
+    /// Says `requests` again and again until nothing is `left`.
+    pub(super) async fn until_done(
+        &self,
+        client: &ControlClient,
+        requests: &[SendHome],
+        left: impl Fn(&ClusterView) -> Option<Debt>,
+    ) -> Result<()> {
         let began = Instant::now();
         let (mut said, mut shown) = (None::<Instant>, Shown::begin());
-        let before = heard(&client.status().await?.view);
         loop {
             if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
-                for request in requests {
-                    client.send_home(request).await?;
-                }
+                say(client, requests).await?;
                 said = Some(Instant::now());
                 tokio::time::sleep(LOOK_EVERY).await;
             }
-            let view = client.status().await?.view;
-            let debt = owed(&view);
-            // Who holds something has to have told of it since.
-            let is_told = heard(&view).iter().all(|(site, at)| before.get(site).is_none_or(|was| was != at));
-            if debt.is_nothing() && is_told {
+            let Some(debt) = left(&client.status().await?.view) else {
                 shown.end();
                 return Ok(());
-            }
+            };
             if self.timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
                 shown.end();
                 bail!("not in time: {}", debt.text());
@@ -215,6 +223,14 @@ impl Waiting {
     }
 }
 
+/// Asks the coordinator to tell the sites.
+pub(super) async fn say(client: &ControlClient, requests: &[SendHome]) -> Result<()> {
+    for request in requests {
+        client.send_home(request).await?;
+    }
+    Ok(())
+}
+
 /// When each site that holds something was last heard from.
 fn heard(view: &ClusterView) -> BTreeMap<SiteName, Timestamp> {
     let holders = view.masters.iter().filter_map(|record| view.site(&record.master));
@@ -222,14 +238,14 @@ fn heard(view: &ClusterView) -> BTreeMap<SiteName, Timestamp> {
 }
 
 /// A bar over the files at a terminal, else a line now and then.
-pub(super) struct Shown {
+struct Shown {
     bar: Option<ProgressBar>,
     most: u64,
     next: Instant,
 }
 
 impl Shown {
-    pub(super) fn begin() -> Self {
+    fn begin() -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let style =
                 ProgressStyle::with_template("{msg} [{bar:30}] {pos} of {len} files  {per_sec}  {eta}");
@@ -239,7 +255,7 @@ impl Shown {
         Self { bar, most: 0, next: Instant::now() }
     }
 
-    pub(super) fn show(&mut self, debt: &Debt) {
+    fn show(&mut self, debt: &Debt) {
         self.most = self.most.max(debt.files);
         match &self.bar {
             Some(bar) => {
@@ -255,7 +271,7 @@ impl Shown {
         }
     }
 
-    pub(super) fn end(self) {
+    fn end(self) {
         self.bar.iter().for_each(ProgressBar::finish_and_clear);
     }
 }

@@ -239,13 +239,7 @@ fn read(file: &Path) -> Result<ClusterView> {
 
 impl Known {
     fn new(cluster: ClusterView, here: &SiteName) -> Result<Self> {
-        let mut sites: Vec<SiteName> = cluster.sites.iter().map(|site| site.name.clone()).collect();
-        // Policies may name sites that are declared and not registered yet.
-        sites.push(cluster.default_primary.clone());
-        for policy in &cluster.policies {
-            sites.extend(policy.primary.iter().chain(&policy.replicate_to).cloned());
-        }
-        let policies = PolicySet::new(cluster.policies.clone(), &sites, cluster.default_primary.clone())?;
+        let policies = cluster.policy_set()?;
         let (keys, tenures) = (keys(&cluster), tenures(&cluster, here, &policies));
         let origins = cluster.sites.iter().map(|site| (origin::identity(&site.name), site.name.clone()));
         Ok(Self { origins: origins.collect(), cluster, policies, tenures, keys })

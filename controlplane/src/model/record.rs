@@ -4,7 +4,7 @@
 //! a record, only their hashes.
 
 use super::lease::{Epoch, LeaseScope, RequestNumber};
-use super::policy::Policy;
+use super::policy::{Policy, PolicyError, PolicySet};
 use super::replica_state::ReplicaHealth;
 use super::timestamp::Timestamp;
 use globalfs_proto::{GlobalPath, NodeName, PeerIdentity, SiteName};
@@ -231,6 +231,14 @@ impl ClusterView {
     /// The site called `name`, when it is registered.
     pub fn site(&self, name: &SiteName) -> Option<&SiteRecord> {
         self.sites.iter().find(|site| site.name == *name)
+    }
+
+    /// Its policies, ready to decide. They may name sites that are declared and not registered yet.
+    pub fn policy_set(&self) -> Result<PolicySet, PolicyError> {
+        let named = self.policies.iter().flat_map(|policy| policy.primary.iter().chain(&policy.replicate_to));
+        let sites = self.sites.iter().map(|site| &site.name).chain([&self.default_primary]).chain(named);
+        let sites: Vec<SiteName> = sites.cloned().collect();
+        PolicySet::new(self.policies.clone(), &sites, self.default_primary.clone())
     }
 
     /// Whether `key_fingerprint` is the key with which `peer` registered. Coordinators and administrators

@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(30);
 const REST: Duration = Duration::from_secs(1);
 
 /// Records that are removed at a time.
-const REMOVED_AT_ONCE: usize = 1000;
+pub(super) const REMOVED_AT_ONCE: usize = 1000;
 
 /// `ENOTEMPTY`.
 const NOT_EMPTY: FsError = FsError::Os(39);
@@ -230,12 +230,11 @@ impl Replicas {
     pub(super) async fn remove_tree(&self, path: &GlobalPath) -> FsResult<()> {
         loop {
             let (ledger, at) = (self.0.ledger.clone(), path.clone());
-            let mut records = blocking(move || ledger.below(&at, REMOVED_AT_ONCE)).await?;
-            if records.is_empty() {
+            let below = blocking(move || ledger.below(&at, REMOVED_AT_ONCE)).await?;
+            if below.is_empty() {
                 break;
             }
-            records.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
-            for (path, _) in records {
+            for path in below {
                 self.remove_one(&path).await?;
             }
         }

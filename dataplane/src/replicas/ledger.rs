@@ -101,19 +101,29 @@ impl Ledger {
 
     /// What is kept of the names in `directory`.
     pub(super) fn children(&self, directory: &GlobalPath) -> FsResult<Vec<(GlobalPath, Record)>> {
-        let records = self.with_prefix([directory.as_bytes(), b"\0"].concat(), usize::MAX)?;
-        Ok(records.into_iter().filter(|(path, _)| !path.is_root()).collect())
+        if self.is_empty() {
+            return Ok(Vec::new());
+        }
+        let items = self.0.paths.prefix([directory.as_bytes(), b"\0"].concat());
+        let records =
+            items.map(|item| item.into_inner().map_err(broken).and_then(|(key, value)| pair(&key, &value)));
+        records.filter(|record| !record.as_ref().is_ok_and(|(path, _)| path.is_root())).collect()
     }
 
-    /// Some of what is kept beneath `directory`, at most `most`.
-    pub(super) fn below(&self, directory: &GlobalPath, most: usize) -> FsResult<Vec<(GlobalPath, Record)>> {
-        let mut records = self.children(directory)?;
-        let deeper = if directory.is_root() { b"/".to_vec() } else { [directory.as_bytes(), b"/"].concat() };
-        records.extend(self.with_prefix(deeper, most)?);
-        records.retain(|(path, _)| path != directory && !path.is_root());
-        records.sort_by(|(one, _), (other, _)| one.cmp(other));
-        records.dedup_by(|(one, _), (other, _)| one == other);
-        Ok(records)
+    /// Some of what is kept beneath `directory`, at most `most`: each behind all that is beneath it.
+    pub(super) fn below(&self, directory: &GlobalPath, most: usize) -> FsResult<Vec<GlobalPath>> {
+        let at = directory.as_bytes();
+        let prefixes = match directory.is_root() {
+            true => vec![b"/".to_vec()],
+            false => vec![[at, b"/"].concat(), [at, b"\0"].concat()],
+        };
+        // Backwards, since the key of a path is smaller than those beneath it, as a NUL is smaller than all in a name.
+        let items = prefixes.into_iter().flat_map(|prefix| self.0.paths.prefix(prefix).rev());
+        let paths = items.map(|item| {
+            let (key, value) = item.into_inner().map_err(broken)?;
+            Ok(pair(&key, &value)?.0)
+        });
+        paths.filter(|path| !path.as_ref().is_ok_and(GlobalPath::is_root)).take(most).collect()
     }
 
     /// The next records behind `after`, in the order of their keys.
@@ -124,16 +134,6 @@ impl Ledger {
     ) -> FsResult<Vec<(GlobalPath, Record)>> {
         let from = after.map(|path| [&key(path)[..], b"\0"].concat()).unwrap_or_default();
         let items = self.0.paths.range(from..).take(most);
-        items
-            .map(|item| item.into_inner().map_err(broken).and_then(|(key, value)| pair(&key, &value)))
-            .collect()
-    }
-
-    fn with_prefix(&self, prefix: Vec<u8>, most: usize) -> FsResult<Vec<(GlobalPath, Record)>> {
-        if self.is_empty() {
-            return Ok(Vec::new());
-        }
-        let items = self.0.paths.prefix(prefix).take(most);
         items
             .map(|item| item.into_inner().map_err(broken).and_then(|(key, value)| pair(&key, &value)))
             .collect()
@@ -203,8 +203,12 @@ mod tests {
         ledger.put(&records, true).unwrap();
         assert_eq!(names(ledger.children(&GlobalPath::root()).unwrap()), ["/a", "/a-b"]);
         assert_eq!(names(ledger.children(&path("/a")).unwrap()), ["/a/b", "/a/b-c"]);
-        assert_eq!(names(ledger.below(&path("/a"), 9).unwrap()), ["/a/b", "/a/b-c", "/a/b/c"]);
-        assert_eq!(ledger.below(&GlobalPath::root(), 9).unwrap().len(), 5);
+        let below = |top: &str, most| {
+            ledger.below(&path(top), most).unwrap().iter().map(GlobalPath::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(below("/a", 9), ["/a/b/c", "/a/b-c", "/a/b"]);
+        assert_eq!(below("/", 9), ["/a/b/c", "/a/b-c", "/a/b", "/a-b", "/a"]);
+        assert_eq!(below("/", 2), ["/a/b/c", "/a/b-c"], "the lowest first");
         ledger.forget(&path("/a/b-c")).unwrap();
         ledger.put(&[(path("/a/b"), record(Here::Bringing(None)))], false).unwrap();
         assert_eq!(ledger.totals(), Totals { files: 4, bytes: 12 });

@@ -250,6 +250,22 @@ async fn what_was_read_becomes_a_replica_and_is_given_up_for_a_lease() {
 }
 
 #[tokio::test]
+async fn a_tree_goes_that_has_more_directories_than_are_removed_at_a_time() {
+    let world = start(When::AtOnce, |master| {
+        master.put_directory("/r/d");
+        for n in 0..super::bring::REMOVED_AT_ONCE + 10 {
+            master.put_directory(&format!("/r/d/{n}"));
+            master.put_file(&format!("/r/d/{n}/x"), "x");
+        }
+    });
+    world.until_settled().await;
+    let gone = tokio::time::timeout(Duration::from_secs(60), world.replicas.give_up(&at("/r"))).await;
+    let _reserved = gone.expect("it ends").unwrap();
+    assert!(!world.dirs[0].path().join("r").exists());
+    world.stop.cancel();
+}
+
+#[tokio::test]
 async fn who_waits_hears_when_it_is_here() {
     let world = start(When::InBackground, |master| _ = master.put_file("/r/x", "one"));
     world.until_settled().await;
