@@ -229,7 +229,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             return Ok(Node { id, attr, lasting: Lasting::default(), is_settled });
         }
         let path = self.path(id)?;
-        let attr = self.stat(&path).await.map_err(gone_is_stale)?;
+        let attr = self.stat(&path).await.map_err(|error| self.gone_is_stale(id, error))?;
         let pages = self.inodes.lock().refresh(id, &attr)?;
         self.settle(id, pages);
         let attr = self.attr(id)?;
@@ -248,7 +248,7 @@ impl<V: Volume + ?Sized> Operations<V> {
         }
         // What is being changed is known when it has been.
         if is_live && let Some(_turn) = self.turns.try_take(id) {
-            match self.stat(&self.path(id)?).await.map_err(gone_is_stale) {
+            match self.stat(&self.path(id)?).await.map_err(|error| self.gone_is_stale(id, error)) {
                 Ok(attr) => {
                     let pages = self.inodes.lock().refresh(id, &attr);
                     self.settle(id, pages.unwrap_or(Pages::Keep));
@@ -260,9 +260,19 @@ impl<V: Volume + ?Sized> Operations<V> {
         self.attr(id).map(Some)
     }
 
+    /// A place that holds nothing any more: the kernel is to look the path up again, which gives the application the right
+    /// error, or the file under its other name.
+    fn gone_is_stale(&self, id: NodeId, error: FsError) -> FsError {
+        if !is_gone(&error) {
+            return error;
+        }
+        self.inodes.lock().doubt(id);
+        if matches!(error, FsError::Stale(_)) { error } else { FsError::Stale(None) }
+    }
+
     /// Where the symbolic link `id` points.
     pub async fn read_link(&self, id: NodeId) -> FsResult<Bytes> {
-        self.volume.read_link(&self.path(id)?).await.map_err(gone_is_stale)
+        self.volume.read_link(&self.path(id)?).await.map_err(|error| self.gone_is_stale(id, error))
     }
 
     /// The value of extended attribute `name` of `id`.
@@ -299,7 +309,7 @@ impl<V: Volume + ?Sized> Operations<V> {
                 return Err(FsError::READ_ONLY);
             }
         }
-        let attr = self.volume.stat_for_open(&path).await.map_err(gone_is_stale)?;
+        let attr = self.volume.stat_for_open(&path).await.map_err(|error| self.gone_is_stale(id, error))?;
         // What the kernel is being given of the file is there before somebody writes over it.
         let _turn = if writes { Some(self.turns.take(id).await?) } else { None };
         let mut inodes = self.inodes.lock();
@@ -394,15 +404,6 @@ impl<V: Volume + ?Sized> Operations<V> {
 
     fn path_in(&self, parent: NodeId, name: &[u8]) -> FsResult<GlobalPath> {
         self.path(parent)?.join(name).map_err(name_error)
-    }
-}
-
-/// A place that holds nothing any more: the kernel is to look the path up again, which gives the
-/// application the right error, or the file under its other name.
-fn gone_is_stale(error: FsError) -> FsError {
-    match error {
-        FsError::NOT_FOUND | FsError::NOT_A_DIRECTORY => FsError::Stale(None),
-        other => other,
     }
 }
 

@@ -93,7 +93,7 @@ struct Node {
     is_own: bool,
     /// And what came of it is not known: its content is the same.
     is_loose: bool,
-    /// At its place another version was found: what is told of its other names may be old, too.
+    /// At its place, or beneath it, something else was found: what is told of it, and of its other names, may be old, too.
     is_outdated: bool,
     /// This mount is changing it: what comes of it will be told.
     is_changing: bool,

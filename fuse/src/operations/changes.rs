@@ -1,6 +1,6 @@
 //! Changes of a file's content and attributes.
 
-use super::{MAX_TRIES, Node, Operations, gone_is_stale, is_gone};
+use super::{MAX_TRIES, Node, Operations, is_gone};
 use crate::model::{InodeTable, NodeId, Pages, xattr};
 use crate::volume::Volume;
 use bytes::Bytes;
@@ -216,7 +216,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             match self.change_file(id, change(target)).await {
                 Err(error) if is_gone(&error) => {
                     if !self.has_moved(id, &path).await || tries.next().is_none() {
-                        return Err(gone_is_stale(error));
+                        return Err(self.gone_is_stale(id, error));
                     }
                 }
                 outcome => return outcome,

@@ -2,7 +2,7 @@
 //!
 //! *Invariant:* who was granted a lock reads what others wrote before they gave theirs up.
 
-use super::{Operations, gone_is_stale};
+use super::Operations;
 use crate::model::NodeId;
 use crate::volume::{LockTarget, Volume};
 use globalfs_proto::{FsResult, Lock, LockKind, LockOwner, LockRange};
@@ -62,7 +62,11 @@ impl<V: Volume + ?Sized> Operations<V> {
     async fn catch_up(&self, id: NodeId, follows: bool) -> FsResult<()> {
         self.write_out(id).await;
         let _turn = self.turns.take(id).await?;
-        let attr = self.volume.stat_for_open(&self.path(id)?).await.map_err(gone_is_stale)?;
+        let attr = self
+            .volume
+            .stat_for_open(&self.path(id)?)
+            .await
+            .map_err(|error| self.gone_is_stale(id, error))?;
         let pages = {
             let mut inodes = self.inodes.lock();
             if follows {

@@ -2,7 +2,7 @@
 //!
 //! A file that is removed or replaced while it is open gets a name that no mount shows, and goes with its last close.
 
-use super::{Node, Operations, gone_is_stale};
+use super::{Node, Operations};
 use crate::model::{InodeTable, NodeId, Pages, Place, hidden};
 use crate::volume::Volume;
 use globalfs_proto::{
@@ -232,7 +232,10 @@ impl<V: Volume + ?Sized> Operations<V> {
         let path = self.path_in(name.place.parent, &hidden)?;
         let file = self.inodes.lock().attr(id)?.file;
         let target = Target { path: name.path.clone(), file };
-        self.volume.change(Change::Link { target, path }).await.map_err(gone_is_stale)?;
+        self.volume
+            .change(Change::Link { target, path })
+            .await
+            .map_err(|error| self.gone_is_stale(id, error))?;
         self.inodes.lock().loosen(id);
         Ok(hidden)
     }

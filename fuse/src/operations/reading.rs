@@ -3,7 +3,7 @@
 //! *Invariant:* a read of what only this mount writes to never fails because of that.
 
 use super::turns::Turn;
-use super::{MAX_TRIES, Operations, gone_is_stale, is_gone};
+use super::{MAX_TRIES, Operations, is_gone};
 use crate::model::{NodeId, Pages};
 use crate::volume::Volume;
 use bytes::Bytes;
@@ -26,7 +26,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             match outcome {
                 Err(error) if is_gone(&error) => {
                     if !self.is_overtaken(node, &path, version, &error).await || tries.next().is_none() {
-                        return Err(gone_is_stale(error));
+                        return Err(self.gone_is_stale(node, error));
                     }
                     turn = self.turn_to_read(node).await;
                 }

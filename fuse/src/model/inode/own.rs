@@ -62,14 +62,26 @@ impl InodeTable {
         if id != NodeId::ROOT && !is_it {
             // If it is older, that is the truth all the same: the clock may have been set back.
             let before = node.attr;
-            node.is_outdated = true;
+            self.doubt(id);
             self.leave_own(id, &before);
             return Err(FsError::Stale(Some(Box::new(*attr))));
         }
         Ok(node.take_over(attr))
     }
 
-    /// Whether the node of `attr` was found to be of an old version, by this name or another one.
+    /// At the place of `id` is something else, or nothing. So what is told of the directories above may be old, too: a subtree
+    /// that another site has taken has others. The kernel looks the whole path up again once, and no more.
+    pub(crate) fn doubt(&mut self, id: NodeId) {
+        let mut at = id;
+        while at != NodeId::ROOT
+            && let Some(node) = self.nodes.get_mut(&at)
+        {
+            node.is_outdated = true;
+            at = node.parent;
+        }
+    }
+
+    /// Whether the node of `attr` was found to be of an old version, or something beneath it was, by this name or another one.
     pub(crate) fn is_outdated(&self, attr: &Attr) -> bool {
         self.nodes.get(&self.id_of(attr)).is_some_and(|node| node.is_outdated)
     }

@@ -130,6 +130,20 @@ fn what_is_told_of_another_name_is_doubted_when_one_is_of_an_old_version() {
 }
 
 #[test]
+fn what_is_told_of_the_directories_above_is_doubted_until_they_are_looked_up() {
+    let mut table = InodeTable::new();
+    let top = table.look_up(at(ROOT, b"top"), &directory(5)).unwrap();
+    let below = table.look_up(at(top, b"below"), &directory(6)).unwrap();
+    let file = table.look_up(at(below, b"file"), &regular(0)).unwrap();
+    table.look_up(at(ROOT, b"beside"), &directory(7)).unwrap();
+    table.doubt(file);
+    assert!(table.is_outdated(&directory(5)) && table.is_outdated(&directory(6)));
+    assert!(!table.is_outdated(&directory(7)));
+    table.look_up(at(ROOT, b"top"), &directory(5)).unwrap();
+    assert!(!table.is_outdated(&directory(5)) && table.is_outdated(&directory(6)));
+}
+
+#[test]
 fn a_directory_of_a_subtree_that_was_taken_is_found_at_its_place() {
     let there = |attr: Attr| Attr { file: FileId { origin: 8, ..attr.file }, ..attr };
     let mut table = InodeTable::new();
