@@ -154,13 +154,16 @@ impl Replicas {
         let paths: Vec<GlobalPath> = above.into_values().flatten().collect();
         let found = self.look_here(paths.clone()).await?;
         for (path, (record, here)) in paths.into_iter().zip(found) {
-            if record.is_some_and(|record| record.is_settled()) && here.is_some() {
+            if record.as_ref().is_some_and(Record::is_settled) && here.is_some() {
                 continue;
             }
             let attr = masters.direct.stat(&path, Deadline::after(LOOK)).await?;
-            match here {
-                Some(_) => self.keep(&path, Some(attr), Here::Shared).await?,
-                None => self.make_directory(masters, path, attr).await?,
+            match decide(record.as_ref(), Some(&attr), here.as_ref()) {
+                Step::Share => self.keep(&path, Some(attr), Here::Shared).await?,
+                // Also one that is being made at this moment beside us: it is no stranger's.
+                Step::Bring => self.make_directory(masters, path, attr).await?,
+                // What is beneath fails, and says why.
+                Step::Keep | Step::Remove | Step::Forget | Step::Obstructed => {}
             }
         }
         Ok(())
