@@ -219,6 +219,15 @@ impl Run {
         );
         shell(Path::new("/"), &copy);
         self.is_like(&self.ours.root, &Snapshot::of(&self.theirs.root).unwrap());
+        // What is gone stands in no listing, and the kernel may know it for some moments.
+        for name in names_in(step) {
+            let kind =
+                |side: &Side| fs::symlink_metadata(side.root.join(name)).ok().map(|meta| meta.file_type());
+            within(SOON, || match kind(&self.ours) == kind(&self.theirs) {
+                true => Ok(()),
+                false => Err(format!("{}: {}", self.at(step, number), name.display())),
+            });
+        }
     }
 
     fn close_all(&mut self) {
@@ -405,6 +414,19 @@ fn run(seed: u64, steps: u64) -> Tally {
     }
     run.check();
     std::mem::take(&mut run.tally)
+}
+
+/// The names that `step` makes, moves or takes away.
+fn names_in(step: &Step) -> Vec<&PathBuf> {
+    match step {
+        Step::Rename(one, other) | Step::Exchange(one, other) | Step::Link(one, other) => vec![one, other],
+        Step::Create(name)
+        | Step::Symlink(name)
+        | Step::Remove(name)
+        | Step::MakeDirectory(name)
+        | Step::RemoveDirectory(name) => vec![name],
+        _ => Vec::new(),
+    }
 }
 
 /// Holds promise 13, promise 18, promise 19, promise 20 of docs/semantics.md.
