@@ -9,7 +9,7 @@ use super::question::{About, Question};
 use super::small::Small;
 use crate::changes::Hub;
 use crate::model::freshness::Ticket;
-use crate::model::names::{Answer, Ask, Names};
+use crate::model::names::{Answer, Ask, Names, Parent};
 use crate::source::{ChangeStream, Deadline, Listing, Source};
 use bytes::Bytes;
 use globalfs_proto::limits::{DEFAULT_DEADLINE, MAX_ENTRIES_BELOW};
@@ -257,7 +257,10 @@ impl Metadata {
         let changed = outcome.as_ref().copied().unwrap_or_default();
         let directory = change.directory();
         for path in change.paths() {
-            let of_directory = changed.directory.filter(|_| path.parent() == directory);
+            let of_directory = match change.is_of_names() {
+                true => Parent::Changed(changed.directory.filter(|_| path.parent() == directory)),
+                false => Parent::Same,
+            };
             let told = (changed.attr, of_directory);
             self.0.state.lock().names.change_done(asking.ticket, path, told, self.now());
             self.0.small.forget(path).await;

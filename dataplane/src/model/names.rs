@@ -15,6 +15,7 @@ mod lasting;
 mod outdated;
 
 pub use bounds::{Bounds, Told};
+pub use changed::Parent;
 
 use super::directory::{Directory, Origin, is_seen};
 use super::freshness::{Asks, Subscription, Ticket, split};

@@ -60,7 +60,7 @@ fn an_own_change_overtakes_what_is_under_way() {
     let old = listing(&[("f", some_attr(5)), ("g", some_attr(6))], true);
     learn(&mut names, "/d", old.clone(), at(0));
     let (late_listing, late_name, own) = (names.ask(), names.ask(), names.ask());
-    names.change_done(own, &path("/d/f"), (Some(some_attr(7)), None), at(1));
+    names.change_done(own, &path("/d/f"), (Some(some_attr(7)), Parent::Changed(None)), at(1));
     assert_eq!(known(&mut names, "/d/f", at(1)), Some(Some(7)), "what came of it counts");
     names.learn(late_name, &path("/d/f"), Some(some_attr(5)), at(2));
     names.learn_directory(late_listing, &path("/d"), Some(old), at(2));
@@ -69,10 +69,10 @@ fn an_own_change_overtakes_what_is_under_way() {
     assert!(names.edition(&path("/d"), at(2)).is_none(), "the listing is not whole");
     let own = names.ask();
     names.heard(&changed("/d", &["g"]), at(3));
-    names.change_done(own, &path("/d/g"), (Some(some_attr(8)), None), at(3));
+    names.change_done(own, &path("/d/g"), (Some(some_attr(8)), Parent::Changed(None)), at(3));
     assert_eq!(known(&mut names, "/d/g", at(3)), None, "others have changed it meanwhile");
     let (late, own) = (names.ask(), names.ask());
-    names.change_done(own, &path("/d/f"), (None, None), at(4));
+    names.change_done(own, &path("/d/f"), (None, Parent::Changed(None)), at(4));
     names.learn(late, &path("/d/f"), Some(some_attr(7)), at(5));
     assert_eq!(known(&mut names, "/d/f", at(5)), None, "it may be gone");
 }
@@ -160,13 +160,13 @@ fn a_change_made_here_is_seen_under_all_names_at_once() {
 fn a_change_made_here_overtakes_what_is_on_its_way() {
     let mut names = watching();
     let (change, before) = (names.ask(), names.ask());
-    names.change_done(change, &path("/d/f"), (Some(some_attr(2)), None), at(0));
+    names.change_done(change, &path("/d/f"), (Some(some_attr(2)), Parent::Changed(None)), at(0));
     assert!(names.is_overtaken(before, &path("/d/f")) && !names.is_overtaken(before, &path("/d/g")));
     names.learn(before, &path("/d/f"), None, at(0));
     names.learn_directory(before, &path("/d"), Some(listing(&[("g", some_attr(3))], true)), at(0));
     assert_eq!(known(&mut names, "/d/f", at(0)), Some(Some(2)), "what was told of the change");
     assert_eq!(known(&mut names, "/d/g", at(0)), Some(Some(3)));
-    names.change_done(change, &path("/d/f"), (Some(some_attr(4)), None), at(0));
+    names.change_done(change, &path("/d/f"), (Some(some_attr(4)), Parent::Changed(None)), at(0));
     assert_eq!(
         known(&mut names, "/d/f", at(0)),
         None,
@@ -175,10 +175,15 @@ fn a_change_made_here_overtakes_what_is_on_its_way() {
     names.close(before);
     names.close(change);
     let (change, before) = (names.ask(), names.ask());
-    names.change_done(change, &path("/d/g"), (None, None), at(0));
+    names.change_done(change, &path("/d/g"), (None, Parent::Changed(None)), at(0));
     names.learn_directory(before, &path("/d"), Some(listing(&[("g", some_attr(3))], true)), at(0));
     assert_eq!(known(&mut names, "/d/g", at(0)), None);
-    names.change_done(change, &path("/e"), (Some(Attr { nlink: 2, ..some_attr(5) }), None), at(0));
+    names.change_done(
+        change,
+        &path("/e"),
+        (Some(Attr { nlink: 2, ..some_attr(5) }), Parent::Changed(None)),
+        at(0),
+    );
     assert_eq!(known(&mut names, "/e", at(0)), None, "its other name may be the next to change");
 }
 

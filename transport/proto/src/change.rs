@@ -237,6 +237,11 @@ impl Change {
         }
     }
 
+    /// Whether names are made or taken away, so that their directories change.
+    pub fn is_of_names(&self) -> bool {
+        matches!(self, Self::Make { .. } | Self::Link { .. } | Self::Remove { .. } | Self::Rename { .. })
+    }
+
     /// The one directory in which a name is made or taken away.
     pub fn directory(&self) -> Option<GlobalPath> {
         match self {

@@ -7,6 +7,15 @@ use bytes::Bytes;
 use globalfs_proto::{Attr, Changes, FileKind, GlobalPath};
 use std::time::Duration;
 
+/// What became of the directory of a name that was changed.
+#[derive(Debug, Clone, Copy)]
+pub enum Parent {
+    /// Nothing: what changed is what the name stands for.
+    Same,
+    /// The name was made or taken away. The directory's attributes since, if they were told.
+    Changed(Option<Attr>),
+}
+
 impl Names {
     /// What is known of `path` is out of date, as who asks here knows, and so are the attributes of its directory.
     pub fn forget(&mut self, path: &GlobalPath) {
@@ -16,21 +25,28 @@ impl Names {
         self.name_changed(directory, name);
     }
 
-    /// `path` was changed by the request of `ticket`, which may have told what `attr` it has since, and its directory. What is
-    /// on its way may be from before.
+    /// `path` was changed by the request of `ticket`, which may have told what `attr` it has since. What is on its way may be
+    /// from before.
     pub fn change_done(
         &mut self,
         ticket: Ticket,
         path: &GlobalPath,
-        (attr, directory): (Option<Attr>, Option<Attr>),
+        (attr, of_directory): (Option<Attr>, Parent),
         now: Duration,
     ) {
         let key = path.as_bytes();
         let is_overtaken = self.asks.is_overtaken(ticket, key);
-        let directory = directory.filter(|_| !self.asks.has_changed_in(ticket, path) && !self.ttl.is_zero());
+        let since = match of_directory {
+            Parent::Changed(attr) => attr,
+            Parent::Same => None,
+        };
+        let since = since.filter(|_| !self.asks.has_changed_in(ticket, path) && !self.ttl.is_zero());
         self.asks.note_name(key);
-        self.forget(path);
-        if let (Some(attr), Some((parent, _))) = (directory, split(key)) {
+        match (of_directory, split(key)) {
+            (Parent::Same, Some((directory, name))) => self.name_changed(directory, name),
+            _ => self.forget(path),
+        }
+        if let (Some(attr), Some((parent, _))) = (since, split(key)) {
             // As if it had been asked for now: since the change nothing was heard of it.
             let asked = self.asks.open(ticket.subscription);
             self.keep(asked, parent, Some(attr), now);
@@ -99,13 +115,28 @@ mod tests {
         let mut names = watching();
         let directory = |size| Some(Attr { kind: FileKind::Directory, ..some_attr(size) });
         let change = names.ask();
-        names.change_done(change, &path("/d/f"), (None, directory(9)), at(0));
+        names.change_done(change, &path("/d/f"), (None, Parent::Changed(directory(9))), at(0));
         names.close(change);
         assert_eq!(known(&mut names, "/d", at(0)), Some(Some(9)));
         let (first, second) = (names.ask(), names.ask());
-        names.change_done(second, &path("/d/b"), (None, directory(11)), at(0));
+        names.change_done(second, &path("/d/b"), (None, Parent::Changed(directory(11))), at(0));
         assert_eq!(known(&mut names, "/d", at(0)), Some(Some(11)));
-        names.change_done(first, &path("/d/a"), (None, directory(10)), at(0));
+        names.change_done(first, &path("/d/a"), (None, Parent::Changed(directory(10))), at(0));
         assert_eq!(known(&mut names, "/d", at(0)), None, "which of both is newer is not known");
+    }
+
+    #[test]
+    fn who_writes_to_a_file_has_not_changed_its_directory() {
+        let mut names = watching();
+        let made = names.ask();
+        let directory = Attr { kind: FileKind::Directory, ..some_attr(9) };
+        names.change_done(made, &path("/d/f"), (Some(some_attr(0)), Parent::Changed(Some(directory))), at(0));
+        let written = names.ask();
+        names.change_done(written, &path("/d/f"), (Some(some_attr(7)), Parent::Same), at(0));
+        assert_eq!(known(&mut names, "/d", at(0)), Some(Some(9)));
+        assert_eq!(known(&mut names, "/d/f", at(0)), Some(Some(7)));
+        let removed = names.ask();
+        names.change_done(removed, &path("/d/f"), (None, Parent::Changed(None)), at(0));
+        assert_eq!(known(&mut names, "/d", at(0)), None, "its times are others");
     }
 }
