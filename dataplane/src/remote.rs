@@ -17,7 +17,7 @@ use crate::source::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_DEADLINE, MAX_HASHES_PER_REQUEST};
+use globalfs_proto::limits::{MAX_CHUNKS_PER_READ, MAX_CONTENT_ALONG, MAX_DEADLINE, MAX_HASHES_PER_REQUEST};
 use globalfs_proto::{
     Attr, Change, Changed, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, FsStat, GlobalPath,
     Request, Response, Seek, Version, WantedFile, Warm,
@@ -56,6 +56,8 @@ pub struct Remote {
     live: Arc<Live>,
     /// What one answer to `Watch` is given.
     watch_time: Duration,
+    /// Bytes of the content of a file that may come along with its attributes.
+    content: u32,
 }
 
 /// What was fetched so far.
@@ -97,7 +99,12 @@ type Sender = mpsc::Sender<FsResult<Chunk>>;
 impl Remote {
     /// The files of `peer`.
     pub fn new(peer: Peer) -> Self {
-        Self { peer, live: Arc::default(), watch_time: MAX_DEADLINE }
+        Self { peer, live: Arc::default(), watch_time: MAX_DEADLINE, content: 0 }
+    }
+
+    /// Has the content of small files that were changed just now told along with their attributes: for a peer that is far away.
+    pub fn with_content(self) -> Self {
+        Self { content: MAX_CONTENT_ALONG, ..self }
     }
 
     /// Renews its subscription to changes before each `time`, at most the protocol's longest, is over. For tests
@@ -195,6 +202,9 @@ impl Source for Remote {
     }
 
     async fn look_up(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
+        if below == 0 && self.content == 0 {
+            return Found::of(self.stat(path, deadline).await);
+        }
         names::look_up(self, path, below, deadline).await
     }
 

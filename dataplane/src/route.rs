@@ -248,21 +248,21 @@ impl Routes {
 
     /// What is likely to be asked next comes along where its listing is no more than its master's own.
     async fn look_up(self: &Arc<Self>, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
-        let alone = |attr| Found { attr: Some(attr), directories: no_directories() };
         if let Some(attr) = self.way_to_held(path).await {
-            return Ok(alone(attr));
+            return Ok(Found::alone(Some(attr)));
         }
         let found = match self.source_of(path) {
             Ok(source) => source.look_up(path, below, self.patience(path, deadline)).await,
             Err(error) => Err(error),
         };
         match found {
-            Err(error) if self.is_missing_root(path, &error) => Ok(alone(synthetic_root())),
-            Ok(Found { attr: None, .. }) if path.is_root() => Ok(alone(synthetic_root())),
-            Ok(Found { attr, directories }) => {
-                Ok(Found { attr, directories: self.plain_alone(directories, self.placement.master(path)) })
+            Err(error) if self.is_missing_root(path, &error) => Ok(Found::alone(Some(synthetic_root()))),
+            Ok(Found { attr: None, .. }) if path.is_root() => Ok(Found::alone(Some(synthetic_root()))),
+            Ok(found) => {
+                let directories = self.plain_alone(found.directories, self.placement.master(path));
+                Ok(Found { directories, ..found })
             }
-            Err(error) => self.open_way(path, error).await.map(alone),
+            Err(error) => self.open_way(path, error).await.map(|attr| Found::alone(Some(attr))),
         }
     }
 

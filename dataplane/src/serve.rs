@@ -6,9 +6,10 @@ use crate::changes::with_heartbeat;
 use crate::encoding::{Encoded, Encoder, Link};
 use crate::listing;
 use crate::locks::LockKeeper;
+use crate::model::along;
 use crate::pack::Packs;
 use crate::source::{
-    ChunkStream, Deadline, Directory, DirectoryStream, FileChunks, Found, HashStream, Hashes, Listed,
+    Chunk, ChunkStream, Deadline, Directory, DirectoryStream, FileChunks, Found, HashStream, Hashes, Listed,
     Listing, Source,
 };
 use crate::subscriptions::{Asking, Subscriptions};
@@ -18,13 +19,13 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use globalfs_proto::limits::MAX_DIR_ENTRIES;
 use globalfs_proto::{
-    ChunkEncoding, ChunkHeader, ChunkSpan, FsError, FsResult, GlobalPath, NodeName, PeerIdentity, Request,
-    Response,
+    Attr, ChunkEncoding, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, GlobalPath, NodeName,
+    PeerIdentity, Request, Response,
 };
 use globalfs_transport::{Handler, Reply};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Decides whether a peer may ask; if not, says why.
 pub type Admission = Arc<dyn Fn(&PeerIdentity) -> Result<(), String> + Send + Sync>;
@@ -109,7 +110,25 @@ impl Server {
         self.subscriptions.end();
     }
 
+    /// All of the file `path`, if it is worth telling without being asked.
+    async fn content_along(
+        &self,
+        path: &GlobalPath,
+        attr: Option<Attr>,
+        most: u32,
+        deadline: Deadline,
+    ) -> Option<Chunk> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let now_ns = i64::try_from(now.as_nanos()).ok()?;
+        let attr = attr.filter(|attr| along::is_content_told(attr, most, now_ns))?;
+        let span = ChunkSpan { first: ChunkIndex(0), count: 1 };
+        self.source.read(path, attr.version(), span, deadline).await.ok()?.recv().await?.ok()
+    }
+
     async fn send_found(&self, found: Found, asking: Option<Asking>, reply: &mut Reply) -> FsResult<()> {
+        if let Some(chunk) = found.content {
+            self.send_chunk(&chunk, &mut Encoder::new(Link::Wan), reply).await?;
+        }
         reply.send(&found.attr.map_or(Response::Missing, Response::Attr)).await?;
         self.send_directories(found.directories, asking.as_ref(), reply).await
     }
@@ -192,12 +211,16 @@ impl Server {
         let mut encoder = Encoder::new(link);
         while let Some(chunk) = chunks.recv().await {
             // Some 0.3 ms at most: less than handing it to another thread and back would cost.
-            let Encoded { header, payload } = encoder.encode(&chunk?);
-            self.count(&header);
-            let payload = self.outgoing(|| Response::Chunk(header), payload);
-            reply.send_chunk(header, payload).await?;
+            self.send_chunk(&chunk?, &mut encoder, reply).await?;
         }
         Ok(())
+    }
+
+    async fn send_chunk(&self, chunk: &Chunk, encoder: &mut Encoder, reply: &mut Reply) -> FsResult<()> {
+        let Encoded { header, payload } = encoder.encode(chunk);
+        self.count(&header);
+        let payload = self.outgoing(|| Response::Chunk(header), payload);
+        reply.send_chunk(header, payload).await
     }
 
     async fn send_hashes(&self, mut stream: HashStream, reply: &mut Reply) -> FsResult<()> {
@@ -259,9 +282,10 @@ impl Handler for Server {
         let (source, deadline) = (&self.source, Deadline::after(budget));
         let response = match request {
             Request::Stat(path) => Response::Attr(source.stat(&path, deadline).await?),
-            Request::Lookup { path, below, subscription } => {
+            Request::Lookup { path, below, content, subscription } => {
                 let asking = self.subscriptions.ask(peer, subscription).await;
-                let found = source.look_up(&path, below, deadline).await?;
+                let mut found = source.look_up(&path, below, deadline).await?;
+                found.content = self.content_along(&path, found.attr, content, deadline).await;
                 return self.send_found(found, asking, reply).await;
             }
             Request::List { path, below, subscription } => {

@@ -112,6 +112,24 @@ pub struct Found {
     pub attr: Option<Attr>,
     /// What is likely to be asked next.
     pub directories: DirectoryStream,
+    /// All of a small file that was changed just now, verified; only a peer tells it.
+    pub content: Option<Chunk>,
+}
+
+impl Found {
+    /// Nothing but the attributes.
+    pub fn alone(attr: Option<Attr>) -> Self {
+        Self { attr, directories: no_directories(), content: None }
+    }
+
+    /// Nothing but what [`Source::stat`] tells.
+    pub fn of(stat: FsResult<Attr>) -> FsResult<Self> {
+        match stat {
+            Ok(attr) => Ok(Self::alone(Some(attr))),
+            Err(FsError::NOT_FOUND) => Ok(Self::alone(None)),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// The answer to [`Source::list_below`].
@@ -148,11 +166,7 @@ pub trait Source: Send + Sync + 'static {
     /// path itself if it is one, the directory that holds it, and what is below it, breadth first.
     async fn look_up(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
         let _ = below;
-        match self.stat(path, deadline).await {
-            Ok(attr) => Ok(Found { attr: Some(attr), directories: no_directories() }),
-            Err(FsError::NOT_FOUND) => Ok(Found { attr: None, directories: no_directories() }),
-            Err(error) => Err(error),
-        }
+        Found::of(self.stat(path, deadline).await)
     }
 
     /// The whole directory `path`, and with up to `below` entries the directories below it, breadth first.

@@ -248,7 +248,7 @@ impl Source for MemorySource {
         let first = attr.filter(|attr| attr.kind == FileKind::Directory).map(|_| path.clone());
         let starts =
             first.into_iter().map(|path| (path, true)).chain(path.parent().map(|path| (path, false)));
-        Ok(Found { attr, directories: self.walk(starts.collect(), below) })
+        Ok(Found { directories: self.walk(starts.collect(), below), ..Found::alone(attr) })
     }
 
     async fn list_below(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Listed> {

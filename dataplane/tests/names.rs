@@ -16,7 +16,8 @@ use globalfs_dataplane::serve::Server;
 use globalfs_dataplane::testing::MemorySource;
 use globalfs_dataplane::{Source, source};
 use globalfs_proto::{
-    Change, ChangedDirectory, Changes, Existing, FileKind, FsError, GlobalPath, SiteName, Target,
+    Change, ChangedDirectory, Changes, ChunkIndex, ChunkSpan, Existing, FileKind, FsError, GlobalPath,
+    SiteName, Target,
 };
 use globalfs_transport::{Endpoint, Peer};
 use rustix::fs::XattrFlags;
@@ -50,6 +51,7 @@ impl Chain {
             Origin::open(&scratch.path().join("origin"), &name, disk, origin::Options::default()).unwrap();
         let [master, site] = endpoints();
         let (far_server, far) = connect(Arc::new(origin), master, site.clone());
+        let far = far.with_content();
         let site_hop = hop(&scratch, "site", Arc::new(far.clone()), ttl);
         let [near, node] = endpoints();
         let (near_server, near) = connect(Arc::new(site_hop.clone()), near, node);
@@ -267,6 +269,32 @@ async fn what_others_change_is_seen_at_once_and_asked_for_no_sooner() {
         sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(chain.stat("/d/e").await, Err(FsError::NOT_FOUND));
+}
+
+/// One round trip from where it was written to who reads it elsewhere: the attributes bring the bytes along.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_file_that_was_written_just_now_comes_with_its_attributes() {
+    let chain = Chain::new(LONG);
+    fs::create_dir(chain.at("d")).unwrap();
+    chain.node.list(&path("/d"), soon()).await.unwrap();
+    chain.watching().await;
+    fs::write(chain.at("d/large"), vec![1; 100_000]).unwrap();
+    fs::write(chain.at("d/small"), "just written").unwrap();
+    // The origin reads no file whose times may still stand still.
+    sleep(Duration::from_millis(100)).await;
+    let sent = || chain.servers[0].counters().chunks;
+    let read = async |name: &str| {
+        let file = path(name);
+        let attr = chain.node.stat(&file, soon()).await.unwrap();
+        let along = sent();
+        let span = ChunkSpan { first: ChunkIndex(0), count: 1 };
+        let mut stream = chain.node.read(&file, attr.version(), span, soon()).await.unwrap();
+        let chunk = stream.recv().await.unwrap().unwrap();
+        (chunk.data.len(), along, sent())
+    };
+    assert_eq!(read("/d/small").await, (12, 1, 1), "it came along");
+    assert_eq!(read("/d/large").await, (100_000, 1, 2), "it is asked for");
+    assert_eq!(chain.servers[1].counters().chunks, 2, "a node is asked for what it wants");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -57,7 +57,7 @@ impl Peers {
     fn connect(&self, site: &SiteName, address: String) -> SiteLink {
         let peer = Peer::new(self.endpoint.clone(), address, PeerIdentity::Site(site.clone()));
         peer.keep_connected();
-        let remote = Arc::new(Remote::new(peer));
+        let remote = Arc::new(Remote::new(peer).with_content());
         let upstream = remote.clone() as Arc<dyn Source>;
         let cached = Cached::with_hub(upstream, self.cache.clone(), self.options, self.changes.clone());
         cached.bound_names(self.view.staleness());

@@ -7,6 +7,7 @@
 use super::Options;
 use super::question::{About, Question};
 use super::small::Small;
+use crate::cache::Cache;
 use crate::changes::Hub;
 use crate::model::freshness::Ticket;
 use crate::model::names::{Answer, Ask, Names, Parent};
@@ -34,6 +35,8 @@ pub(super) struct Metadata(pub(super) Arc<Shared>);
 
 pub(super) struct Shared {
     pub(super) upstream: Arc<dyn Source>,
+    /// Where content goes that is told along with attributes.
+    pub(super) cache: Cache,
     pub(super) ttl: Duration,
     pub(super) state: Mutex<State>,
     pub(super) small: Small,
@@ -82,10 +85,11 @@ enum Step<T> {
 }
 
 impl Metadata {
-    pub(super) fn new(upstream: Arc<dyn Source>, hub: Hub, options: Options) -> Self {
+    pub(super) fn new(upstream: Arc<dyn Source>, cache: Cache, hub: Hub, options: Options) -> Self {
         let names = Names::new(options.metadata_ttl, options.metadata_bytes);
         Self(Arc::new(Shared {
             upstream,
+            cache,
             ttl: options.metadata_ttl,
             state: Mutex::new(State { names, questions: Vec::new() }),
             small: Small::new(options),
@@ -156,8 +160,7 @@ impl Metadata {
     /// The attributes as they are now: what `open(2)` promises. What is watched need not be asked for.
     pub(super) async fn stat_fresh(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
         self.start_watching();
-        let known = self.0.state.lock().names.stat_watched(path, self.now());
-        if let Some(attr) = known {
+        if let Some(attr) = self.watched(path, deadline).await? {
             self.0.counts.answered_here.fetch_add(1, Relaxed);
             return attr.ok_or(FsError::NOT_FOUND);
         }
@@ -169,6 +172,34 @@ impl Metadata {
             Err(_) => {}
         }
         answer
+    }
+
+    /// What is known of `path` because its changes are heard, or will be in a moment: an answer on its way counts as if it
+    /// had been here already.
+    async fn watched(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Option<Option<Attr>>> {
+        let question = {
+            let mut state = self.0.state.lock();
+            let known = state.names.stat_watched(path, self.now());
+            match state.answering_name(path).filter(|_| known.is_none()) {
+                Some(question) => question,
+                None => return Ok(known),
+            }
+        };
+        let _ = deadline.bound(question.name()).await;
+        Ok(self.0.state.lock().names.stat_watched(path, self.now()))
+    }
+
+    /// Asks again at once where a change that was heard has overtaken a question under way: else its answer would be good for
+    /// nothing when it comes.
+    pub(super) fn ask_again(&self) {
+        let mut state = self.0.state.lock();
+        let overtaken: Vec<_> = state.questions.iter().filter_map(|question| question.renewed()).collect();
+        for (path, again) in overtaken {
+            if state.answering_name(&path).is_none() {
+                let about = About::Name(path);
+                self.put_again(&mut state, about, Deadline::after(DEFAULT_DEADLINE), again);
+            }
+        }
     }
 
     pub(super) async fn list(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Listing> {
@@ -216,8 +247,13 @@ impl Metadata {
 
     /// Puts a question to the upstream, in a task of its own.
     fn put(&self, state: &mut State, about: About, wanted: Deadline) -> Arc<Question> {
+        self.put_again(state, about, wanted, 0)
+    }
+
+    /// The same for the time `again`.
+    fn put_again(&self, state: &mut State, about: About, wanted: Deadline, again: u32) -> Arc<Question> {
         self.count_asked();
-        let question = Arc::new(Question::new(about, state.names.ask()));
+        let question = Arc::new(Question::new(about, state.names.ask(), again));
         state.questions.push(question.clone());
         let deadline = wanted.max(Deadline::after(DEFAULT_DEADLINE));
         tokio::spawn(question.clone().answer(self.clone(), deadline));

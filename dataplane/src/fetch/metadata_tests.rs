@@ -2,8 +2,11 @@
 
 use super::tests::{Hop, hop, path, soon};
 use super::*;
-use crate::cache::fixture::MIB;
+use crate::cache::fixture::{MIB, open};
+use crate::testing::{Distant, MemorySource};
 use globalfs_proto::{ChangedDirectory, Changes};
+use std::time::Instant;
+use tempfile::tempdir;
 use tokio::time::sleep;
 
 const ENODATA: FsError = FsError::Os(61);
@@ -188,6 +191,36 @@ async fn who_asks_after_a_change_is_not_answered_with_what_was_before_it() {
     assert_eq!(hop.cached.list(&path("/late"), soon()).await.unwrap().len(), 1);
     assert_eq!(early.await.unwrap(), 0, "that was so when it was asked");
     assert_eq!(hop.cached.list(&path("/late"), soon()).await.unwrap().len(), 1);
+}
+
+/// A file appears, and is written while its attributes are asked for.
+#[tokio::test]
+async fn what_changes_while_it_is_asked_for_is_asked_for_again_at_once() {
+    let (dir, round_trip, upstream) = (tempdir().unwrap(), Duration::from_millis(300), MemorySource::new());
+    upstream.set_watched(true);
+    let distant = Distant::new(Arc::new(upstream.clone()), round_trip, 1 << 30);
+    let options = Options { metadata_ttl: LONG, ..Options::default() };
+    let cached = Cached::new(Arc::new(distant.clone()), open(dir.path(), 64 * MIB), options);
+    let hop = Hop { upstream, cached, dir };
+    hop.cached.list(&path("/"), soon()).await.unwrap();
+    hop.upstream.put_file("/a", "");
+    tell(&hop, "/", &["a"]).await;
+    let (before, begun) = (distant.requests(), Instant::now());
+    let (at, cached) = (path("/a"), hop.cached.clone());
+    let first = tokio::spawn(async move { cached.stat(&at, soon()).await.unwrap() });
+    sleep(round_trip / 6).await;
+    let new = hop.upstream.put_file("/a", "written");
+    tell(&hop, "/", &["a"]).await;
+    first.await.unwrap();
+    assert_eq!(hop.cached.stat_fresh(&path("/a"), soon()).await.unwrap(), new);
+    assert!(
+        begun.elapsed() < round_trip * 3 / 2,
+        "{:?}: two round trips one after the other",
+        begun.elapsed()
+    );
+    assert_eq!(distant.requests() - before, 2);
+    assert_eq!(hop.cached.stat(&path("/a"), soon()).await.unwrap(), new);
+    assert_eq!(distant.requests() - before, 2);
 }
 
 /// Returns when the hop has heard that `names` in `directory` changed.

@@ -137,7 +137,7 @@ impl Cached {
 
     /// The same, and what becomes out of date is told at `hub`, which may be shared with other hops.
     pub fn with_hub(upstream: Arc<dyn Source>, cache: Cache, options: Options, hub: Hub) -> Self {
-        let metadata = Metadata::new(upstream.clone(), hub, options);
+        let metadata = Metadata::new(upstream.clone(), cache.clone(), hub, options);
         let (flights, known, counts) = (Arc::default(), Known::new(), Counts::default());
         let (ahead, turns) = (options.ahead.map(Ahead::new), warm::Turns::default());
         let shelf = Shelf::default();
@@ -237,7 +237,8 @@ impl Source for Cached {
         let metadata = &self.0.metadata;
         let attr = metadata.find(path, deadline).await?;
         let is_directory = attr.is_some_and(|attr| attr.kind == FileKind::Directory);
-        Ok(Found { attr, directories: along::around(metadata, path, is_directory, below, deadline) })
+        let directories = along::around(metadata, path, is_directory, below, deadline);
+        Ok(Found { directories, ..Found::alone(attr) })
     }
 
     async fn list_below(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Listed> {

@@ -18,6 +18,10 @@ use tokio::time::timeout;
 /// What a name waits for a directory to come along, once the answer has begun.
 const JOIN_LIMIT: Duration = Duration::from_millis(500);
 
+/// How often a name is asked for again because a change of it was heard before the answer came. A file that is written all the
+/// time is not worth more.
+const MAX_AGAIN: u32 = 2;
+
 /// What is asked.
 pub(super) enum About {
     /// The name alone.
@@ -47,12 +51,26 @@ struct Progress {
 pub(super) struct Question {
     about: About,
     pub(super) ticket: Ticket,
+    /// How often it was asked before.
+    again: u32,
     progress: watch::Sender<Progress>,
 }
 
 impl Question {
-    pub(super) fn new(about: About, ticket: Ticket) -> Self {
-        Self { about, ticket, progress: watch::Sender::new(Progress::default()) }
+    pub(super) fn new(about: About, ticket: Ticket, again: u32) -> Self {
+        Self { about, ticket, again, progress: watch::Sender::new(Progress::default()) }
+    }
+
+    /// The name that it is about, if that is worth asking for again while the answer is yet to come, and for the how many-th time.
+    pub(super) fn renewed(&self) -> Option<(GlobalPath, u32)> {
+        match &self.about {
+            About::Name(path) | About::Surroundings(path, _)
+                if self.again < MAX_AGAIN && self.progress.borrow().first.is_none() =>
+            {
+                Some((path.clone(), self.again + 1))
+            }
+            _ => None,
+        }
     }
 
     /// Whether its answer may go on for a while.
@@ -132,18 +150,9 @@ impl Question {
     async fn ask(&self, metadata: &Metadata, deadline: Deadline) -> FsResult<()> {
         let upstream = &metadata.0.upstream;
         match &self.about {
-            About::Name(path) => {
-                let attr = match upstream.stat(path, deadline).await {
-                    Err(FsError::NOT_FOUND) => None,
-                    answer => Some(answer?),
-                };
-                metadata.learn(self.ticket, path, attr);
-                self.arrived(First::Name(Ok(attr)));
-            }
+            About::Name(path) => drop(self.ask_name(metadata, path, 0, deadline).await?),
             About::Surroundings(path, along) => {
-                let Found { attr, directories } = upstream.look_up(path, *along, deadline).await?;
-                metadata.learn(self.ticket, path, attr);
-                self.arrived(First::Name(Ok(attr)));
+                let directories = self.ask_name(metadata, path, *along, deadline).await?;
                 self.take_in(metadata, directories).await;
             }
             About::Listing(path, below) => {
@@ -160,6 +169,22 @@ impl Question {
             }
         }
         Ok(())
+    }
+
+    async fn ask_name(
+        &self,
+        metadata: &Metadata,
+        path: &GlobalPath,
+        along: u32,
+        deadline: Deadline,
+    ) -> FsResult<DirectoryStream> {
+        let Found { attr, directories, content } = metadata.0.upstream.look_up(path, along, deadline).await?;
+        if let (Some(attr), Some(content)) = (attr, content) {
+            metadata.0.cache.put(&attr.version(), &content).await;
+        }
+        metadata.learn(self.ticket, path, attr);
+        self.arrived(First::Name(Ok(attr)));
+        Ok(directories)
     }
 
     async fn take_in(&self, metadata: &Metadata, mut directories: DirectoryStream) {

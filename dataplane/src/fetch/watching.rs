@@ -79,13 +79,14 @@ async fn hear_all(hop: &Weak<Shared>, changes: &mut ChangeStream, patience: Dura
     }
 }
 
-async fn hear(shared: &Shared, changes: &Arc<Changes>) {
+async fn hear(shared: &Arc<Shared>, changes: &Arc<Changes>) {
     let now = shared.now();
     shared.state.lock().names.heard(changes, now);
     if changes.is_empty() {
         return;
     }
     shared.counts.changes.fetch_add(1, Relaxed);
+    Metadata(shared.clone()).ask_again();
     for directory in &changes.directories {
         for path in directory.names.iter().filter_map(|name| directory.path.join(name).ok()) {
             shared.small.forget(&path).await;

@@ -1,5 +1,6 @@
 //! Decisions of the data plane without IO, clock or async: events in, actions out.
 
+pub mod along;
 pub mod batch_order;
 pub mod batches;
 pub mod bucket;

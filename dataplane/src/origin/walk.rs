@@ -41,7 +41,7 @@ pub(super) async fn look_up(
     let own = attr.filter(|attr| attr.kind == FileKind::Directory).map(|_| Todo::by_path(path.clone(), true));
     let parent = path.parent().map(|parent| Todo::by_path(parent, false));
     let directories = walk(origin, own.into_iter().chain(parent).collect(), below, deadline);
-    Ok(Found { attr, directories })
+    Ok(Found { directories, ..Found::alone(attr) })
 }
 
 pub(super) async fn list_below(

@@ -4,10 +4,15 @@
 //! request, or that nobody asked for and are larger than such may be, end the answer.
 
 use super::Remote;
+use crate::encoding;
 use crate::listing::Assembly;
-use crate::source::{DIRECTORIES_AHEAD, Deadline, Directory, DirectoryStream, Found, Listed, no_directories};
+use crate::source::{
+    Chunk, DIRECTORIES_AHEAD, Deadline, Directory, DirectoryStream, Found, Listed, no_directories,
+};
 use globalfs_proto::limits::{MAX_DIR_ENTRIES, MAX_ENTRIES_UNASKED};
-use globalfs_proto::{FsError, FsResult, GlobalPath, Request, Response};
+use globalfs_proto::{
+    Attr, ChunkHeader, ChunkIndex, FileKind, FsError, FsResult, GlobalPath, Request, Response,
+};
 use globalfs_transport::Answer;
 use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
@@ -18,15 +23,38 @@ pub(super) async fn look_up(
     below: u32,
     deadline: Deadline,
 ) -> FsResult<Found> {
-    let request = Request::Lookup { path: path.clone(), below, subscription: subscription(remote) };
+    // Where no directory is told there is nothing whose changes would be.
+    let subscription = if below == 0 { 0 } else { subscription(remote) };
+    let request = Request::Lookup { path: path.clone(), below, content: remote.content, subscription };
     let mut answer = remote.ask(request, deadline).await?;
-    let attr = match answer.next().await? {
-        Some(Response::Attr(attr)) => Some(attr),
-        Some(Response::Missing) => None,
-        Some(_) => return Err(remote.unexpected()),
-        None => return Err(remote.broken("ended its answer too early")),
+    let mut content = None;
+    let attr = loop {
+        match answer.next().await? {
+            Some(Response::Attr(attr)) => break Some(attr),
+            Some(Response::Missing) => break None,
+            Some(Response::Chunk(header)) if content.is_none() && header.length <= remote.content => {
+                content = Some(content_of(remote, &header, &mut answer).await?);
+            }
+            Some(_) => return Err(remote.unexpected()),
+            None => return Err(remote.broken("ended its answer too early")),
+        }
     };
-    Ok(Found { attr, directories: take_in(remote, answer, below) })
+    let is_whole = |chunk: &Chunk| attr.is_some_and(|attr| is_all_of(chunk, &attr));
+    let content = content.flatten().filter(is_whole);
+    Ok(Found { attr, directories: take_in(remote, answer, below), content })
+}
+
+/// A chunk that nobody asked for by name: one that is damaged is left out.
+async fn content_of(remote: &Remote, header: &ChunkHeader, answer: &mut Answer) -> FsResult<Option<Chunk>> {
+    let payload = answer.payload(header.wire_length).await?;
+    remote.count_wire_bytes(header.wire_length);
+    let chunk = encoding::decode(header, payload).inspect_err(|_| remote.count_damaged()).ok();
+    chunk.iter().for_each(|chunk| remote.count_chunk(chunk.data.len()));
+    Ok(chunk)
+}
+
+fn is_all_of(chunk: &Chunk, attr: &Attr) -> bool {
+    attr.kind == FileKind::Regular && chunk.index == ChunkIndex(0) && chunk.data.len() as u64 == attr.size
 }
 
 pub(super) async fn list_below(

@@ -74,11 +74,7 @@ impl Copies {
     }
 
     pub(super) async fn kept_look_up(&self, path: &GlobalPath) -> FsResult<Found> {
-        match self.kept_stat(path).await {
-            Ok(attr) => Ok(Found { attr: Some(attr), directories: no_directories() }),
-            Err(FsError::NOT_FOUND) => Ok(Found { attr: None, directories: no_directories() }),
-            Err(error) => Err(error),
-        }
+        Found::of(self.kept_stat(path).await)
     }
 
     pub(super) async fn kept_list(&self, path: &GlobalPath) -> FsResult<Listing> {

@@ -112,8 +112,8 @@ impl Source for ForSites {
     }
 
     async fn look_up(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Found> {
-        let Found { attr, directories } = self.0.own(path)?.look_up(path, below, deadline).await?;
-        Ok(Found { attr, directories: self.0.plain_alone(directories, Master::Here) })
+        let found = self.0.own(path)?.look_up(path, below, deadline).await?;
+        Ok(Found { directories: self.0.plain_alone(found.directories, Master::Here), ..found })
     }
 
     async fn list_below(&self, path: &GlobalPath, below: u32, deadline: Deadline) -> FsResult<Listed> {

@@ -158,6 +158,11 @@ impl Reader {
         self.array().map(u32::from_le_bytes)
     }
 
+    /// 32 bits, at most `most`; otherwise `what` is said to be out of range.
+    pub(crate) fn up_to(&mut self, most: u32, what: &'static str) -> Result<u32, DecodeError> {
+        self.u32().and_then(|n| if n > most { Err(DecodeError::OutOfRange(what)) } else { Ok(n) })
+    }
+
     /// 64 bits.
     pub fn u64(&mut self) -> Result<u64, DecodeError> {
         self.array().map(u64::from_le_bytes)

@@ -56,6 +56,10 @@ pub const MAX_LIST_PART: usize = 512 * 1024;
 /// before compression, and 30 ms of work for an origin on a local disk.
 pub const MAX_ENTRIES_BELOW: u32 = 16 * 1024;
 
+/// Bytes of the content of one file that may come along with its attributes: far less than what a round trip between sites
+/// could carry, so that it costs little where nobody reads it.
+pub const MAX_CONTENT_ALONG: u32 = 16 * 1024;
+
 /// Entries of a directory that is told although nobody asked for its listing. A larger one is left out, so a
 /// lookup in a directory with a million names costs one small answer.
 pub const MAX_ENTRIES_UNASKED: usize = 4096;

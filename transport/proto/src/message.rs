@@ -12,8 +12,8 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
 use crate::home::{BringHome, Fence, Settled};
 use crate::limits::{
-    CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_ENTRIES_BELOW, MAX_ERROR_TEXT, MAX_HASHES_PER_FRAME,
-    MAX_HASHES_PER_REQUEST, MAX_HEARTBEAT, MIN_HEARTBEAT,
+    CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_CONTENT_ALONG, MAX_ENTRIES_BELOW, MAX_ERROR_TEXT,
+    MAX_HASHES_PER_FRAME, MAX_HASHES_PER_REQUEST, MAX_HEARTBEAT, MIN_HEARTBEAT,
 };
 use crate::listing::{self, Changes, DirectoryPart};
 use crate::lock::{KeepLocks, LockRequest, Locked};
@@ -78,14 +78,16 @@ pub enum Request {
         /// How many, 1 to [`MAX_HASHES_PER_REQUEST`].
         count: u32,
     },
-    /// Attributes of a path, and with them what is likely to be asked next. Answer: [`Response::Attr`] or
-    /// [`Response::Missing`], then for the directory itself, the one that holds the path, and those below it,
-    /// breadth first, their [`Response::Directory`] parts or [`Response::LeftOut`].
+    /// Attributes of a path, and with them what is likely to be asked next. Answer: perhaps the [`Response::Chunk`] that is all
+    /// of the file; [`Response::Attr`] or [`Response::Missing`]; then for the directory itself, the one that holds the path, and
+    /// those below it, breadth first, their [`Response::Directory`] parts or [`Response::LeftOut`].
     Lookup {
         /// The path.
         path: GlobalPath,
         /// Entries that may be told in all, at most [`MAX_ENTRIES_BELOW`]; with 0 no directory is told.
         below: u32,
+        /// Bytes, at most [`MAX_CONTENT_ALONG`], of a file's content that may be told if it was changed just now.
+        content: u32,
         /// The subscription to which changes of what is told shall be told; 0: none.
         subscription: u64,
     },
@@ -269,7 +271,9 @@ impl Request {
             Self::Hashes { path, version, first, count } => {
                 w.u8(12).path(path).version(version).u64(first.0).u32(*count)
             }
-            Self::Lookup { path, below, subscription } => w.u8(9).path(path).u32(*below).u64(*subscription),
+            Self::Lookup { path, below, content, subscription } => {
+                w.u8(9).path(path).u32(*below).u32(*content).u64(*subscription)
+            }
             Self::Watch { subscription, heartbeat_ms } => w.u8(10).u64(*subscription).u32(*heartbeat_ms),
             Self::ReadFiles(files) => encode_files(w.u8(11), files),
             Self::Warm(warm) => warm.encode(w.u8(13)),
@@ -296,7 +300,11 @@ impl Request {
         let header = RequestHeader { deadline_ms: r.u32()? };
         let request = match r.u8()? {
             1 => Self::Stat(r.path()?),
-            2 => Self::List { path: r.path()?, below: decode_below(&mut r)?, subscription: r.u64()? },
+            2 => Self::List {
+                path: r.path()?,
+                below: r.up_to(MAX_ENTRIES_BELOW, "the number of entries")?,
+                subscription: r.u64()?,
+            },
             3 => Self::ReadLink(r.path()?),
             4 => Self::GetXattr(r.path()?, r.bytes()?),
             5 => Self::ListXattr(r.path()?),
@@ -304,7 +312,11 @@ impl Request {
             7 => Self::decode_read(&mut r)?,
             8 => Self::Ping,
             12 => Self::decode_hashes(&mut r)?,
-            9 => Self::Lookup { path: r.path()?, below: decode_below(&mut r)?, subscription: r.u64()? },
+            9 => {
+                let (path, below) = (r.path()?, r.up_to(MAX_ENTRIES_BELOW, "the number of entries")?);
+                let content = r.up_to(MAX_CONTENT_ALONG, "the length of the content")?;
+                Self::Lookup { path, below, content, subscription: r.u64()? }
+            }
             10 => Self::decode_watch(&mut r)?,
             11 => Self::ReadFiles(decode_files(&mut r)?),
             13 => Self::Warm(Warm::decode(&mut r)?),
@@ -410,11 +422,6 @@ impl Response {
         };
         r.finish().map(|()| response)
     }
-}
-
-fn decode_below(r: &mut Reader) -> Result<u32, DecodeError> {
-    let below = r.u32()?;
-    if below > MAX_ENTRIES_BELOW { Err(DecodeError::OutOfRange("the number of entries")) } else { Ok(below) }
 }
 
 /// The first chunk and the number of chunks, 1 to `most`.

@@ -66,8 +66,8 @@ fn requests_have_their_frozen_form() {
          0500000000000000faffffffffffffff070000000000000000100000",
     );
     check(
-        Request::Lookup { path: path(), below: 5, subscription: 6 },
-        "09040000002f612fff050000000600000000000000",
+        Request::Lookup { path: path(), below: 5, content: 7, subscription: 6 },
+        "09040000002f612fff05000000070000000600000000000000",
     );
     check(
         Request::Seek(Seek { path: path(), version: attr().version(), offset: 7, hole: true }),
@@ -181,7 +181,8 @@ fn refuses_what_no_peer_may_send() {
         assert!(Request::decode(request.encode(RequestHeader { deadline_ms: 1 })).is_err(), "{request:?}");
     };
     refused(Request::List { path: path(), below: MAX_ENTRIES_BELOW + 1, subscription: 0 });
-    refused(Request::Lookup { path: path(), below: u32::MAX, subscription: 0 });
+    refused(Request::Lookup { path: path(), below: u32::MAX, content: 0, subscription: 0 });
+    refused(Request::Lookup { path: path(), below: 0, content: MAX_CONTENT_ALONG + 1, subscription: 0 });
     refused(Request::Watch { subscription: 0, heartbeat_ms: 250 });
     refused(Request::Watch { subscription: 1, heartbeat_ms: 1 });
     refused(Request::Watch { subscription: 1, heartbeat_ms: 60_000 });
