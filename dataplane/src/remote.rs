@@ -145,7 +145,9 @@ impl Remote {
     /// A request whose answer is one frame.
     async fn ask_one(&self, request: Request, deadline: Deadline) -> FsResult<Response> {
         let mut answer = self.ask(request, deadline).await?;
-        answer.next().await?.ok_or_else(|| self.broken("ended its answer too early"))
+        let response = answer.next().await?.ok_or_else(|| self.broken("ended its answer too early"))?;
+        answer.end().await;
+        Ok(response)
     }
 
     pub(crate) async fn ask_bytes(&self, request: Request, deadline: Deadline) -> FsResult<Bytes> {

@@ -67,6 +67,14 @@ impl Answer {
         }
     }
 
+    /// The answer was one frame: its way is free for others when its end has come, which is there already.
+    pub async fn end(mut self) {
+        if matches!(self.way, Way::Lane(_)) {
+            // If it goes on, or breaks, the lane is closed with it.
+            let _ = self.next().await;
+        }
+    }
+
     /// The `length` bytes behind the frame of a chunk or pack.
     pub async fn payload(&mut self, length: u32) -> FsResult<Bytes> {
         let (way, link) = (&mut self.way, &self.link);

@@ -39,8 +39,17 @@ pub(crate) const END: Bytes = Bytes::from_static(&[0; PREFIX]);
 
 /// `message` behind its length.
 pub(crate) fn seal(message: &[u8]) -> Bytes {
+    behind_length(message, message.len())
+}
+
+/// A message in two parts behind its length. The second is not copied.
+pub(crate) fn seal_apart([head, tail]: [Bytes; 2]) -> [Bytes; 2] {
+    [behind_length(&head, head.len() + tail.len()), tail]
+}
+
+fn behind_length(message: &[u8], length: usize) -> Bytes {
     let mut frame = BytesMut::with_capacity(PREFIX + message.len());
-    frame.put_u32_le(u32::try_from(message.len()).expect("a message is below 4 GiB"));
+    frame.put_u32_le(u32::try_from(length).expect("a message is below 4 GiB"));
     frame.put_slice(message);
     frame.freeze()
 }

@@ -7,10 +7,11 @@ use crate::attr::Version;
 use crate::chunk::{ChunkHash, ChunkIndex, chunk_count};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
+use crate::error::{decode_error, encode_error};
 use crate::limits::{
     CHUNK_SIZE, MAX_FILES_FRAME, MAX_FILES_PER_REQUEST, MAX_PACK, MAX_PACKED_BYTES, MAX_PACKED_FILE,
 };
-use crate::message::{ChunkEncoding, decode_error, encode_error};
+use crate::message::ChunkEncoding;
 use crate::path::GlobalPath;
 use bytes::Bytes;
 use std::ops::Range;

@@ -253,6 +253,14 @@ impl Change {
         }
     }
 
+    /// Bytes of content that it brings.
+    pub fn carries(&self) -> usize {
+        match self {
+            Self::Write { data, .. } => data.len(),
+            _ => 0,
+        }
+    }
+
     /// Whether everything is as it was before: it asks whether something could be changed, or for what was to be kept.
     pub fn is_without_effect(&self) -> bool {
         match self {
@@ -276,7 +284,7 @@ impl Change {
             }
             Self::RemoveXattr { target, name } => target.encode(w.u8(7)).bytes(name),
             Self::Write { target, offset, data } => {
-                option(target.encode(w.u8(8)), *offset, |w, offset| w.u64(offset)).bytes(data)
+                option(target.encode(w.u8(8)), *offset, |w, offset| w.u64(offset)).last_bytes(data)
             }
             Self::Allocate { target, allocation: Allocation { offset, length, mode } } => {
                 target.encode(w.u8(9)).u64(*offset).u64(*length).u32(*mode)

@@ -28,9 +28,9 @@ pub enum DecodeError {
     OutOfRange(&'static str),
 }
 
-/// Appends fields to a frame.
+/// Appends fields to a frame. What is large may stand at its end without being copied.
 #[derive(Debug, Default)]
-pub struct Writer(BytesMut);
+pub struct Writer(BytesMut, Bytes);
 
 impl Writer {
     /// An empty frame.
@@ -39,8 +39,14 @@ impl Writer {
     }
 
     /// The finished frame.
-    pub fn finish(self) -> Bytes {
+    pub fn finish(mut self) -> Bytes {
+        self.0.extend_from_slice(&self.1);
         self.0.freeze()
+    }
+
+    /// The finished frame in two parts, of which the second was not copied.
+    pub(crate) fn finish_apart(self) -> [Bytes; 2] {
+        [self.0.freeze(), self.1]
     }
 
     /// Bytes written so far.
@@ -81,6 +87,13 @@ impl Writer {
     pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.u32(u32::try_from(bytes.len()).expect("a field is below 4 GiB"));
         self.0.put_slice(bytes);
+        self
+    }
+
+    /// The same at the end of the frame: nothing may follow.
+    pub(crate) fn last_bytes(&mut self, bytes: &Bytes) -> &mut Self {
+        self.u32(u32::try_from(bytes.len()).expect("a field is below 4 GiB"));
+        self.1 = bytes.clone();
         self
     }
 

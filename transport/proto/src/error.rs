@@ -1,6 +1,8 @@
 //! The errors of file operations, sorted by what the caller does next. They cross the network.
 
 use crate::attr::Attr;
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::limits::MAX_ERROR_TEXT;
 
 /// The result of a file operation.
 pub type FsResult<T> = Result<T, FsError>;
@@ -81,4 +83,42 @@ impl From<std::io::Error> for FsError {
         const EIO: i32 = 5;
         Self::Os(error.raw_os_error().unwrap_or(EIO))
     }
+}
+
+pub(crate) fn encode_error<'w>(w: &'w mut Writer, error: &FsError) -> &'w mut Writer {
+    match error {
+        FsError::Os(errno) => w.u8(1).i64((*errno).into()),
+        FsError::Stale(None) => w.u8(2),
+        FsError::Stale(Some(attr)) => w.u8(3).attr(attr),
+        FsError::Unreachable(why) => w.u8(4).bytes(cut(why)),
+        FsError::Deadline => w.u8(5),
+        FsError::Refused(why) => w.u8(6).bytes(cut(why)),
+        FsError::Damaged(what) => w.u8(7).bytes(cut(what)),
+        FsError::Protocol(what) => w.u8(8).bytes(cut(what)),
+        FsError::Limit(what) => w.u8(9).bytes(cut(what)),
+        FsError::Elsewhere(who) => w.u8(10).bytes(cut(who)),
+    }
+}
+
+fn cut(text: &str) -> &[u8] {
+    &text.as_bytes()[..text.floor_char_boundary(MAX_ERROR_TEXT)]
+}
+
+pub(crate) fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
+    Ok(match r.u8()? {
+        1 => {
+            let errno = i32::try_from(r.i64()?).ok().filter(|n| (1..4096).contains(n));
+            FsError::Os(errno.ok_or(DecodeError::OutOfRange("the errno"))?)
+        }
+        2 => FsError::Stale(None),
+        3 => FsError::Stale(Some(Box::new(r.attr()?))),
+        4 => FsError::Unreachable(r.text()?),
+        5 => FsError::Deadline,
+        6 => FsError::Refused(r.text()?),
+        7 => FsError::Damaged(r.text()?),
+        8 => FsError::Protocol(r.text()?),
+        9 => FsError::Limit(r.text()?),
+        10 => FsError::Elsewhere(r.text()?),
+        other => return Err(DecodeError::Unknown("error", other)),
+    })
 }

@@ -8,8 +8,8 @@
 use crate::attr::Attr;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
+use crate::error::{decode_error, encode_error};
 use crate::limits::{HOME_FRAME_TARGET, MAX_HOME_ITEMS};
-use crate::message::{decode_error, encode_error};
 use crate::path::GlobalPath;
 
 /// The epoch of the grant under which a holder acts. Whoever knows a newer one for that place refuses.

@@ -9,11 +9,11 @@ use crate::change::Change;
 use crate::changed::Changed;
 use crate::chunk::{ChunkHash, ChunkIndex};
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::error::FsError;
+use crate::error::{FsError, decode_error, encode_error};
 use crate::home::{BringHome, Fence, Settled};
 use crate::limits::{
-    CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_CONTENT_ALONG, MAX_ENTRIES_BELOW, MAX_ERROR_TEXT,
-    MAX_HASHES_PER_FRAME, MAX_HASHES_PER_REQUEST, MAX_HEARTBEAT, MIN_HEARTBEAT,
+    CHUNK_SIZE, MAX_CHUNKS_PER_READ, MAX_CONTENT_ALONG, MAX_ENTRIES_BELOW, MAX_HASHES_PER_FRAME,
+    MAX_HASHES_PER_REQUEST, MAX_HEARTBEAT, MIN_HEARTBEAT,
 };
 use crate::listing::{self, Changes, DirectoryPart};
 use crate::lock::{KeepLocks, LockRequest, Locked};
@@ -255,6 +255,15 @@ impl Request {
 
     /// The frame of this request behind its header.
     pub fn encode(&self, header: RequestHeader) -> Bytes {
+        self.write(header).finish()
+    }
+
+    /// The same in two parts, the second one content that was not copied, or nothing.
+    pub fn encode_apart(&self, header: RequestHeader) -> [Bytes; 2] {
+        self.write(header).finish_apart()
+    }
+
+    fn write(&self, header: RequestHeader) -> Writer {
         let mut w = Writer::new();
         w.u32(header.deadline_ms);
         match self {
@@ -291,7 +300,7 @@ impl Request {
             }
             Self::Replicate(path, attr) => w.u8(24).path(path).attr(attr),
         };
-        w.finish()
+        w
     }
 
     /// The request in `frame`.
@@ -453,44 +462,6 @@ fn decode_chunk(r: &mut Reader) -> Result<ChunkHeader, DecodeError> {
         return Err(DecodeError::OutOfRange("the length of a chunk"));
     }
     Ok(ChunkHeader { index, encoding, wire_length, length, hash })
-}
-
-pub(crate) fn encode_error<'w>(w: &'w mut Writer, error: &FsError) -> &'w mut Writer {
-    match error {
-        FsError::Os(errno) => w.u8(1).i64((*errno).into()),
-        FsError::Stale(None) => w.u8(2),
-        FsError::Stale(Some(attr)) => w.u8(3).attr(attr),
-        FsError::Unreachable(why) => w.u8(4).bytes(cut(why)),
-        FsError::Deadline => w.u8(5),
-        FsError::Refused(why) => w.u8(6).bytes(cut(why)),
-        FsError::Damaged(what) => w.u8(7).bytes(cut(what)),
-        FsError::Protocol(what) => w.u8(8).bytes(cut(what)),
-        FsError::Limit(what) => w.u8(9).bytes(cut(what)),
-        FsError::Elsewhere(who) => w.u8(10).bytes(cut(who)),
-    }
-}
-
-fn cut(text: &str) -> &[u8] {
-    &text.as_bytes()[..text.floor_char_boundary(MAX_ERROR_TEXT)]
-}
-
-pub(crate) fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
-    Ok(match r.u8()? {
-        1 => {
-            let errno = i32::try_from(r.i64()?).ok().filter(|n| (1..4096).contains(n));
-            FsError::Os(errno.ok_or(DecodeError::OutOfRange("the errno"))?)
-        }
-        2 => FsError::Stale(None),
-        3 => FsError::Stale(Some(Box::new(r.attr()?))),
-        4 => FsError::Unreachable(r.text()?),
-        5 => FsError::Deadline,
-        6 => FsError::Refused(r.text()?),
-        7 => FsError::Damaged(r.text()?),
-        8 => FsError::Protocol(r.text()?),
-        9 => FsError::Limit(r.text()?),
-        10 => FsError::Elsewhere(r.text()?),
-        other => return Err(DecodeError::Unknown("error", other)),
-    })
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use crate::attr::Version;
 use crate::chunk::{ByteRange, ChunkIndex, ChunkSpan};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::error::FsError;
+use crate::error::{decode_error, encode_error};
 use crate::limits::{CHUNK_SIZE, MAX_WARM_CHUNKS, MAX_WARM_FILES, WARM_FRAME_TARGET};
-use crate::message::{decode_error, encode_error};
 use crate::path::GlobalPath;
 
 /// A part of one version of a file that is wanted in a cache.

@@ -103,8 +103,7 @@ impl Lanes {
         }
         let (found, open_one) = self.find();
         if let Some(era) = open_one {
-            let (lanes, endpoint, expect) = (self.clone(), endpoint.clone(), expect.clone());
-            tokio::spawn(lanes.open(endpoint, expect, connection.remote_address(), era));
+            self.open_soon(endpoint, expect, connection, era);
         }
         match found {
             Found::Lane(lease) => Some(lease),
@@ -113,22 +112,47 @@ impl Lanes {
         }
     }
 
+    /// A lane for a short request, if one is idle. Where there is none at all one is opened for the next ones.
+    pub(crate) fn lease_idle(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        expect: &PeerIdentity,
+        connection: &Connection,
+    ) -> Option<Lease> {
+        if connection.rtt() > UNCERTAIN_RTT {
+            return None;
+        }
+        let (idle, open_one) = {
+            let mut state = self.0.lock();
+            let idle = state.take_idle();
+            let open_one = if state.open == 0 { state.begin_to_open() } else { None };
+            (idle, open_one)
+        };
+        if let Some(era) = open_one {
+            self.open_soon(endpoint, expect, connection, era);
+        }
+        idle.map(|(secure, era)| Lease::new(self, secure, era))
+    }
+
+    fn open_soon(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        expect: &PeerIdentity,
+        connection: &Connection,
+        era: CancellationToken,
+    ) {
+        let (lanes, endpoint, expect) = (self.clone(), endpoint.clone(), expect.clone());
+        tokio::spawn(lanes.open(endpoint, expect, connection.remote_address(), era));
+    }
+
     /// What there is, and whether another one shall be opened.
     fn find(self: &Arc<Self>) -> (Found, Option<CancellationToken>) {
         let mut state = self.0.lock();
-        while let Some(Idle { secure, era, .. }) = state.idle.pop() {
-            if !era.is_cancelled() && secure.is_quiet() {
-                return (Found::Lane(Lease::new(self, secure, era)), None);
-            }
-            state.open -= 1;
+        if let Some((secure, era)) = state.take_idle() {
+            return (Found::Lane(Lease::new(self, secure, era)), None);
         }
-        let may_open = state.open < MAX_LANES && state.not_before.is_none_or(|at| Instant::now() >= at);
         let was_open = state.open > state.opening;
-        let open_one = may_open.then(|| {
-            state.open += 1;
-            state.opening += 1;
-            state.era.clone()
-        });
+        let open_one = state.begin_to_open();
         if !was_open || state.is_stuck {
             return (Found::Nothing, open_one);
         }
@@ -220,6 +244,26 @@ impl Lanes {
 }
 
 impl State {
+    fn take_idle(&mut self) -> Option<(Secure, CancellationToken)> {
+        while let Some(Idle { secure, era, .. }) = self.idle.pop() {
+            if !era.is_cancelled() && secure.is_quiet() {
+                return Some((secure, era));
+            }
+            self.open -= 1;
+        }
+        None
+    }
+
+    /// The era of a lane that shall be opened now, if there may be one more.
+    fn begin_to_open(&mut self) -> Option<CancellationToken> {
+        let is_due = self.not_before.is_none_or(|at| Instant::now() >= at);
+        (self.open < MAX_LANES && is_due).then(|| {
+            self.open += 1;
+            self.opening += 1;
+            self.era.clone()
+        })
+    }
+
     fn keep(&mut self, lease: &mut Lease) {
         let Some(secure) = lease.secure.take() else { return };
         if lease.era.is_cancelled() {
@@ -251,12 +295,11 @@ impl Lease {
     }
 
     /// Sends the request.
-    pub(crate) async fn send(&mut self, message: bytes::Bytes) -> Result<(), LaneError> {
+    pub(crate) async fn send(&mut self, parts: &[bytes::Bytes]) -> Result<(), LaneError> {
         let secure = self.secure.as_mut().ok_or(LaneError::Closed)?;
-        let parts = [message];
         tokio::select! {
             biased;
-            sent = secure.send(&parts) => sent,
+            sent = secure.send(parts) => sent,
             () = &mut self.ended => Err(LaneError::Closed),
         }
     }

@@ -6,6 +6,7 @@
 
 use super::LaneError;
 use bytes::Bytes;
+use globalfs_proto::limits::CHUNK_SIZE;
 use rustls::client::{ClientConfig, UnbufferedClientConnection};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ServerConfig, UnbufferedServerConnection};
@@ -19,6 +20,9 @@ const CLIENT_BUFFER: usize = 256 * 1024;
 
 /// The same for a server, which is sent short requests: room for a handshake's largest message.
 const SERVER_BUFFER: usize = 80 * 1024;
+
+/// Bytes that are encrypted before they go to the kernel: a chunk.
+const PIECE: usize = CHUNK_SIZE as usize;
 
 /// Bytes of content in one record (RFC 8446, section 5.1).
 const RECORD_BYTES: usize = 16 * 1024;
@@ -183,7 +187,13 @@ impl Secure {
 
     /// Sends `parts` one after the other. Not cancel-safe: what was begun has to be ended.
     pub(crate) async fn send(&mut self, parts: &[Bytes]) -> Result<(), LaneError> {
-        parts.iter().try_for_each(|part| self.encrypt(part))?;
+        for piece in parts.iter().flat_map(|part| part.chunks(PIECE)) {
+            self.encrypt(piece)?;
+            // The peer decrypts it while the next one is encrypted, and it is in the processor's cache until then.
+            if self.outgoing.filled >= PIECE {
+                self.flush().await?;
+            }
+        }
         self.flush().await
     }
 
