@@ -19,8 +19,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use globalfs_proto::limits::MAX_DIR_ENTRIES;
 use globalfs_proto::{
-    Attr, ChunkEncoding, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, GlobalPath, NodeName,
-    PeerIdentity, Request, Response,
+    Attr, Change, Changed, ChunkEncoding, ChunkHeader, ChunkIndex, ChunkSpan, FsError, FsResult, GlobalPath,
+    NodeName, PeerIdentity, Request, Response,
 };
 use globalfs_transport::{Handler, Reply};
 use std::sync::Arc;
@@ -123,6 +123,13 @@ impl Server {
         let attr = attr.filter(|attr| along::is_content_told(attr, most, now_ns))?;
         let span = ChunkSpan { first: ChunkIndex(0), count: 1 };
         self.source.read(path, attr.version(), span, deadline).await.ok()?.recv().await?.ok()
+    }
+
+    /// A change that was begun is carried to its end, also when nobody waits for it any more.
+    async fn change(&self, change: Change, deadline: Deadline) -> FsResult<Changed> {
+        let source = self.source.clone();
+        let change = tokio::spawn(async move { source.change(&change, deadline).await });
+        change.await.unwrap_or_else(|_| Err(FsError::Unreachable("the daemon gave the change up".to_owned())))
     }
 
     async fn send_found(&self, found: Found, asking: Option<Asking>, reply: &mut Reply) -> FsResult<()> {
@@ -303,7 +310,7 @@ impl Handler for Server {
             Request::FsStat(path) => Response::FsStat(source.fs_stat(&path, deadline).await?),
             Request::Seek(seek) => Response::Offset(source.seek(&seek, deadline).await?),
             Request::Ping => Response::Bytes(Bytes::new()),
-            Request::Change(change) => Response::Changed(source.change(&change, deadline).await?),
+            Request::Change(change) => Response::Changed(self.change(change, deadline).await?),
             Request::Warm(warm) => return warm::send(source.warm(warm, deadline).await?, reply).await,
             Request::PutTrace(_) | Request::GetTrace(_) | Request::ListTraces | Request::RemoveTrace(_) => {
                 return Err(FsError::Refused("no traces are kept here".to_owned()));

@@ -78,7 +78,7 @@ pub(crate) const MAX_PACKET: u16 = 6500;
 /// What Ethernet carries over IPv6, for paths of which the host knows nothing.
 pub(crate) const USUAL_PACKET: u16 = 1452;
 
-/// TCP connections that we keep open to one peer nearby, each for one large answer at a time: two readers of large
+/// TCP connections that we keep open to one peer nearby, each for one request at a time: two readers of large
 /// files, who have four answers each under way.
 pub const MAX_LANES: usize = 8;
 

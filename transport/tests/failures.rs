@@ -7,7 +7,7 @@ mod common;
 use async_trait::async_trait;
 use common::*;
 use globalfs_proto::{Change, FsError, FsResult, GlobalPath, PeerIdentity, Request, Response};
-use globalfs_transport::{Endpoint, Handler, Reply};
+use globalfs_transport::{Endpoint, Handler, Peer, Reply};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -135,31 +135,58 @@ impl Handler for Forgetful {
         Ok(())
     }
 
-    async fn handle(&self, _: &PeerIdentity, _: Request, _: Duration, reply: &mut Reply) -> FsResult<()> {
-        if self.0.fetch_add(1, Ordering::SeqCst) == 0 {
+    async fn handle(
+        &self,
+        _: &PeerIdentity,
+        request: Request,
+        _: Duration,
+        reply: &mut Reply,
+    ) -> FsResult<()> {
+        let is_counted = !matches!(&request, Request::Stat(path) if path.name() == b"other");
+        if is_counted && self.0.fetch_add(1, Ordering::SeqCst) == 0 {
             return std::future::pending().await;
         }
         reply.send(&Response::Missing).await
     }
 }
 
+/// Short requests find a lane that is idle; the first ones have one opened.
+async fn open_lane(peer: &Peer, client: &Endpoint) {
+    let request = Request::Stat(GlobalPath::new(b"/other").unwrap());
+    while peer.counters().requests_on_lanes == 0 {
+        peer.request(&request, BUDGET).await.unwrap().end().await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(client.counters().lanes_opened, 1);
+}
+
 #[tokio::test]
 async fn a_change_is_not_asked_for_twice() {
     let path = GlobalPath::new(b"/f").unwrap();
     let change = Request::Change(Change::Remove { path: path.clone(), directory: false });
-    for (request, times) in [(Request::Stat(path), 2), (change, 1)] {
+    let all = [(Request::Stat(path.clone()), 2), (change.clone(), 1)];
+    for ((request, times), on_lane) in all.into_iter().flat_map(|each| [(each.clone(), false), (each, true)])
+    {
         let (ca, asked) = (Ca::new(), Arc::new(AtomicUsize::new(0)));
         let credentials = ca.identity(&site("onprem"));
         let start = |at| Daemon::start_with(at, credentials.clone(), Arc::new(Forgetful(asked.clone())));
         let daemon = start(any_port());
         let client = endpoint(ca.identity(&site("cloud")));
         let peer = peer(&client, daemon.address, "onprem");
-        let asking = tokio::spawn(async move { peer.request(&request, BUDGET).await.map(drop) });
+        if on_lane {
+            open_lane(&peer, &client).await;
+        }
+        let before = peer.counters().requests_on_lanes;
+        let (asker, asked_for) = (peer.clone(), request.clone());
+        let asking = tokio::spawn(async move { asker.request(&asked_for, BUDGET).await.map(drop) });
         eventually("it was asked", || asked.load(Ordering::SeqCst) == 1).await;
         let address = tokio::task::spawn_blocking(|| daemon.kill()).await.unwrap();
         let again = start(address);
         let outcome = asking.await.unwrap();
         assert_eq!((asked.load(Ordering::SeqCst), outcome.is_ok()), (times, times == 2), "{outcome:?}");
+        if !on_lane {
+            assert_eq!(peer.counters().requests_on_lanes, before);
+        }
         tokio::task::spawn_blocking(|| again.kill()).await.unwrap();
     }
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::*;
-use globalfs_proto::{FsError, Request, Response};
+use globalfs_proto::{Change, FileId, FsError, GlobalPath, Request, Response, Target};
 use globalfs_transport::options::{
     CONNECT_TIMEOUT, GRACE, LANE_IDLE, LANE_PATIENCE, LANE_SILENCE, MAX_LANES, REQUEST_TIMEOUT, SMALL_READ,
 };
@@ -37,6 +37,27 @@ async fn large_answers_take_a_lane_and_small_ones_do_not() {
     assert_eq!(on_lanes(&pair), 5);
     assert_eq!(pair.client.counters().lanes_opened, 1, "one after the other they share it");
     assert_eq!(pair.peer.counters().requests_failed, 0);
+}
+
+#[tokio::test]
+async fn short_requests_and_changes_take_a_lane_that_is_idle_and_leave_it_to_the_next() {
+    let pair = Pair::new();
+    pair.open_lane().await;
+    let target = Target { path: GlobalPath::new(b"/f").unwrap(), file: FileId { origin: 1, inode: 2 } };
+    let write =
+        |bytes| Change::Write { target: target.clone(), offset: Some(0), data: vec![7; bytes].into() };
+    let sizes = [1, 64 * 1024, 128 * 1024 + 1, 200_000];
+    for change in sizes.map(write) {
+        let told = echo(&pair.peer, &Request::Change(change.clone()), BUDGET).await.unwrap();
+        assert!(told == format!("{:?}", Request::Change(change)), "every byte has come");
+    }
+    echo(&pair.peer, &Request::Stat(target.path.clone()), BUDGET).await.unwrap();
+    echo(&pair.peer, &Request::FsStat(target.path.clone()), BUDGET).await.unwrap();
+    assert_eq!((on_lanes(&pair), pair.client.counters().lanes_opened), (6, 1));
+    let busy = pair.peer.request(&read_request("/part", 3), BUDGET).await.unwrap();
+    echo(&pair.peer, &Request::Stat(target.path.clone()), BUDGET).await.unwrap();
+    assert_eq!(on_lanes(&pair), 7, "nobody waits for a lane to ask something short");
+    drop(busy);
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! Lanes: TCP connections with the same TLS, identities and messages as the QUIC connection beside them. Large
-//! answers from a peer nearby take one, because the kernel moves TCP at a fraction of the CPU time that QUIC costs.
+//! answers from a peer nearby and large changes take one, because the kernel moves TCP at a fraction of the CPU time that QUIC
+//! costs; so do short requests that find one idle.
 //!
 //! *Invariants:* one request at a time is under way on a lane, and a lane whose answer was not read to its end is
 //! closed; a request whose lane fails before its answer has begun goes over QUIC, so a lane that cannot be had or
-//! is stale is never an error.
+//! is stale is never an error. A change goes there only if it was not sent whole, so that none is made twice.
 
 mod pool;
 mod secure;
