@@ -3,7 +3,7 @@
 use super::*;
 use crate::source::FileChunks;
 use crate::testing::MemorySource;
-use globalfs_proto::{Change, ChunkIndex, ChunkSpan, WantedFile};
+use globalfs_proto::{Change, ChunkIndex, ChunkSpan, Fence, HandedOver, WantedFile};
 
 /// `/` and most paths are this site's; `/results` and below are of the site `cloud`; `/lost` is nobody's.
 struct Policies {
@@ -271,4 +271,26 @@ async fn a_change_is_made_by_the_master_of_all_its_names() {
     assert_eq!(site.cloud.stat(&path("/results/r"), soon()).await, Err(FsError::NOT_FOUND));
     assert_eq!(change(remove("/here", false)).await, Ok(()));
     assert_eq!(site.routed.for_nodes().stat(&path("/here"), soon()).await, Err(FsError::NOT_FOUND));
+}
+
+#[tokio::test]
+async fn nodes_hear_what_was_handed_over_before_they_came_and_other_sites_hear_it_of_their_own() {
+    let site = site();
+    let handed_over = vec![HandedOver { scope: path("/results/job"), fence: Fence(1) }];
+    let tell = site.routed.on_placement_change();
+    tell(Changes { handed_over: handed_over.clone(), ..Changes::default() });
+    let told = async |changes: &mut ChangeStream| loop {
+        let told = changes.next().await.unwrap();
+        if !told.is_empty() {
+            return told;
+        }
+    };
+    let heartbeat = Duration::from_secs(1);
+    let (mut to_node, mut to_site) =
+        (site.routed.for_nodes().watch(heartbeat), site.routed.for_sites().watch(heartbeat));
+    assert_eq!(told(&mut to_node).await.handed_over, handed_over);
+    tell(Changes { handed_over: handed_over.clone(), ..Changes::everything() });
+    let (node, other) = (told(&mut to_node).await, told(&mut to_site).await);
+    assert!(node.everything && other.everything);
+    assert_eq!((&node.handed_over, other.handed_over.len()), (&handed_over, 0));
 }

@@ -167,7 +167,7 @@ mod tests {
         all.ask(&peer, 7).await.unwrap().tell(&path("/d"));
         let second = all.begin(&peer, 7);
         let directories = vec![ChangedDirectory { path: path("/d"), names: vec!["x".into()] }];
-        let changes = Arc::new(Changes { everything: false, directories });
+        let changes = Arc::new(Changes::of(directories));
         for (answer, hears) in [(&first, true), (&second, true), (&other, false)] {
             let mut heard = answer.part_of(futures_util::stream::iter([changes.clone()]).boxed());
             assert_eq!(heard.next().await.is_some(), hears);

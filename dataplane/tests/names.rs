@@ -342,7 +342,7 @@ async fn a_subscription_is_renewed_before_its_answer_ends_and_misses_nothing() {
     let teller = tokio::spawn(async move {
         for n in 0..300 {
             let directories = vec![ChangedDirectory { path: path("/"), names: vec![n.to_string().into()] }];
-            source.hub().tell(Arc::new(Changes { everything: false, directories }));
+            source.hub().tell(Arc::new(Changes::of(directories)));
             sleep(EVERY).await;
         }
     });

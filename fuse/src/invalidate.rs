@@ -12,7 +12,7 @@ use crate::model::NodeId;
 use crate::operations::{OVERDUE, Operations};
 use crate::transport::Notifier;
 use crate::volume::Volume;
-use globalfs_proto::{ChangedDirectory, Changes};
+use globalfs_proto::{ChangedDirectory, Changes, GlobalPath};
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -34,9 +34,17 @@ struct Invalidator {
     notifier: Notifier,
     operations: Arc<Operations<dyn Volume>>,
     ended: watch::Receiver<bool>,
-    again: VecDeque<(Instant, Arc<Changes>)>,
+    again: VecDeque<Again>,
     /// When what the kernel keeps was last looked through.
     looked: Instant,
+}
+
+/// What is forgotten once more.
+struct Again {
+    due: Instant,
+    changes: Arc<Changes>,
+    /// Subtrees of whose hand-over they were the first word.
+    handed_over: Vec<GlobalPath>,
 }
 
 /// What comes next.
@@ -72,8 +80,11 @@ impl Invalidator {
         }
         match clock.block_on(self.next()) {
             Event::Heard(changes) => {
+                // Before anything is looked up again that is of after it.
+                let handed_over = self.operations.hear(&changes.handed_over);
                 self.forget_all(&changes);
-                self.again.push_back((Instant::now() + AGAIN_AFTER, changes));
+                handed_over.iter().for_each(|scope| self.forget_below(scope));
+                self.again.push_back(Again { due: Instant::now() + AGAIN_AFTER, changes, handed_over });
                 if self.again.len() > MAX_WAITING {
                     self.forget_oldest();
                 }
@@ -86,7 +97,7 @@ impl Invalidator {
     }
 
     async fn next(&mut self) -> Event {
-        let due = self.again.front().map(|(due, _)| *due);
+        let due = self.again.front().map(|again| again.due);
         let again = async {
             match due {
                 Some(due) => sleep_until(due).await,
@@ -102,9 +113,17 @@ impl Invalidator {
     }
 
     fn forget_oldest(&mut self) {
-        if let Some((_, changes)) = self.again.pop_front() {
+        if let Some(Again { changes, handed_over, .. }) = self.again.pop_front() {
             self.forget_all(&changes);
+            handed_over.iter().for_each(|scope| self.forget_below(scope));
         }
+    }
+
+    /// All names in a subtree that was handed over, also where somebody is in it: its new master tells of no change of what
+    /// it was not asked for.
+    fn forget_below(&self, scope: &GlobalPath) {
+        let directories = self.operations.settle_hand_over(scope);
+        directories.into_iter().for_each(|directory| self.forget_names(Some(directory)));
     }
 
     fn forget_all(&self, changes: &Changes) {

@@ -9,6 +9,7 @@ mod direct;
 mod directories;
 mod held;
 mod locks;
+mod moved;
 mod names;
 mod reading;
 mod removed;
@@ -119,6 +120,8 @@ pub struct Operations<V: ?Sized> {
     name_changes: NameChanges,
     /// Counts hidden names that have gone.
     gone: watch::Sender<u64>,
+    /// Counts messages of hand-overs.
+    heard: watch::Sender<u64>,
     /// Held for reading while names move, so that who missed a file knows when to look again.
     moves: RwLock<()>,
     unconfirmed: Mutex<Unconfirmed>,
@@ -143,6 +146,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             turns: Turns::default(),
             name_changes: NameChanges::default(),
             gone: watch::Sender::default(),
+            heard: watch::Sender::default(),
             moves: RwLock::new(()),
             unconfirmed: Mutex::default(),
             volume,
@@ -230,7 +234,7 @@ impl<V: Volume + ?Sized> Operations<V> {
         }
         let path = self.path(id)?;
         let attr = self.stat(&path).await.map_err(|error| self.gone_is_stale(id, error))?;
-        let pages = self.inodes.lock().refresh(id, &attr)?;
+        let pages = self.refresh(id, &attr).await?;
         self.settle(id, pages);
         let attr = self.attr(id)?;
         let is_settled = self.name_changes.none_since(moment);

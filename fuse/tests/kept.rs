@@ -49,9 +49,7 @@ fn start() -> Mounted {
 
 fn tell(mounted: &Mounted, names: &[&str]) {
     let names = names.iter().map(|name| name.to_string().into()).collect();
-    mounted
-        .volume
-        .tell(Changes { everything: false, directories: vec![ChangedDirectory { path: path("/d"), names }] });
+    mounted.volume.tell(Changes::of(vec![ChangedDirectory { path: path("/d"), names }]));
 }
 
 #[test]
@@ -119,7 +117,7 @@ fn who_works_in_a_directory_keeps_its_place() {
         .spawn()
         .unwrap();
     let directories = vec![ChangedDirectory { path: path("/"), names: vec!["d".into()] }];
-    mounted.volume.tell(Changes { everything: false, directories });
+    mounted.volume.tell(Changes::of(directories));
     mounted.volume.tell(Changes::everything());
     assert!(fs::metadata(mounted.at("d")).unwrap().is_dir());
     let said = worker.wait_with_output().unwrap();

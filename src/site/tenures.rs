@@ -1,6 +1,6 @@
 //! Which subtrees have another master than policy says, since a site holds a write lease on them.
 
-use globalfs_proto::{ChangedDirectory, Changes, Fence, GlobalPath, SiteName};
+use globalfs_proto::{ChangedDirectory, Changes, Fence, GlobalPath, HandedOver, SiteName};
 use std::collections::BTreeMap;
 use std::iter;
 
@@ -59,6 +59,19 @@ impl Tenures {
         in_force.filter(move |(path, _)| path.parent().as_ref() == Some(dir)).map(|(path, _)| path.name())
     }
 
+    /// The subtrees whose holders answer for them, and did not when `before` was.
+    pub(super) fn handed_over_since(&self, before: &Self) -> Vec<HandedOver> {
+        let told = |scope: &GlobalPath| {
+            let fence = self.in_force_on(scope).filter(|fence| before.in_force_on(scope) != Some(*fence))?;
+            Some(HandedOver { scope: scope.clone(), fence })
+        };
+        self.0.keys().filter_map(told).collect()
+    }
+
+    fn in_force_on(&self, scope: &GlobalPath) -> Option<Fence> {
+        self.on(scope).filter(|tenure| tenure.is_in_force()).map(|tenure| tenure.fence)
+    }
+
     /// What became out of date when `before` became this: the subtrees whose lease is another one.
     pub(super) fn changes_since(&self, before: &Self) -> Changes {
         let paths: std::collections::BTreeSet<_> = self.0.keys().chain(before.0.keys()).collect();
@@ -68,7 +81,7 @@ impl Tenures {
             Some(ChangedDirectory { path: path.parent()?, names })
         };
         let directories = paths.iter().filter(differs).filter_map(told).collect();
-        Changes { everything: false, directories }
+        Changes { directories, handed_over: self.handed_over_since(before), ..Changes::default() }
     }
 
     fn below(&self, path: &GlobalPath) -> impl Iterator<Item = (&GlobalPath, &Tenure)> {
@@ -128,5 +141,19 @@ mod tests {
         let names: Vec<_> = told.directories.iter().map(|changed| changed.names[0].to_vec()).collect();
         assert_eq!(names, [b"a".to_vec(), b"c".to_vec(), b"d".to_vec()]);
         assert!(told.directories.iter().all(|changed| changed.path == path("/r")) && !told.everything);
+        assert_eq!(told.handed_over, [HandedOver { scope: path("/r/a"), fence: Fence(1) }]);
+    }
+
+    #[test]
+    fn a_subtree_is_handed_over_when_its_holder_answers_for_it_by_another_grant() {
+        let of = |epoch, ready| Tenures::new([(path("/r/a"), tenure(epoch, ready))]);
+        let handed = |before: &Tenures, after: Tenures| {
+            after.handed_over_since(before).iter().map(|told| told.fence.0).collect::<Vec<_>>()
+        };
+        assert_eq!(handed(&Tenures::default(), of(1, false)), [0; 0]);
+        assert_eq!(handed(&of(1, false), of(1, true)), [1]);
+        assert_eq!(handed(&of(1, true), of(1, true)), [0; 0]);
+        assert_eq!(handed(&of(1, true), Tenures::default()), [0; 0], "home told of it before");
+        assert_eq!(handed(&of(1, true), of(2, true)), [2], "it was not seen at home");
     }
 }

@@ -95,10 +95,13 @@ impl View {
         self.now.load_full()
     }
 
-    /// Calls `changed` whenever paths have other masters than before, with what is out of date. The first call of this
-    /// counts.
+    /// Calls `changed` whenever paths have other masters than before, with what is out of date, and now with what sites
+    /// hold. The first call of this counts.
     pub(super) fn on_change(&self, changed: Box<dyn Fn(Changes) + Send + Sync>) {
         let _ = self.on_change.set(changed);
+        let handed_over = self.now.load().tenures.handed_over_since(&Tenures::default());
+        let held = Changes { handed_over, ..Changes::default() };
+        self.on_change.get().iter().for_each(|changed| changed(held.clone()));
     }
 
     /// Asks for a heartbeat now and waits until it was answered, for a short while.
@@ -251,7 +254,8 @@ impl Known {
         if (&one.default_primary, &one.policies) == (&other.default_primary, &other.policies) {
             self.tenures.changes_since(&before.tenures)
         } else {
-            Changes::everything()
+            let handed_over = self.tenures.handed_over_since(&before.tenures);
+            Changes { handed_over, ..Changes::everything() }
         }
     }
 

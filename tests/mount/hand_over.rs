@@ -1,14 +1,17 @@
 //! One file that two mounts change by turns, with close and open in between, against a model of its bytes: two nodes of a
 //! site, two sites of which one sends changes on, and two sites of which one takes the file by a lease and gives it back.
+//! And directories of a subtree that goes from site to site while processes are in them.
 
 use super::within;
-use crate::common::{Setup, TestCluster, can_mount, setting};
+use crate::common::{Setup, TestCluster, can_mount, setting, shell};
 use crate::steps::Random;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// Operations of each way in the suite.
@@ -222,4 +225,113 @@ fn two_sites_hand_a_file_over_that_a_lease_moves() {
     if can_mount("two_sites_hand_a_file_over_that_a_lease_moves") {
         run(Way::Leased);
     }
+}
+
+/// A subtree that the cloud takes and gives back, and a directory in it where processes of one of its nodes are.
+struct Working {
+    test: TestCluster,
+    /// A node that looks there only by what it has open.
+    here: PathBuf,
+    beside: PathBuf,
+    directory: File,
+    /// The directory, however it is called now.
+    inside: PathBuf,
+}
+
+impl Working {
+    fn start() -> Self {
+        let mut test = Setup { policy_yaml: POLICIES.into(), ..Setup::default() }
+            .start(|origin| fs::create_dir_all(origin.join("results/job/a/b")).unwrap());
+        let (here, beside) = (test.mount("node-1", "cloud"), test.mount("node-2", "cloud"));
+        shell(&beside, "echo taken > results/job/first");
+        let directory = File::open(here.join("results/job/a/b")).unwrap();
+        let inside = format!("/proc/self/fd/{}", directory.as_raw_fd()).into();
+        Self { test, here, beside, directory, inside }
+    }
+
+    /// Writes `name` into its working directory when it is told to go on.
+    fn worker(&self, name: &str) -> Child {
+        let mut sh = Command::new("sh");
+        sh.args(["-c", &format!("read go && echo worked > {name} && cat {name} && ls")]);
+        sh.current_dir(&self.inside).stdin(Stdio::piped()).stdout(Stdio::piped());
+        sh.spawn().unwrap()
+    }
+
+    fn number(&self) -> u64 {
+        fs::metadata(self.test.origin("cloud").join("results/job/a/b")).unwrap().ino()
+    }
+
+    /// The subtree goes home, and others get the numbers that its directories had at the cloud.
+    fn give_back(&self, round: u32) {
+        self.test.cluster.admin(&["drain", "cloud", "--timeout", "20s"]).unwrap();
+        let left = self.test.origin("cloud").join("results/job");
+        within(MOMENTS, || if left.exists() { Err(format!("{} is there", left.display())) } else { Ok(()) });
+        let taken = self.test.scratch.path().join(format!("taken-{round}"));
+        (0..64).for_each(|n| fs::create_dir_all(taken.join(n.to_string())).unwrap());
+    }
+}
+
+/// Holds promise 18 of docs/semantics.md.
+#[test]
+fn who_works_in_a_subtree_that_goes_home_and_is_taken_again_goes_on() {
+    if !can_mount("who_works_in_a_subtree_that_goes_home_and_is_taken_again_goes_on") {
+        return;
+    }
+    let working = Working::start();
+    for round in 0..6 {
+        let at = format!("round {round}");
+        let (before, mut worker) = (working.number(), working.worker(&format!("worker-{round}")));
+        working.give_back(round);
+        // By another node, or by what is done there.
+        if round % 2 == 0 {
+            shell(&working.beside, &format!("echo again > results/job/again-{round}"));
+            assert_ne!(working.number(), before, "{at}: it is the same file, which shows nothing");
+        }
+        match round / 2 {
+            0 => fs::write(working.inside.join(format!("made-{round}")), "made").expect(&at),
+            1 => working.directory.set_permissions(fs::Permissions::from_mode(0o750)).expect(&at),
+            _ => working.directory.sync_all().expect(&at),
+        }
+        worker.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        let said = worker.wait_with_output().unwrap();
+        assert!(said.status.success(), "{at}: {said:?}");
+        assert!(String::from_utf8_lossy(&said.stdout).contains(&format!("worker-{round}")), "{at}: {said:?}");
+        assert!(fs::metadata(&working.inside).is_ok(), "{at}");
+        assert_eq!(
+            shell(&working.beside, &format!("cat results/job/a/b/worker-{round}")),
+            "worked\n",
+            "{at}"
+        );
+    }
+    assert_eq!(
+        shell(&working.here, "stat -c %a results/job/a/b; cat results/job/a/b/made-*"),
+        "750\nmademade"
+    );
+}
+
+/// Holds promise 4 of docs/semantics.md.
+#[test]
+fn a_directory_that_is_replaced_where_subtrees_are_handed_over_is_another_one() {
+    if !can_mount("a_directory_that_is_replaced_where_subtrees_are_handed_over_is_another_one") {
+        return;
+    }
+    let working = Working::start();
+    working.give_back(0);
+    shell(&working.beside, "echo again > results/job/again");
+    fs::write(working.inside.join("made"), "made").unwrap();
+    // Answers of before the hand-over may be on their way for a moment.
+    std::thread::sleep(Duration::from_secs(1));
+    fs::metadata(&working.inside).unwrap();
+    shell(
+        &working.beside,
+        "cd results/job/a && mkdir new && rm b/made && rmdir b && mv new b && echo new > b/file",
+    );
+    within(MOMENTS, || match fs::metadata(&working.inside).map_err(|error| error.raw_os_error()) {
+        Err(Some(116)) => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+    within(MOMENTS, || match fs::read_to_string(working.here.join("results/job/a/b/file")) {
+        Ok(text) if text == "new\n" => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
 }

@@ -228,7 +228,7 @@ async fn tell(hop: &Hop, directory: &str, names: &[&str]) {
     let names = names.iter().map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
     let directories = vec![ChangedDirectory { path: path(directory), names }];
     let before = hop.cached.name_counters().changes;
-    hop.upstream.hub().tell(Arc::new(Changes { everything: false, directories }));
+    hop.upstream.hub().tell(Arc::new(Changes::of(directories)));
     while hop.cached.name_counters().changes == before {
         sleep(Duration::from_millis(2)).await;
     }

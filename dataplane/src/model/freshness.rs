@@ -188,7 +188,7 @@ mod tests {
     fn changed(directory: &str, names: &[&str]) -> Changes {
         let path = GlobalPath::new(directory.as_bytes()).unwrap();
         let names = names.iter().map(|name| Bytes::copy_from_slice(name.as_bytes())).collect();
-        Changes { everything: false, directories: vec![ChangedDirectory { path, names }] }
+        Changes::of(vec![ChangedDirectory { path, names }])
     }
 
     #[test]

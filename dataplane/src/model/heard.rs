@@ -4,8 +4,8 @@
 //! A directory may change after it was read and before it is noted as told. So while a request of the subscriber is
 //! under way it hears everything; what changed before the request began is in its answer.
 //!
-//! *Invariants:* what concerns a directory that was told is never left out; memory is bounded, and who was told of
-//! more directories hears everything.
+//! *Invariants:* what concerns a directory that was told is never left out, nor is a hand-over; memory is bounded, and who
+//! was told of more directories hears everything.
 
 use globalfs_proto::{ChangedDirectory, Changes, GlobalPath};
 use std::collections::HashSet;
@@ -62,8 +62,10 @@ impl Heard {
         if self.everything || self.requests > 0 || changes.everything || changes.is_empty() {
             return Some(changes);
         }
-        let directories: Vec<_> = changes.directories.iter().filter_map(|of| self.part_of(of)).collect();
-        (!directories.is_empty()).then(|| Arc::new(Changes { everything: false, directories }))
+        let directories = changes.directories.iter().filter_map(|of| self.part_of(of)).collect();
+        // Also where nothing was told: somebody may be in a directory all the same.
+        let part = Changes { directories, handed_over: changes.handed_over.clone(), ..Changes::default() };
+        (!part.is_empty()).then(|| Arc::new(part))
     }
 
     fn part_of(&self, changed: &ChangedDirectory) -> Option<ChangedDirectory> {
@@ -84,6 +86,7 @@ impl Heard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use globalfs_proto::{Fence, HandedOver};
     use rand::rngs::SmallRng;
     use rand::{RngExt, SeedableRng};
 
@@ -99,7 +102,7 @@ mod tests {
     }
 
     fn changes(directories: Vec<ChangedDirectory>) -> Arc<Changes> {
-        Arc::new(Changes { everything: false, directories })
+        Arc::new(Changes::of(directories))
     }
 
     fn told(directories: &[&str]) -> Heard {
@@ -131,7 +134,9 @@ mod tests {
         assert_eq!(heard.part(all.clone()), Some(mine));
         assert_eq!(heard.part(changes(vec![changed("/z", &["elsewhere"])])), None);
         assert_eq!(Heard::default().part(all), None);
-        for always in [Arc::default(), Arc::new(Changes::everything())] {
+        let handed_over = vec![HandedOver { scope: path("/z"), fence: Fence(1) }];
+        let handed_over = Changes { handed_over, ..Changes::default() };
+        for always in [Arc::default(), Arc::new(Changes::everything()), Arc::new(handed_over)] {
             assert_eq!(Heard::default().part(always.clone()), Some(always));
         }
     }

@@ -30,7 +30,7 @@ pub(super) fn listing(entries: &[(&str, Attr)], watched: bool) -> Listing {
 
 fn changed(directory: &str, names: &[&str]) -> Changes {
     let names = names.iter().map(|name| Bytes::from((*name).to_owned())).collect();
-    Changes { everything: false, directories: vec![ChangedDirectory { path: path(directory), names }] }
+    Changes::of(vec![ChangedDirectory { path: path(directory), names }])
 }
 
 /// With a subscription that was heard.

@@ -182,7 +182,7 @@ impl Watcher {
             let Some((number, path)) = watches.give_up() else { return };
             self.remove(number.as_slice());
             let whole = ChangedDirectory { path, names: Vec::new() };
-            self.hub.tell(Arc::new(Changes { everything: false, directories: vec![whole] }));
+            self.hub.tell(Arc::new(Changes::of(vec![whole])));
         }
     }
 
@@ -227,7 +227,7 @@ impl Watcher {
             .map(|(path, names)| ChangedDirectory { path, names: names.into_iter().collect() })
             .collect();
         if !directories.is_empty() {
-            self.hub.tell(Arc::new(Changes { everything: false, directories }));
+            self.hub.tell(Arc::new(Changes::of(directories)));
         }
     }
 

@@ -95,7 +95,7 @@ impl World {
     fn tell(&self, directory: &str, name: &str) {
         let names = vec![bytes::Bytes::copy_from_slice(name.as_bytes())];
         let directories = vec![ChangedDirectory { path: at(directory), names }];
-        self.master.hub().tell(Arc::new(Changes { everything: false, directories }));
+        self.master.hub().tell(Arc::new(Changes::of(directories)));
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {

@@ -37,7 +37,7 @@ impl Routes {
         let Some(directory) = path.parent() else { return };
         let names = vec![Bytes::copy_from_slice(path.name())];
         let directories = vec![ChangedDirectory { path: directory, names }];
-        self.moved.tell(Arc::new(Changes { everything: false, directories }));
+        self.moved.tell(Arc::new(Changes::of(directories)));
         if let Some(claims) = &self.claims {
             claims.used(path);
         }

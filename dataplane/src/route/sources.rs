@@ -11,9 +11,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use globalfs_proto::{
-    Attr, Change, Changed, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath, Seek, Version,
-    WantedFile, Warm,
+    Attr, Change, Changed, Changes, ChunkSpan, DirEntry, FsError, FsResult, FsStat, GlobalPath, Seek,
+    Version, WantedFile, Warm,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 #[async_trait]
@@ -127,7 +128,7 @@ impl Source for ForSites {
     fn watch(&self, heartbeat: Duration) -> ChangeStream {
         let routes = self.0.clone();
         let own = self.0.origin.watch(heartbeat).map(move |changes| routes.of_this_site(changes));
-        stream::select(own, self.0.moved.subscribe()).boxed()
+        stream::select(own, self.0.moved.subscribe().map(without_hand_overs)).boxed()
     }
 
     async fn read_link(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Bytes> {
@@ -185,4 +186,12 @@ impl Source for ForSites {
     async fn warm(&self, _: Warm, _: Deadline) -> FsResult<WarmStream> {
         Err(FsError::Refused("a site warms its own cache for its own nodes only".to_owned()))
     }
+}
+
+/// Each site tells its own nodes, once it knows by itself.
+fn without_hand_overs(changes: Arc<Changes>) -> Arc<Changes> {
+    if changes.handed_over.is_empty() {
+        return changes;
+    }
+    Arc::new(Changes { handed_over: Vec::new(), ..Changes::clone(&changes) })
 }

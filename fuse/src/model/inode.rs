@@ -1,18 +1,20 @@
 //! The nodes that the kernel knows: what each stands for, where it was last seen, how often it is held.
 //!
-//! What this mount changes by itself leaves the rule that a node is one version: see `own.rs`.
+//! What this mount changes by itself leaves the rule that a node is one version: see `own.rs`. So does what another site
+//! has now: see `moved.rs`.
 //!
 //! *Invariants:* a node lives as long as the kernel holds a lookup of it, a handle is open on it, or a
 //! living node lies in it. While it lives, its number stands for nothing else. Walking up from any node
 //! ends at the root.
 
+mod moved;
 mod own;
 
 pub(crate) use own::{LocalAttr, Pages};
 
 use crate::model::kept_names::KeptNames;
 use globalfs_proto::limits::MAX_PATH;
-use globalfs_proto::{Attr, FileId, FileKind, FsError, FsResult, GlobalPath};
+use globalfs_proto::{Attr, FileId, FileKind, FsError, FsResult, GlobalPath, HandOvers};
 use own::FoundBy;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -162,6 +164,8 @@ pub(crate) struct InodeTable {
     kept_names: KeptNames,
     /// Nodes that this mount has changed, by what they are, as their numbers are those of what they were.
     own: HashMap<FileId, NodeId>,
+    /// Of which was heard.
+    hand_overs: HandOvers,
 }
 
 impl Default for InodeTable {
@@ -191,8 +195,8 @@ impl InodeTable {
         };
         let root = Node::new(&attr, Place { parent: NodeId::ROOT, name: b"" });
         let nodes = HashMap::from_iter([(NodeId::ROOT, Box::new(root))]);
-        let (directories, kept_names, own) = Default::default();
-        Self { nodes, directories, kept_names, own }
+        let (directories, kept_names, own, hand_overs) = Default::default();
+        Self { nodes, directories, kept_names, own, hand_overs }
     }
 
     /// Number of living nodes, the root included.
@@ -240,31 +244,6 @@ impl InodeTable {
         }
         left.into_iter().for_each(|parent| self.drop_unheld(parent));
         Ok(Sight { id, attr: self.living(id).attr, pages })
-    }
-
-    /// The directory that was last seen at `place`, if `attr` says that another site has it now: it is the same one, and
-    /// who is in it stays there.
-    fn handed_over(&self, place: Place<'_>, attr: &Attr) -> Option<NodeId> {
-        if attr.kind != FileKind::Directory {
-            return None;
-        }
-        let id = *self.directories.get(&(place.parent, place.name.into()))?;
-        self.nodes.get(&id)?.is_handed_over(attr).then_some(id)
-    }
-
-    /// The node that stands for `attr`, which was found at `place`, if it lives.
-    pub(crate) fn living_at(&mut self, place: Place<'_>, attr: &Attr) -> Option<NodeId> {
-        let handed_over = self.handed_over(place, attr);
-        handed_over.iter().for_each(|id| self.hand_over(*id, attr));
-        handed_over.or_else(|| self.living_id(attr))
-    }
-
-    /// From now on `id` is found by what another site tells of it.
-    fn hand_over(&mut self, id: NodeId, attr: &Attr) {
-        let before = self.living(id).attr;
-        self.leave_own(id, &before);
-        self.living(id).attr = *attr;
-        self.own.insert(attr.file, id);
     }
 
     /// The directory at `path`, if it and all above it are known.
@@ -465,12 +444,6 @@ impl InodeTable {
 }
 
 impl Node {
-    /// Whether `attr` is of this directory, as another site tells it than the one that told of it before.
-    fn is_handed_over(&self, attr: &Attr) -> bool {
-        let is_directory = (self.attr.kind, attr.kind) == (FileKind::Directory, FileKind::Directory);
-        is_directory && self.attr.file.origin != attr.file.origin && self.found_by != FoundBy::Nothing
-    }
-
     fn see_again(&mut self, place: Place<'_>, attr: &Attr) -> Pages {
         self.lookups += 1;
         self.is_outdated = false;

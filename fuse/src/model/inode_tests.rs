@@ -29,7 +29,7 @@ pub(super) fn at(parent: NodeId, name: &[u8]) -> Place<'_> {
     Place { parent, name }
 }
 
-fn path_of(table: &InodeTable, id: NodeId) -> String {
+pub(super) fn path_of(table: &InodeTable, id: NodeId) -> String {
     table.path(id).unwrap().to_string()
 }
 
@@ -50,24 +50,6 @@ fn a_directory_keeps_its_node_when_it_changes() {
     let old = table.look_up(at(NodeId::ROOT, b"d"), &directory(5)).unwrap();
     let new = table.look_up(at(NodeId::ROOT, b"d"), &attr(5, FileKind::Directory, 9)).unwrap();
     assert_eq!((old, table.attr(old).unwrap().ctime_ns), (new, 9));
-}
-
-#[test]
-fn a_directory_that_another_site_has_now_is_the_same_one() {
-    let mut table = InodeTable::new();
-    let of_site = |origin, inode| Attr { file: FileId { origin, inode }, ..directory(inode) };
-    let id = table.look_up(at(NodeId::ROOT, b"d"), &of_site(1, 5)).unwrap();
-    let inside = table.look_up(at(id, b"f"), &file(9)).unwrap();
-    assert_eq!(table.look_up(at(NodeId::ROOT, b"d"), &of_site(2, 6)).unwrap(), id);
-    assert_eq!((table.id_of(&of_site(2, 6)), path_of(&table, inside)), (id, "/d/f".to_owned()));
-    assert!(table.refresh(id, &of_site(1, 5)).is_ok(), "and back");
-    assert_eq!(table.id_of(&of_site(1, 5)), id);
-    assert_ne!(
-        table.look_up(at(NodeId::ROOT, b"d"), &of_site(1, 7)).unwrap(),
-        id,
-        "another one took the place"
-    );
-    assert_ne!(table.look_up(at(NodeId::ROOT, b"e"), &of_site(3, 5)).unwrap(), id, "another place");
 }
 
 #[test]

@@ -213,9 +213,12 @@ impl<V: Volume + ?Sized> Operations<V> {
         let mut tries = 1..MAX_TRIES;
         loop {
             let (path, target) = self.target(id)?;
+            let file = target.file;
             match self.change_file(id, change(target)).await {
                 Err(error) if is_gone(&error) => {
-                    if !self.has_moved(id, &path).await || tries.next().is_none() {
+                    let is_elsewhere =
+                        self.has_moved(id, &path).await || self.was_handed_over(id, &path, file).await;
+                    if !is_elsewhere || tries.next().is_none() {
                         return Err(self.gone_is_stale(id, error));
                     }
                 }

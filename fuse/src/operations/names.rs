@@ -38,7 +38,7 @@ impl<V: Volume + ?Sized> Operations<V> {
             Some(attr) => attr,
             None => self.volume.stat(path).await?,
         };
-        self.inodes.lock().part_dead(&attr);
+        self.inodes.lock().part_dead(name.place, &attr);
         let node = self.see(name.place, path, &attr)?;
         self.note_unconfirmed(node.id, &changed);
         Ok(node)

@@ -74,6 +74,9 @@ pub const MAX_CHANGES: usize = 256;
 /// [`MAX_CHANGES`] of them a message may pass [`MAX_FRAME`], so who sends splits by bytes as well.
 pub const MAX_NAMES_PER_CHANGE: usize = 64;
 
+/// Subtrees of which it is remembered which grant was told of last; policies name fewer.
+pub const MAX_HAND_OVERS: usize = 4096;
+
 /// How often who is subscribed to changes may wish to hear that there were none.
 pub const MIN_HEARTBEAT: Duration = Duration::from_millis(20);
 

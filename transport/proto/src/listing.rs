@@ -7,6 +7,7 @@
 
 use crate::attr::{Attr, DirEntry, FileKind};
 use crate::codec::{DecodeError, Reader, Writer};
+use crate::hand_over::{self, HandedOver};
 use crate::limits::{MAX_CHANGES, MAX_LIST_PART, MAX_LISTED_TARGET, MAX_NAMES_PER_CHANGE};
 use crate::path::GlobalPath;
 use bytes::Bytes;
@@ -52,6 +53,8 @@ pub struct Changes {
     pub everything: bool,
     /// Directories in which something changed, at most [`MAX_CHANGES`].
     pub directories: Vec<ChangedDirectory>,
+    /// Subtrees that were handed over, now or before, at most [`MAX_CHANGES`].
+    pub handed_over: Vec<HandedOver>,
 }
 
 /// What became out of date in one directory.
@@ -67,12 +70,17 @@ pub struct ChangedDirectory {
 impl Changes {
     /// Anything may have changed.
     pub fn everything() -> Self {
-        Self { everything: true, directories: Vec::new() }
+        Self { everything: true, ..Self::default() }
     }
 
-    /// Whether it tells of no change.
+    /// These directories have changed.
+    pub fn of(directories: Vec<ChangedDirectory>) -> Self {
+        Self { directories, ..Self::default() }
+    }
+
+    /// Whether it tells of nothing.
     pub fn is_empty(&self) -> bool {
-        !self.everything && self.directories.is_empty()
+        !self.everything && self.directories.is_empty() && self.handed_over.is_empty()
     }
 }
 
@@ -172,7 +180,7 @@ pub(crate) fn encode_changes<'w>(w: &'w mut Writer, changes: &Changes) -> &'w mu
             w.bytes(name);
         }
     }
-    w
+    hand_over::encode(w, &changes.handed_over)
 }
 
 fn count(n: usize) -> u32 {
@@ -187,7 +195,8 @@ pub(crate) fn decode_changes(r: &mut Reader) -> Result<Changes, DecodeError> {
     };
     let count = limited(r.u32()?, MAX_CHANGES)?;
     let directories = (0..count).map(|_| decode_changed(r)).collect::<Result<_, _>>()?;
-    Ok(Changes { everything, directories })
+    let handed_over = hand_over::decode(r)?;
+    Ok(Changes { everything, directories, handed_over })
 }
 
 fn decode_changed(r: &mut Reader) -> Result<ChangedDirectory, DecodeError> {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::attr::{DirEntry, FileId, FileKind};
+use crate::hand_over::HandedOver;
 use crate::listing::{ChangedDirectory, PartEncoding, encode_entries};
 
 fn attr() -> Attr {
@@ -139,8 +140,12 @@ fn responses_have_their_frozen_form() {
     check(Response::Missing, "07");
     check(Response::Changes(Changes::everything()), "080100000000");
     let changed = ChangedDirectory { path: path(), names: vec![Bytes::from_static(b"n")] };
-    let changes = Changes { everything: false, directories: vec![changed] };
-    check(Response::Changes(changes), "080001000000040000002f612fff01000000010000006e");
+    let changes = Changes::of(vec![changed]);
+    let golden = "080001000000040000002f612fff01000000010000006e";
+    check(Response::Changes(changes.clone()), golden);
+    let handed_over = vec![HandedOver { scope: path(), fence: Fence(7) }];
+    let golden = format!("{golden}01000000040000002f612fff0700000000000000");
+    check(Response::Changes(Changes { handed_over, ..changes }), &golden);
     check(Response::Offset(258), "100201000000000000");
     check(Response::LeftOut(path()), "0c040000002f612fff");
 }
@@ -192,6 +197,12 @@ fn refuses_what_no_peer_may_send() {
     let mut many = Writer::new();
     many.u8(8).u8(0).u32(u32::MAX);
     assert_eq!(Response::decode(many.finish()), Err(DecodeError::OutOfRange("the number of changes")));
+    for count in [0, u32::MAX] {
+        let mut many = Writer::new();
+        many.u8(8).u8(0).u32(0).u32(count);
+        let refused = Err(DecodeError::OutOfRange("the number of hand-overs"));
+        assert_eq!(Response::decode(many.finish()), refused);
+    }
 }
 
 proptest::proptest! {

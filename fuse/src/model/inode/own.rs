@@ -188,13 +188,6 @@ impl InodeTable {
         Some(self.id_of(attr)).filter(|id| self.nodes.contains_key(id))
     }
 
-    /// A new file is what `attr` says: what was the same before is gone.
-    pub(crate) fn part_dead(&mut self, attr: &Attr) {
-        let directory = self.living_id(attr).filter(|_| attr.kind == FileKind::Directory);
-        let dead = [self.own.get(&attr.file).copied(), directory];
-        dead.into_iter().flatten().for_each(|id| self.part(id));
-    }
-
     /// The kernel writes to `id` by itself, and its file is this now.
     pub(crate) fn is_written(&mut self, id: NodeId, now: LocalAttr) {
         let Some(node) = self.nodes.get_mut(&id) else { return };

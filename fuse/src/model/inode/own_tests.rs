@@ -2,7 +2,7 @@
 
 use super::super::tests::{at, attr, directory};
 use super::*;
-use globalfs_proto::{FileId, GlobalPath};
+use globalfs_proto::GlobalPath;
 
 const ROOT: NodeId = NodeId::ROOT;
 
@@ -64,7 +64,7 @@ fn a_file_has_one_live_node() {
     assert_ne!(other, id);
     table.go_live(other).unwrap();
     assert!(table.refresh(id, &regular(0)).is_err() && table.go_live(id).is_err());
-    table.part_dead(&regular(9));
+    table.part_dead(at(ROOT, b"new"), &regular(9));
     assert!(!table.is_live(other), "a new file has the same number");
 }
 
@@ -108,7 +108,7 @@ fn a_directory_that_was_made_is_none_that_the_kernel_knows_as_dead() {
     let id = table.look_up(at(ROOT, b"d"), &directory(5)).unwrap();
     table.pin(id).unwrap();
     assert_eq!(table.look_up(at(ROOT, b"d"), &directory(5)).unwrap(), id);
-    table.part_dead(&directory(5));
+    table.part_dead(at(ROOT, b"e"), &directory(5));
     let other = table.look_up(at(ROOT, b"e"), &directory(5)).unwrap();
     assert_ne!(other, id);
     assert_eq!(table.look_up(at(ROOT, b"e"), &directory(5)).unwrap(), other);
@@ -141,17 +141,4 @@ fn what_is_told_of_the_directories_above_is_doubted_until_they_are_looked_up() {
     assert!(!table.is_outdated(&directory(7)));
     table.look_up(at(ROOT, b"top"), &directory(5)).unwrap();
     assert!(!table.is_outdated(&directory(5)) && table.is_outdated(&directory(6)));
-}
-
-#[test]
-fn a_directory_of_a_subtree_that_was_taken_is_found_at_its_place() {
-    let there = |attr: Attr| Attr { file: FileId { origin: 8, ..attr.file }, ..attr };
-    let mut table = InodeTable::new();
-    let id = table.look_up(at(ROOT, b"d"), &directory(5)).unwrap();
-    assert_eq!(table.living_id(&there(directory(6))), None);
-    assert_eq!(table.living_at(at(ROOT, b"d"), &there(directory(6))), Some(id));
-    table.relocate(id, at(ROOT, b"e"));
-    assert_eq!(table.path(id).unwrap(), GlobalPath::new(b"/e").unwrap());
-    table.part(id);
-    assert_eq!(table.living_at(at(ROOT, b"e"), &directory(7)), None, "a dead one is not taken for a new one");
 }
