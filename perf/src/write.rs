@@ -1,6 +1,7 @@
 //! `cargo perf write`: a job at the near site writes below a directory whose home is the far site.
 
 use crate::model::Summary;
+use crate::plain_tls::Sending;
 use crate::systems::{Bed, GlobalFs};
 use crate::wan::{LinkArgs, Wan};
 use crate::{build, sandbox};
@@ -180,22 +181,28 @@ impl WriteArgs {
 
     /// Each file is new and goes before the next one, so that neither place works for the other meanwhile.
     fn compare_large(&self, field: &Field, sync: bool) -> Result<()> {
-        let (mut local, mut here) = (Vec::new(), Vec::new());
+        let (mut local, mut here, mut plain) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.rounds {
             for (dir, took) in [(&field.local, &mut local), (&field.job, &mut here)] {
                 let path = dir.join("large-compared");
                 took.push(self.write_large(&path, sync)?);
                 fs::remove_file(path)?;
             }
+            let path = field.local.join("large-sent");
+            plain.push(self.send_large(&path, sync)?);
+            fs::remove_file(path)?;
         }
-        let (local, here) = (percentile(&local, 50.0), percentile(&here, 50.0));
+        let (local, here, plain) =
+            (percentile(&local, 50.0), percentile(&here, 50.0), percentile(&plain, 50.0));
         let rate = |seconds: f64| (self.mebibytes * BLOCK) as f64 / seconds / 1e6;
         let how = if sync { "with fsync" } else { "without fsync" };
         println!(
-            "sequential write {how}: {:.0} MB/s, local {:.0} MB/s: {:.2} of it",
+            "sequential write {how}: {:.0} MB/s, local {:.0} MB/s: {:.2} of it, plain TCP + TLS {:.0} MB/s: {:.2}",
             rate(here),
             rate(local),
-            local / here
+            local / here,
+            rate(plain),
+            plain / here
         );
         Ok(())
     }
@@ -203,19 +210,34 @@ impl WriteArgs {
     /// Seconds.
     fn write_large(&self, path: &Path, sync: bool) -> Result<f64> {
         let mut file = File::create(path)?;
-        let (mut block, mut took) = (vec![0; BLOCK], Duration::ZERO);
-        for number in 0..self.mebibytes {
-            fill(&mut block, number as u64);
-            let begun = Instant::now();
-            file.write_all(&block)?;
-            took += begun.elapsed();
-        }
+        let took = self.put_large(|block| Ok(file.write_all(block)?))?;
         let begun = Instant::now();
         if sync {
             file.sync_all()?;
         }
         drop(file);
         Ok((took + begun.elapsed()).as_secs_f64())
+    }
+
+    /// The same over a connection to who writes it.
+    fn send_large(&self, path: &Path, sync: bool) -> Result<f64> {
+        let mut sending = Sending::begin(path.to_owned(), sync)?;
+        let took = self.put_large(|block| sending.put(block))?;
+        let begun = Instant::now();
+        sending.end()?;
+        Ok((took + begun.elapsed()).as_secs_f64())
+    }
+
+    /// What it takes to put all blocks, without making them.
+    fn put_large(&self, mut put: impl FnMut(&[u8]) -> Result<()>) -> Result<Duration> {
+        let (mut block, mut took) = (vec![0; BLOCK], Duration::ZERO);
+        for number in 0..self.mebibytes {
+            fill(&mut block, number as u64);
+            let begun = Instant::now();
+            put(&block)?;
+            took += begun.elapsed();
+        }
+        Ok(took)
     }
 
     fn visibility(&self, field: &Field, rtt: Duration) -> Result<()> {
