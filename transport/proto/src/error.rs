@@ -54,6 +54,12 @@ impl FsError {
         matches!(self, Self::Unreachable(_) | Self::Deadline | Self::Limit(_) | Self::Elsewhere(_))
     }
 
+    /// Whether a change that failed so may have been carried out all the same.
+    pub fn leaves_open(&self) -> bool {
+        const EIO: FsError = FsError::Os(5);
+        matches!(self, Self::Unreachable(_) | Self::Deadline | Self::Damaged(_) | Self::Protocol(_) | &EIO)
+    }
+
     /// The errno that an application sees for this error.
     pub fn errno(&self) -> i32 {
         const EIO: i32 = 5;
@@ -80,5 +86,20 @@ impl From<std::io::Error> for FsError {
     fn from(error: std::io::Error) -> Self {
         const EIO: i32 = 5;
         Self::Os(error.raw_os_error().unwrap_or(EIO))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_was_answered_knows_what_came_of_a_change() {
+        let why = String::new;
+        let open = [FsError::Unreachable(why()), FsError::Deadline, FsError::Protocol(why()), FsError::Os(5)];
+        assert!(open.iter().all(FsError::leaves_open));
+        let known =
+            [FsError::NOT_FOUND, FsError::Stale(None), FsError::Refused(why()), FsError::Elsewhere(why())];
+        assert!(!known.iter().any(FsError::leaves_open));
     }
 }
