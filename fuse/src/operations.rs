@@ -7,6 +7,7 @@ mod behind;
 mod changes;
 mod direct;
 mod directories;
+mod doubted;
 mod held;
 mod locks;
 mod moved;
@@ -20,8 +21,8 @@ pub use crate::model::behind::Start;
 pub use changes::{Copying, Writing};
 pub use locks::LockAsker;
 
+use crate::model::{Doubts, Unconfirmed, hidden, xattr};
 use crate::model::{HandleTable, InodeTable, Listings, NameChanges, NodeId, Pages, Place, Sight, Touches};
-use crate::model::{Unconfirmed, hidden, xattr};
 use crate::volume::{Volume, WholeFile};
 use behind::Unsent;
 use bytes::Bytes;
@@ -34,7 +35,7 @@ use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{RwLock, mpsc, watch};
+use tokio::sync::{Notify, RwLock, mpsc, watch};
 use turns::{Turn, Turns};
 
 /// Bytes of a file whose reads are not worth another thread: a quarter of a chunk to hash and copy.
@@ -125,6 +126,10 @@ pub struct Operations<V: ?Sized> {
     /// Held for reading while names move, so that who missed a file knows when to look again.
     moves: RwLock<()>,
     unconfirmed: Mutex<Unconfirmed>,
+    /// Names of which it is not known what became of them.
+    doubts: Mutex<Doubts>,
+    /// Wakes who has the kernel forget them.
+    doubted: Notify,
     volume: Arc<V>,
 }
 
@@ -149,6 +154,8 @@ impl<V: Volume + ?Sized> Operations<V> {
             heard: watch::Sender::default(),
             moves: RwLock::new(()),
             unconfirmed: Mutex::default(),
+            doubts: Mutex::default(),
+            doubted: Notify::new(),
             volume,
         }
     }

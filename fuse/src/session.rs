@@ -116,11 +116,8 @@ pub fn mount(
     running.operations.push_to(pushes);
     let (operations, ended) = (running.operations.clone(), running.ended.clone());
     push::start(wanted, running.notifier.clone(), operations, ended, runtime.clone()).map_err(refused)?;
-    if let Some(changes) = changes {
-        let (operations, ended) = (running.operations.clone(), running.ended.clone());
-        let started = invalidate::start(changes, running.notifier.clone(), operations, ended);
-        started.map_err(refused)?;
-    }
+    let (operations, ended) = (running.operations.clone(), running.ended.clone());
+    invalidate::start(changes, running.notifier.clone(), operations, ended).map_err(refused)?;
     let threads = options.threads;
     let operations = running.operations.clone();
     let serve = move || {

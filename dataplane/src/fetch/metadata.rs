@@ -299,10 +299,13 @@ impl Metadata {
             };
             let told = (changed.attr, of_directory);
             self.0.state.lock().names.change_done(asking.ticket, path, told, self.now());
-            self.0.small.forget(path).await;
         }
         if let (Change::Remove { .. } | Change::Rename { .. }, Some(before)) = (change, changed.before) {
             self.0.state.lock().names.lost_a_name(before.file);
+        }
+        // Whoever asked may wait no longer, and what is known of names is right by now.
+        for path in change.paths() {
+            self.0.small.forget(path).await;
         }
         outcome
     }

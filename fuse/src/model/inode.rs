@@ -325,6 +325,12 @@ impl InodeTable {
         std::iter::successors(first, |id| self.nodes.get(id)?.next).collect()
     }
 
+    /// Nodes last seen as `name` in `directory`.
+    pub(crate) fn named_in(&self, directory: NodeId, name: &[u8]) -> Vec<NodeId> {
+        let is_so_called = |id: &NodeId| self.nodes.get(id).is_some_and(|node| *node.name == *name);
+        self.nodes_in(Some(directory)).into_iter().filter(is_so_called).collect()
+    }
+
     /// Where `id` was last seen.
     pub(crate) fn place(&self, id: NodeId) -> Option<(NodeId, Box<[u8]>)> {
         self.nodes.get(&id).map(|node| (node.parent, node.name.clone()))

@@ -1,6 +1,7 @@
 //! The tables behind a mount, without IO, clock and async: which nodes the kernel knows, what is open.
 
 pub(crate) mod behind;
+mod doubts;
 mod handle;
 pub(crate) mod hidden;
 mod inode;
@@ -12,6 +13,7 @@ mod touches;
 mod unconfirmed;
 pub(crate) mod xattr;
 
+pub(crate) use doubts::{Doubted, Doubts};
 pub(crate) use handle::HandleTable;
 pub use inode::{Identity, NodeId};
 pub(crate) use inode::{InodeTable, LocalAttr, Pages, Place, Sight};

@@ -27,8 +27,9 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// Makes `name` in `parent`; counts one lookup of it.
     pub async fn make(&self, parent: NodeId, name: &[u8], new: NewFile, owner: Owner) -> FsResult<Node> {
         let _change = self.name_changes.begin();
-        let path = self.shown_path(parent, name)?;
-        self.make_at(Name { place: Place { parent, name }, path: &path }, new, owner).await
+        let (path, place) = (self.shown_path(parent, name)?, Place { parent, name });
+        let made = self.make_at(Name { place, path: &path }, new, owner).await;
+        self.doubt_if_lost(made, &[place])
     }
 
     async fn make_at(&self, name: Name<'_>, new: NewFile, owner: Owner) -> FsResult<Node> {
@@ -104,10 +105,14 @@ impl<V: Volume + ?Sized> Operations<V> {
     /// Gives `id` the further name `name` in `parent`; counts one lookup of it.
     pub async fn link(&self, id: NodeId, parent: NodeId, name: &[u8]) -> FsResult<Node> {
         let _change = self.name_changes.begin();
-        let path = self.shown_path(parent, name)?;
+        let (path, place) = (self.shown_path(parent, name)?, Place { parent, name });
         let change = |target| Change::Link { target, path: path.clone() };
-        self.alter(id, change).await?;
-        let sight = self.inodes.lock().see_link(id, Place { parent, name })?;
+        let linked = self.alter(id, change).await;
+        let other = self.inodes.lock().place(id);
+        // How many links it has is not known either.
+        let other = other.iter().map(|(parent, name)| Place { parent: *parent, name });
+        self.doubt_if_lost(linked, &other.chain([place]).collect::<Vec<_>>())?;
+        let sight = self.inodes.lock().see_link(id, place)?;
         Ok(self.seen(sight, &path))
     }
 
@@ -116,11 +121,17 @@ impl<V: Volume + ?Sized> Operations<V> {
         let _change = self.name_changes.begin();
         let path = self.shown_path(parent, name)?;
         let name = Name { place: Place { parent, name }, path: &path };
+        let removed = self.remove_at(name, directory).await;
+        self.doubt_if_lost(removed, &[name.place])
+    }
+
+    async fn remove_at(&self, name: Name<'_>, directory: bool) -> FsResult<()> {
+        let path = name.path.clone();
         let before = self.volume.stat(&path).await.ok();
         if let Some(id) = before.and_then(|attr| self.open_at(&attr)) {
             return self.hide(id, name).await;
         }
-        self.volume.change(Change::Remove { path: path.clone(), directory }).await?;
+        self.volume.change(Change::Remove { path, directory }).await?;
         lose_a_name(&mut self.inodes.lock(), name.place, before);
         Ok(())
     }
@@ -145,6 +156,11 @@ impl<V: Volume + ?Sized> Operations<V> {
         let (from, to) = (self.shown_path(parent, name)?, self.shown_path(new_parent, new_name)?);
         let from = Name { place: Place { parent, name }, path: &from };
         let to = Name { place: Place { parent: new_parent, name: new_name }, path: &to };
+        let renamed = self.rename_at(from, to, existing).await;
+        self.doubt_if_lost(renamed, &[from.place, to.place])
+    }
+
+    async fn rename_at(&self, from: Name<'_>, to: Name<'_>, existing: Existing) -> FsResult<()> {
         let moved = self.volume.stat(from.path).await.map_err(gone_is_missing)?;
         let replaced = self.volume.stat(to.path).await.ok();
         self.write_out_at(&moved).await;
@@ -161,7 +177,7 @@ impl<V: Volume + ?Sized> Operations<V> {
         let _moving = self.moves.read().await;
         let outcome = self.rename_there(from, to, existing).await;
         if let Some((id, hidden)) = kept {
-            self.settle_kept(id, new_parent, hidden, outcome.is_ok()).await;
+            self.settle_kept(id, to.place.parent, hidden, outcome.is_ok()).await;
         }
         outcome?;
         self.moved(moved, replaced, (from.place, to.place), existing);

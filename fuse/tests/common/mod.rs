@@ -80,6 +80,8 @@ struct Tree {
     refusal: Option<FsError>,
     /// When set, writes fail with it.
     write_refusal: Option<FsError>,
+    /// When set, changes are made and fail with it.
+    lost_answer: Option<FsError>,
 }
 
 pub(crate) fn path(text: &str) -> GlobalPath {
@@ -186,6 +188,11 @@ impl MemoryVolume {
     /// From now on changes fail with it.
     pub(crate) fn refuse(&self, error: Option<FsError>) {
         self.tree.lock().refusal = error;
+    }
+
+    /// From now on changes are made and fail with it.
+    pub(crate) fn lose_answers(&self, error: Option<FsError>) {
+        self.tree.lock().lost_answer = error;
     }
 
     /// From now on writes fail with it, and nothing else does.
@@ -348,6 +355,8 @@ impl Volume for MemoryVolume {
             return Err(error.clone());
         }
         let changed = if tree.is_writable { tree.change(change) } else { Err(FsError::READ_ONLY) };
+        let lost = tree.lost_answer.clone();
+        let changed = changed.and_then(|changed| lost.map_or(Ok(changed), Err));
         changed.map(|changed| Changed { sync_at_close: confirmed.is_some(), ..changed })
     }
 

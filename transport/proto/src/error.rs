@@ -56,6 +56,12 @@ impl FsError {
         matches!(self, Self::Unreachable(_) | Self::Deadline | Self::Limit(_) | Self::Elsewhere(_))
     }
 
+    /// Whether a change that failed so may have been carried out all the same.
+    pub fn leaves_open(&self) -> bool {
+        const EIO: FsError = FsError::Os(5);
+        matches!(self, Self::Unreachable(_) | Self::Deadline | Self::Damaged(_) | Self::Protocol(_) | &EIO)
+    }
+
     /// The errno that an application sees for this error.
     pub fn errno(&self) -> i32 {
         const EIO: i32 = 5;
@@ -121,4 +127,19 @@ pub(crate) fn decode_error(r: &mut Reader) -> Result<FsError, DecodeError> {
         10 => FsError::Elsewhere(r.text()?),
         other => return Err(DecodeError::Unknown("error", other)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_was_answered_knows_what_came_of_a_change() {
+        let why = String::new;
+        let open = [FsError::Unreachable(why()), FsError::Deadline, FsError::Protocol(why()), FsError::Os(5)];
+        assert!(open.iter().all(FsError::leaves_open));
+        let known =
+            [FsError::NOT_FOUND, FsError::Stale(None), FsError::Refused(why()), FsError::Elsewhere(why())];
+        assert!(!known.iter().any(FsError::leaves_open));
+    }
 }

@@ -64,8 +64,7 @@ impl InodeTable {
     /// All that were last seen at `path`: the kernel may still be in one of which this was found to be out of date.
     fn all_at(&self, path: &GlobalPath) -> Vec<NodeId> {
         path.components().fold(vec![NodeId::ROOT], |above, name| {
-            let children = above.into_iter().flat_map(|id| self.nodes_in(Some(id)));
-            children.filter(|id| self.nodes.get(id).is_some_and(|node| *node.name == *name)).collect()
+            above.into_iter().flat_map(|id| self.named_in(id, name)).collect()
         })
     }
 
