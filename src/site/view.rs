@@ -101,7 +101,7 @@ impl View {
         let _ = self.on_change.set(changed);
         let handed_over = self.now.load().tenures.handed_over_since(&Tenures::default());
         let held = Changes { handed_over, ..Changes::default() };
-        self.on_change.get().iter().for_each(|changed| changed(held.clone()));
+        self.on_change.get().filter(|_| !held.is_empty()).iter().for_each(|changed| changed(held.clone()));
     }
 
     /// Asks for a heartbeat now and waits until it was answered, for a short while.

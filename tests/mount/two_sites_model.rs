@@ -375,8 +375,8 @@ impl Drop for Run {
             let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("two-sites-{}", self.seed));
             let copy = format!("mkdir -p {0} && cp cluster/*.log {0}", kept.display());
             shell(&self.scratch, &copy);
-            let differs =
-                "for site in onprem cloud; do diff -rq $site-origin/results/job plain; done 2>&1 || true";
+            let differs = "for site in onprem cloud; do diff -rq $site-origin/results/job plain; done 2>&1; \
+                 find onprem-origin/results/job cloud-origin/results/job plain -links +1 ! -type d -printf '%p %i %n\\n' || true";
             eprintln!("what differs from the plain directory:\n{}", shell(&self.scratch, differs));
             eprintln!(
                 "seed {}: logs in {}\n{:?}",

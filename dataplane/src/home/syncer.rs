@@ -264,24 +264,30 @@ impl Syncer {
         gone
     }
 
-    /// Takes a path, and with it the other names of its file.
+    /// Takes a path, and with it the other names of its file. One of them may be in already, by itself, if the name was given
+    /// since: then this is another name of that.
     async fn take(&self, batch: &mut Batch, due: Due, attr: Attr) -> FsResult<()> {
         let path = due.path.clone();
-        batch.push(HomeItem { path: path.clone(), attr: Some(attr), same_as: None }, Some(due));
-        if !is_linked(&attr) {
-            return Ok(());
+        let names = if is_linked(&attr) { self.other_names(&path, &attr).await? } else { Vec::new() };
+        let same_as = names.iter().find(|name| batch.places.contains_key(name)).cloned();
+        batch.push(HomeItem { path: path.clone(), attr: Some(attr), same_as }, Some(due));
+        for name in names {
+            batch.push(HomeItem { path: name, attr: Some(attr), same_as: Some(path.clone()) }, None);
         }
-        self.holding.links.lock().see(&path, &attr);
-        let names = self.holding.links.lock().names(attr.file);
-        for name in names.into_iter().filter(|name| *name != path) {
+        Ok(())
+    }
+
+    async fn other_names(&self, path: &GlobalPath, attr: &Attr) -> FsResult<Vec<GlobalPath>> {
+        self.holding.links.lock().see(path, attr);
+        let known = self.holding.links.lock().names(attr.file);
+        let mut names = Vec::with_capacity(known.len());
+        for name in known.into_iter().filter(|name| name != path) {
             match self.look_at(&name).await? {
-                Some(other) if other.file == attr.file => {
-                    batch.push(HomeItem { path: name, attr: Some(attr), same_as: Some(path.clone()) }, None);
-                }
+                Some(other) if other.file == attr.file => names.push(name),
                 _ => self.holding.links.lock().forget(&name, attr.file),
             }
         }
-        Ok(())
+        Ok(names)
     }
 
     /// Takes what home answers: how many paths left the set.
@@ -290,7 +296,10 @@ impl Syncer {
         said: Vec<(GlobalPath, Option<Due>)>,
         mut answers: mpsc::Receiver<FsResult<Settled>>,
     ) -> FsResult<usize> {
-        let (mut home, mut missed, mut trouble, mut broken) = (Vec::new(), Vec::new(), None, None);
+        let (mut home, mut trouble, mut broken) = (Vec::new(), None, None);
+        // What was said with others and is not known to be home is owed by itself: they may be, and leave the set.
+        let mut missed: BTreeSet<_> =
+            said.iter().filter(|(_, due)| due.is_none()).map(|(path, _)| path).collect();
         while let Some(answer) = answers.recv().await {
             let Settled { item, outcome } = match answer {
                 Ok(settled) => settled,
@@ -308,12 +317,13 @@ impl Syncer {
             match (due, outcome) {
                 (Some(due), Ok(())) => home.push(due.clone()),
                 (Some(due), Err(_)) => self.holding.pending.lock().fail(due, self.holdings.now()),
-                // What it was said with is no longer owed, perhaps.
-                (None, Err(_)) => missed.push(path.clone()),
-                (None, Ok(())) => {}
+                (None, Err(_)) => {}
+                (None, Ok(())) => drop(missed.remove(path)),
             }
         }
-        self.add(missed).await?;
+        if !home.is_empty() {
+            self.add(missed.into_iter().cloned().collect()).await?;
+        }
         let (holdings, holding) = (self.holdings.clone(), self.holding.clone());
         let settled = blocking(move || holdings.settle(&holding, &home)).await?;
         match (broken, trouble) {

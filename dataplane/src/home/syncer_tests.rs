@@ -12,13 +12,20 @@ use std::fs;
 struct Told {
     batches: Mutex<Vec<Vec<HomeItem>>>,
     fails: Mutex<HashSet<GlobalPath>>,
+    /// From this path on it answers nothing more.
+    dies_at: Mutex<Option<GlobalPath>>,
 }
 
 #[async_trait]
 impl Home for Told {
     async fn bring_home(&self, bring: BringHome, _: Deadline) -> FsResult<mpsc::Receiver<FsResult<Settled>>> {
         let (answers, receiver) = mpsc::channel(MAX_HOME_ITEMS);
+        let dies_at = self.dies_at.lock().take();
         for (item, told) in (0..).zip(&bring.items) {
+            if dies_at.as_ref() == Some(&told.path) {
+                answers.try_send(Err(FsError::Unreachable("it died".to_owned()))).unwrap();
+                break;
+            }
             let outcome = if self.fails.lock().contains(&told.path) { Err(FsError::Os(28)) } else { Ok(()) };
             answers.try_send(Ok(Settled { item, outcome })).unwrap();
         }
@@ -113,4 +120,33 @@ async fn what_was_said_with_others_and_did_not_come_home_is_owed() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     site.rounds(1).await;
     assert_eq!(site.owed(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_was_said_with_others_is_owed_when_home_dies_before_it_answers() {
+    let mut site = Site::new(&["r/a/one"]);
+    fs::hard_link(site.dir.path().join("r/a/one"), site.dir.path().join("r/other")).unwrap();
+    site.syncer.look_around().await.unwrap();
+    site.syncer.add(vec![path("/r/a/one")]).await.unwrap();
+    *site.home.dies_at.lock() = Some(path("/r/other"));
+    site.syncer.holding.close(true);
+    assert!(site.syncer.round().await.is_err());
+    assert!(site.owed().contains(&"/r/other".to_owned()), "{:?}", site.owed());
+    site.rounds(1).await;
+    assert_eq!(site.owed(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn names_of_one_file_are_said_as_such_also_when_one_was_given_since_a_start() {
+    let mut site = Site::new(&["r/a/one"]);
+    let at = |name: &str| site.dir.path().join(name);
+    fs::hard_link(at("r/a/one"), at("r/other")).unwrap();
+    site.syncer.look_around().await.unwrap();
+    fs::rename(at("r/a/one"), at("r/zone")).unwrap();
+    site.syncer.add(vec![path("/r/other"), path("/r/zone")]).await.unwrap();
+    site.rounds(1).await;
+    let batches = site.home.batches.lock();
+    let said: Vec<_> = batches[0].iter().filter(|item| item.path != path("/r")).collect();
+    let names: Vec<_> = said.iter().map(|item| (item.path.to_string(), item.same_as.clone())).collect();
+    assert_eq!(names, [("/r/other".to_owned(), None), ("/r/zone".to_owned(), Some(path("/r/other")))]);
 }
