@@ -24,7 +24,7 @@ mod transport;
 pub mod volume;
 
 pub use model::{Identity, NodeId};
-pub use mount_point::{Detach, our_mounts, unmount};
+pub use mount_point::{Detach, abort, our_mounts, unmount};
 pub use operations::Operations;
 pub use options::{IoUring, OptionError, Options};
 pub use session::{MountError, Session, mount, prepare};

@@ -42,6 +42,16 @@ pub fn unmount(mountpoint: &Path, detach: Detach) -> io::Result<()> {
     }
 }
 
+/// Ends all requests that wait for the program behind `mountpoint`, which is gone or is being killed: a program that was telling
+/// the kernel what to forget may wait there for a directory whose reader waits for the program. Only root can. What is in use
+/// stays mounted, and answers that it is not connected.
+pub fn abort(mountpoint: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE) {
+        Err(Errno::BUSY) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
 fn unmount_as_user(mountpoint: &Path, detach: Detach) -> io::Result<()> {
     let flag = if detach == Detach::Now { "-uz" } else { "-u" };
     let output = Command::new("fusermount3").arg(flag).arg("--").arg(mountpoint).output()?;

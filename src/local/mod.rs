@@ -298,7 +298,8 @@ impl LocalCluster {
 
     /// Kills a daemon or a mount as a crash would: SIGKILL, no goodbye.
     pub fn kill(&mut self, name: &str) -> Result<()> {
-        self.processes.remove(name).with_context(|| format!("{name} does not run"))?.kill()
+        let process = self.processes.remove(name).with_context(|| format!("{name} does not run"))?;
+        process.kill(self.mounts.get(name).map(PathBuf::as_path))
     }
 
     /// Asks a daemon or a mount to end (SIGTERM) and waits; says whether it ended with exit code 0.

@@ -3,9 +3,12 @@
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// How long a process takes to end after SIGKILL at most, unless something in the kernel keeps it.
+const KILL_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long a daemon may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
@@ -56,12 +59,28 @@ impl Process {
         matches!(self.child().try_wait(), Ok(None))
     }
 
-    /// SIGKILL, and waits for the end.
-    pub fn kill(mut self) -> Result<()> {
+    /// SIGKILL, and waits for the end: of what is mounted at `mountpoint`, by force if need be.
+    pub fn kill(mut self, mountpoint: Option<&Path>) -> Result<()> {
         self.child().kill()?;
+        if let Some(mountpoint) = mountpoint
+            && !self.ends_within(KILL_LIMIT)?
+        {
+            globalfs_fuse::abort(mountpoint).with_context(|| mountpoint.display().to_string())?;
+        }
         self.child().wait()?;
         self.0 = None;
         Ok(())
+    }
+
+    fn ends_within(&mut self, limit: Duration) -> Result<bool> {
+        let started = Instant::now();
+        while started.elapsed() < limit {
+            if self.child().try_wait()?.is_some() {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(false)
     }
 
     /// SIGTERM, and waits for the end; says whether the exit code was 0.
