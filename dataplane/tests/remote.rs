@@ -392,6 +392,24 @@ async fn changes_are_carried_out_there() {
     assert_eq!(pair.remote.change(&sync, soon()).await, Err(FsError::Os(95)));
 }
 
+/// Both over QUIC and over TCP, which the second one finds open.
+#[tokio::test]
+async fn a_change_that_was_begun_is_made_though_nobody_waits_for_it_any_more() {
+    let Pair { source, remote, .. } = Pair::new();
+    for name in ["/one", "/other"] {
+        source.put_file(name, "x");
+        remote.stat(&path(name), soon()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        source.set_delay(Duration::from_millis(300));
+        let (calls, remove) = (source.calls(), Change::Remove { path: path(name), directory: false });
+        let asked = tokio::time::timeout(Duration::from_millis(100), remote.change(&remove, soon())).await;
+        assert!(asked.is_err() && source.calls() > calls, "it was begun");
+        source.set_delay(Duration::ZERO);
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert_eq!(source.stat(&path(name), soon()).await, Err(FsError::NOT_FOUND), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_cache_in_front_answers_anew_after_a_change() {
     let pair = Pair::new();

@@ -1,9 +1,10 @@
-//! Asks a peer. Every request is an idempotent read, so one that met a dead connection is sent again.
+//! Asks a peer. A request that met a dead connection is sent again, unless it is a change that may have been made.
 
 use crate::answer::{Answer, Way};
 use crate::connect::Link;
 use crate::counters::Counters;
 use crate::endpoint::Endpoint;
+use crate::lane::Wanted;
 use crate::server::is_bulk;
 use crate::{failure, frame};
 use bytes::Bytes;
@@ -120,10 +121,8 @@ impl Peer {
         deadline: Instant,
     ) -> Option<Result<Answer, Failure>> {
         let link = &self.0;
-        let mut lane = match wanted_lane(request)? {
-            Wanted::Any => link.lanes.lease(&link.endpoint, &link.expect, connection).await?,
-            Wanted::Idle => link.lanes.lease_idle(&link.endpoint, &link.expect, connection)?,
-        };
+        let wanted = wanted_lane(request)?;
+        let mut lane = link.lanes.lease(&link.endpoint, &link.expect, connection, wanted).await?;
         let (message, meter) = (sealed(request, deadline), link.meter());
         let length = message.iter().map(Bytes::len).sum();
         let (is_sent, begun) = match lane.send(&message).await {
@@ -172,14 +171,6 @@ impl Peer {
             _ => Failure::Final(error),
         }
     }
-}
-
-/// The lane that a request wants.
-enum Wanted {
-    /// One for which it waits: much travels, or others should not wait for it.
-    Any,
-    /// One that nobody else uses: it is short, and costs half of what it costs over QUIC.
-    Idle,
 }
 
 fn wanted_lane(request: &Request) -> Option<Wanted> {

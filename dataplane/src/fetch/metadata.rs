@@ -160,7 +160,7 @@ impl Metadata {
     /// The attributes as they are now: what `open(2)` promises. What is watched need not be asked for.
     pub(super) async fn stat_fresh(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Attr> {
         self.start_watching();
-        if let Some(attr) = self.watched(path, deadline).await? {
+        if let Some(attr) = self.watched(path, deadline).await {
             self.0.counts.answered_here.fetch_add(1, Relaxed);
             return attr.ok_or(FsError::NOT_FOUND);
         }
@@ -176,24 +176,29 @@ impl Metadata {
 
     /// What is known of `path` because its changes are heard, or will be in a moment: an answer on its way counts as if it
     /// had been here already.
-    async fn watched(&self, path: &GlobalPath, deadline: Deadline) -> FsResult<Option<Option<Attr>>> {
+    async fn watched(&self, path: &GlobalPath, deadline: Deadline) -> Option<Option<Attr>> {
         let question = {
             let mut state = self.0.state.lock();
             let known = state.names.stat_watched(path, self.now());
-            match state.answering_name(path).filter(|_| known.is_none()) {
-                Some(question) => question,
-                None => return Ok(known),
+            if known.is_some() {
+                return known;
             }
+            // Of another one it is not known whether it will count.
+            state.answering_name(path).filter(|question| state.names.is_of_watched(question.ticket, path))?
         };
         let _ = deadline.bound(question.name()).await;
-        Ok(self.0.state.lock().names.stat_watched(path, self.now()))
+        self.0.state.lock().names.stat_watched(path, self.now())
     }
 
     /// Asks again at once where a change that was heard has overtaken a question under way: else its answer would be good for
     /// nothing when it comes.
     pub(super) fn ask_again(&self) {
         let mut state = self.0.state.lock();
-        let overtaken: Vec<_> = state.questions.iter().filter_map(|question| question.renewed()).collect();
+        let is_overtaken =
+            |question: &&Arc<Question>, path: &GlobalPath| state.names.is_overtaken(question.ticket, path);
+        let renewed = state.questions.iter().filter_map(|question| Some((question, question.renewed()?)));
+        let overtaken: Vec<_> =
+            renewed.filter(|(question, (path, _))| is_overtaken(question, path)).map(|(_, of)| of).collect();
         for (path, again) in overtaken {
             if state.answering_name(&path).is_none() {
                 let about = About::Name(path);

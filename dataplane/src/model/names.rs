@@ -215,6 +215,11 @@ impl Names {
         self.asks.is_overtaken(ticket, path.as_bytes())
     }
 
+    /// Whether the changes of `path` are heard from before `ticket` on, so that what it brings counts until one is.
+    pub fn is_of_watched(&self, ticket: Ticket, path: &GlobalPath) -> bool {
+        self.watch_of_parent(path.as_bytes(), ticket) != 0
+    }
+
     /// Whether a change that was heard since concerns what `ticket` will bring about any name in `directory`.
     pub fn is_listing_overtaken(&self, ticket: Ticket, directory: &GlobalPath) -> bool {
         let key = directory.as_bytes();

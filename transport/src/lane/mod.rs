@@ -10,7 +10,7 @@ mod pool;
 mod secure;
 mod serve;
 
-pub(crate) use pool::{Lanes, Lease};
+pub(crate) use pool::{Lanes, Lease, Wanted};
 pub(crate) use secure::Secure;
 pub(crate) use serve::listen;
 

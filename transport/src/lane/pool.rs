@@ -63,6 +63,15 @@ pub(crate) struct Lease {
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
+/// Which lane a request wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// One for which it waits a while: much travels, and others should not wait for it.
+    Any,
+    /// One that nobody else uses now: it is short.
+    Idle,
+}
+
 /// What a request finds.
 enum Found {
     Lane(Lease),
@@ -90,20 +99,22 @@ impl Lanes {
         self.0.lock().drop_idle(|lane| lane.era.is_cancelled());
     }
 
-    /// A lane for a large answer from the peer at the other end of `connection`, if the way there is short and one
-    /// is open; more are opened for the next ones.
+    /// A lane to the peer at the other end of `connection`, if the way there is short and one is open; more are opened for
+    /// the next requests.
     pub(crate) async fn lease(
         self: &Arc<Self>,
         endpoint: &Endpoint,
         expect: &PeerIdentity,
         connection: &Connection,
+        wanted: Wanted,
     ) -> Option<Lease> {
         if connection.rtt() > UNCERTAIN_RTT {
             return None;
         }
-        let (found, open_one) = self.find();
+        let (found, open_one) = self.find(wanted);
         if let Some(era) = open_one {
-            self.open_soon(endpoint, expect, connection, era);
+            let (lanes, endpoint, expect) = (self.clone(), endpoint.clone(), expect.clone());
+            tokio::spawn(lanes.open(endpoint, expect, connection.remote_address(), era));
         }
         match found {
             Found::Lane(lease) => Some(lease),
@@ -112,48 +123,16 @@ impl Lanes {
         }
     }
 
-    /// A lane for a short request, if one is idle. Where there is none at all one is opened for the next ones.
-    pub(crate) fn lease_idle(
-        self: &Arc<Self>,
-        endpoint: &Endpoint,
-        expect: &PeerIdentity,
-        connection: &Connection,
-    ) -> Option<Lease> {
-        if connection.rtt() > UNCERTAIN_RTT {
-            return None;
-        }
-        let (idle, open_one) = {
-            let mut state = self.0.lock();
-            let idle = state.take_idle();
-            let open_one = if state.open == 0 { state.begin_to_open() } else { None };
-            (idle, open_one)
-        };
-        if let Some(era) = open_one {
-            self.open_soon(endpoint, expect, connection, era);
-        }
-        idle.map(|(secure, era)| Lease::new(self, secure, era))
-    }
-
-    fn open_soon(
-        self: &Arc<Self>,
-        endpoint: &Endpoint,
-        expect: &PeerIdentity,
-        connection: &Connection,
-        era: CancellationToken,
-    ) {
-        let (lanes, endpoint, expect) = (self.clone(), endpoint.clone(), expect.clone());
-        tokio::spawn(lanes.open(endpoint, expect, connection.remote_address(), era));
-    }
-
     /// What there is, and whether another one shall be opened.
-    fn find(self: &Arc<Self>) -> (Found, Option<CancellationToken>) {
+    fn find(self: &Arc<Self>, wanted: Wanted) -> (Found, Option<CancellationToken>) {
         let mut state = self.0.lock();
         if let Some((secure, era)) = state.take_idle() {
             return (Found::Lane(Lease::new(self, secure, era)), None);
         }
         let was_open = state.open > state.opening;
-        let open_one = state.begin_to_open();
-        if !was_open || state.is_stuck {
+        let may_open = wanted == Wanted::Any || state.open == 0;
+        let open_one = if may_open { state.begin_to_open() } else { None };
+        if wanted == Wanted::Idle || !was_open || state.is_stuck {
             return (Found::Nothing, open_one);
         }
         let (sender, lane) = oneshot::channel();
