@@ -47,6 +47,24 @@ fn unmounting_waits_for_open_files_or_does_not() {
 }
 
 #[test]
+fn who_waits_for_a_mount_that_does_not_answer_is_released_by_force() {
+    if !inside("who_waits_for_a_mount_that_does_not_answer_is_released_by_force") {
+        return;
+    }
+    let mounted = Mounted::new("");
+    mounted.volume.file("/f", "content");
+    let mut file = File::open(mounted.at("f")).unwrap();
+    mounted.volume.read_ms.store(600_000, Ordering::Relaxed);
+    let begun = Instant::now();
+    let reader = std::thread::spawn(move || errno(file.read(&mut [0])));
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!reader.is_finished());
+    globalfs_fuse::abort(mounted.session.mountpoint()).unwrap();
+    assert!([ECONNABORTED, ENOTCONN].contains(&reader.join().unwrap()));
+    assert!(begun.elapsed() < Duration::from_secs(10), "took {:?}", begun.elapsed());
+}
+
+#[test]
 fn mount_points_are_checked() {
     if !inside("mount_points_are_checked") {
         return;

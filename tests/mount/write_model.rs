@@ -29,6 +29,8 @@ struct Run {
     /// What kills the daemon, soon.
     killer: Option<JoinHandle<()>>,
     lost: usize,
+    /// The last operation that met a death.
+    last_lost: String,
 }
 
 impl Run {
@@ -38,12 +40,17 @@ impl Run {
             return self.settle(step, number, seed);
         }
         let their = self.theirs.apply(step, number);
-        assert!(our == their, "seed {seed}, step {number} {step:?}: {our:.200} instead of {their:.200}");
+        assert!(
+            our == their,
+            "seed {seed}, step {number} {step:?}: {our:.200} instead of {their:.200}; last lost: {}",
+            self.last_lost
+        );
     }
 
     /// The step was carried out or was not; the plain directory follows. What was open is closed.
     fn settle(&mut self, step: &Step, number: usize, seed: u64) {
         self.lost += 1;
+        self.last_lost = format!("step {number} {step:?}");
         self.start_daemon();
         let before = all(&self.theirs.root, false);
         self.theirs.apply(step, number);
@@ -92,7 +99,7 @@ fn run(seed: u64, dies: bool) -> usize {
     (ours.counts_links, theirs.counts_links) = (!dies, !dies);
     // A write alone does not tell whether it survives.
     ours.syncs = dies;
-    let mut run = Run { test, origin, ours, theirs, killer: None, lost: 0 };
+    let mut run = Run { test, origin, ours, theirs, killer: None, lost: 0, last_lost: String::new() };
     let (mut random, mut deaths) = (Random(seed), Random(seed + 1000));
     for number in 0..STEPS[usize::from(dies)] {
         if dies && run.killer.is_none() && deaths.below(BETWEEN) == 0 {

@@ -6,6 +6,7 @@ use crate::{fetched_bytes, long_memory, node};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 const KIB: usize = 1 << 10;
@@ -83,6 +84,8 @@ fn exactly_what_a_command_read_is_brought_again() {
     fs::remove_dir_all(test.cluster.dir().join("cloud/state/traces")).unwrap();
     test.cluster.stop("cloud").unwrap();
     test.cluster.start_site("cloud").unwrap();
+    // What was written just now comes along with its attributes.
+    thread::sleep(Duration::from_secs(3));
     let (fetched, wan) = (fetched_bytes(&test), test.wan_bytes("cloud"));
     let done = json(&["prefetch", "--trace", "train"], &config);
     assert_eq!((&done["fetched_bytes"], &done["here_bytes"]), (&bytes.into(), &0.into()), "{done}");
